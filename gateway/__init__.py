@@ -1,0 +1,1 @@
+"""A policy-as-code gateway between AI agents and the tools they call."""

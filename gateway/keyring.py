@@ -1,0 +1,81 @@
+"""The deployment's four keys, each a file of its own with mode 600.
+
+``data`` wraps what is kept encrypted (payloads, upstream credentials), ``log`` signs checkpoints
+(Ed25519), ``bundle`` signs policy bundles, ``seal`` protects what clients carry for us.
+"""
+
+import os
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+
+NAMES = ("data", "log", "bundle", "seal")
+_NONCE_BYTES = 12
+
+
+class KeyringFault(Exception):
+    """A key file is missing, too open, or not what it should be; the message says which."""
+
+
+@dataclass(frozen=True, slots=True)
+class Keyring:
+    """The opened keys. Never printed: `repr` shows none of them."""
+
+    data: AESGCM = field(repr=False)
+    seal: AESGCM = field(repr=False)
+    log: Ed25519PrivateKey = field(repr=False)
+    bundle: bytes = field(repr=False)
+
+
+def create(directory: Path) -> None:
+    """Make the four key files, each 32 random bytes; existing ones are left as they are."""
+    directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+    for name in NAMES:
+        path = directory / f"{name}.key"
+        if path.exists():
+            continue
+        # Written aside and renamed: a crash leaves either no key or a whole one.
+        aside = path.with_suffix(".new")
+        fd = os.open(aside, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+        with os.fdopen(fd, "wb") as file:
+            file.write(os.urandom(32))
+            file.flush()
+            os.fsync(file.fileno())
+        aside.rename(path)
+
+
+def load(directory: Path) -> Keyring:
+    """Open the four keys. Raises `KeyringFault`."""
+    raw = {name: _read(directory / f"{name}.key") for name in NAMES}
+    return Keyring(
+        data=AESGCM(raw["data"]),
+        seal=AESGCM(raw["seal"]),
+        log=Ed25519PrivateKey.from_private_bytes(raw["log"]),
+        bundle=raw["bundle"],
+    )
+
+
+def _read(path: Path) -> bytes:
+    try:
+        mode = path.stat().st_mode & 0o777
+        raw = path.read_bytes()
+    except OSError as error:
+        raise KeyringFault(f"cannot read {path}: {error.strerror}; run `gateway init`") from None
+    if mode & 0o077:
+        raise KeyringFault(f"{path} can be read by others (mode {mode:o}); run `chmod 600` on it")
+    if len(raw) != 32:
+        raise KeyringFault(f"{path} holds {len(raw)} bytes instead of 32; restore it from a backup")
+    return raw
+
+
+def encrypt(key: AESGCM, plaintext: bytes, context: bytes) -> bytes:
+    """AES-256-GCM (NIST SP 800-38D): nonce, ciphertext, tag. `context` is authenticated too."""
+    nonce = os.urandom(_NONCE_BYTES)
+    return nonce + key.encrypt(nonce, plaintext, context)
+
+
+def decrypt(key: AESGCM, sealed: bytes, context: bytes) -> bytes:
+    """The inverse of `encrypt`; raises `cryptography.exceptions.InvalidTag` when altered."""
+    return key.decrypt(sealed[:_NONCE_BYTES], sealed[_NONCE_BYTES:], context)

@@ -1,0 +1,89 @@
+"""Every reason for which the gateway refuses a call.
+
+One table. A code is what an MCP client sees as ``error.code``; it lies outside the range that
+MCP and JSON-RPC reserve (-32768 to -32000). A reason is the word that the trace, the API and the
+dashboard use; each reason belongs to one code::
+
+    Refused
+     ├─ -31001 stopped      emergency_stop, agent_paused, server_blocked, server_pending
+     ├─ -31002 tool         tool_changed, tool_gone, tool_pending, unknown_tool
+     ├─ -31003 denied       policy_denied, too_large_to_decide
+     ├─ -31004 approval     approval_required, approval_denied, approval_expired
+     ├─ -31005 budget       budget_exceeded
+     ├─ -31006 upstream     upstream_error, upstream_auth
+     ├─ -31007 unreachable  upstream_unreachable
+     ├─ -31008 engine       policy_unavailable
+     ├─ -31009 withheld     answer_too_large, answer_unreadable
+     ├─ -31010 fault        internal, not_forwarded, trace_unavailable
+     └─ -31011 rate         rate_limited
+"""
+
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+Retryable = Literal["no", "yes", "later", "after_decision", "at_reset"]
+
+
+@dataclass(frozen=True, slots=True)
+class Reason:
+    """One row of the table: the code, whether a retry can help, and the sentence for the caller."""
+
+    code: int
+    retryable: Retryable
+    message: str
+
+
+REASONS: dict[str, Reason] = {
+    "emergency_stop": Reason(-31001, "no", "Stopped by an operator's emergency stop."),
+    "agent_paused": Reason(-31001, "no", "This agent is paused or suspended."),
+    "server_blocked": Reason(-31001, "no", "This server is blocked by an administrator."),
+    "server_pending": Reason(-31001, "no", "This server waits for an administrator's approval."),
+    "tool_changed": Reason(-31002, "no", "The tool's definition changed since it was accepted."),
+    "tool_gone": Reason(-31002, "no", "The tool was withdrawn by its server; accept it anew."),
+    "tool_pending": Reason(-31002, "no", "The tool is new and not yet accepted."),
+    "unknown_tool": Reason(-31002, "no", "No accepted tool of this server has this name."),
+    "policy_denied": Reason(-31003, "no", "Denied by policy."),
+    "too_large_to_decide": Reason(-31003, "no", "The call is too large to be decided."),
+    "approval_required": Reason(-31004, "after_decision", "A person must approve this call."),
+    "approval_denied": Reason(-31004, "no", "An approver denied this call."),
+    "approval_expired": Reason(-31004, "after_decision", "The approval expired."),
+    "budget_exceeded": Reason(-31005, "at_reset", "A budget is used up."),
+    "upstream_error": Reason(-31006, "no", "The tool's server failed to answer properly."),
+    "upstream_auth": Reason(-31006, "no", "The tool's server refused the gateway's credential."),
+    "upstream_unreachable": Reason(-31007, "later", "The tool's server cannot be reached."),
+    "policy_unavailable": Reason(-31008, "yes", "The policy engine cannot decide now."),
+    "answer_too_large": Reason(-31009, "no", "The call was made; its answer is too large."),
+    "answer_unreadable": Reason(-31009, "no", "The call was made; its answer cannot be checked."),
+    "internal": Reason(-31010, "yes", "The gateway failed; nothing was sent."),
+    "not_forwarded": Reason(-31010, "yes", "The call was admitted too late and was not sent."),
+    "trace_unavailable": Reason(-31010, "yes", "The trace cannot be written; nothing was sent."),
+    "rate_limited": Reason(-31011, "later", "Too many calls with this key."),
+}
+
+
+@dataclass(eq=False)
+class Refused(Exception):
+    """The one exception by which a call is refused before it leaves.
+
+    ``reason`` is a key of `REASONS`; ``data`` is merged into ``error.data`` and must hold JSON
+    values that the caller may see. ``detail`` goes to the erasable payload only.
+    """
+
+    reason: str
+    data: dict[str, Any] = field(default_factory=dict)
+    detail: str = ""
+
+    def __post_init__(self) -> None:
+        Exception.__init__(self, self.reason)
+
+    @property
+    def code(self) -> int:
+        return REASONS[self.reason].code
+
+    @property
+    def message(self) -> str:
+        return REASONS[self.reason].message
+
+    @property
+    def retryable(self) -> bool:
+        return REASONS[self.reason].retryable != "no"

@@ -1,0 +1,1 @@
+"""What is registered: servers, tools, agents, keys, rules, budgets, approvals. No HTTP here."""

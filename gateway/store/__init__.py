@@ -1,0 +1,1 @@
+"""Where state lives: tables, migrations, and the one thread that writes."""

@@ -1,0 +1,319 @@
+"""The tables. Times are RFC 3339 text in UTC with microseconds, so that they sort as text."""
+
+from sqlalchemy import (
+    JSON,
+    BigInteger,
+    Boolean,
+    Column,
+    ForeignKey,
+    Index,
+    Integer,
+    LargeBinary,
+    MetaData,
+    SmallInteger,
+    String,
+    Table,
+    Text,
+    UniqueConstraint,
+)
+
+metadata = MetaData(
+    naming_convention={
+        "ix": "ix_%(table_name)s_%(column_0_N_name)s",
+        "uq": "uq_%(table_name)s_%(column_0_N_name)s",
+        "fk": "fk_%(table_name)s_%(column_0_N_name)s",
+        "pk": "pk_%(table_name)s",
+    }
+)
+
+
+def _project() -> Column[str]:
+    return Column("project_id", String, ForeignKey("projects.id"), nullable=False, index=True)
+
+
+projects = Table(
+    "projects",
+    metadata,
+    Column("id", String, primary_key=True),
+    Column("slug", String, nullable=False, unique=True),
+    Column("name", String, nullable=False),
+    Column("default_action", String, nullable=False),
+    Column("enforcement", String, nullable=False),
+    Column("deny_style", String, nullable=False),
+    Column("on_tool_change", String, nullable=False),
+    Column("unknown_tools", String, nullable=False),
+    Column("weakening", String),
+    Column("key_approvers", Boolean, nullable=False),
+    Column("approval_ttl_seconds", Integer, nullable=False),
+    Column("record_inputs", String, nullable=False),
+    Column("retention_days", Integer, nullable=False),
+    Column("created_at", String, nullable=False),
+)
+
+keys = Table(
+    "keys",
+    metadata,
+    Column("id", String, primary_key=True),
+    _project(),
+    Column("secret_sha256", LargeBinary, nullable=False, unique=True),
+    Column("role", String, nullable=False),
+    Column("name", String, nullable=False),
+    Column("owner", String, nullable=False),
+    Column("agent_id", String, ForeignKey("agents.id")),
+    Column("server_ids", JSON),
+    Column("may_assert", JSON, nullable=False),
+    Column("expires_at", String),
+    Column("state", String, nullable=False),  # ACTIVE · REVOKED
+    Column("created_by", String, nullable=False),
+    Column("rotated_by", String),
+    Column("created_at", String, nullable=False),
+)
+
+agents = Table(
+    "agents",
+    metadata,
+    Column("id", String, primary_key=True),
+    _project(),
+    Column("name", String, nullable=False),
+    Column("owner", String, nullable=False),
+    Column("description", Text, nullable=False),
+    Column("state", String, nullable=False),  # ACTIVE · PAUSED · SUSPENDED · REVOKED
+    Column("created_at", String, nullable=False),
+    UniqueConstraint("project_id", "name"),
+)
+
+servers = Table(
+    "servers",
+    metadata,
+    Column("id", String, primary_key=True),
+    _project(),
+    Column("slug", String, nullable=False),
+    Column("name", String, nullable=False),
+    Column("description", Text, nullable=False),
+    Column("server_url", String, nullable=False),
+    Column("transport", String, nullable=False),
+    Column("connector_type", String, nullable=False),
+    Column("params", JSON, nullable=False),
+    Column("status", String, nullable=False),  # PENDING_APPROVAL · ACTIVE · BLOCKED
+    Column("enforcement", String),
+    Column("is_proxied", Boolean, nullable=False),
+    Column("allow_private_network", Boolean, nullable=False),
+    Column("auth_type", String, nullable=False),
+    Column("auth_sealed", LargeBinary),
+    Column("revision", Integer, nullable=False),
+    Column("scanned_at", String),
+    Column("created_at", String, nullable=False),
+    UniqueConstraint("project_id", "slug"),
+)
+
+tools = Table(
+    "tools",
+    metadata,
+    Column("id", String, primary_key=True),
+    _project(),
+    Column("server_id", String, ForeignKey("servers.id"), nullable=False),
+    Column("name", String, nullable=False),
+    Column("pin", String, nullable=False),  # ACCEPTED · PENDING · CHANGED · GONE · SUSPECT
+    Column("accepted", Text),  # the definition, as canonical JSON
+    Column("accepted_sha256", String),
+    Column("current", Text, nullable=False),
+    Column("current_sha256", String, nullable=False),
+    Column("description_sha256", String, nullable=False),
+    Column("risk_computed", String, nullable=False),
+    Column("risk_reasons", JSON, nullable=False),
+    Column("accepted_risk", String),  # risk_computed when it was accepted
+    Column("risk_override", String),
+    Column("first_seen", String, nullable=False),
+    Column("last_seen", String, nullable=False),
+    UniqueConstraint("server_id", "name"),
+)
+
+rules = Table(
+    "rules",
+    metadata,
+    Column("id", String, primary_key=True),
+    _project(),
+    Column("action", String, nullable=False),
+    Column("agent_id", String),
+    Column("server_id", String),
+    Column("mcp_tool_id", String),
+    Column("tool_pattern", String),
+    Column("min_risk", String),
+    Column("expires_at", String),
+    Column("reason", Text, nullable=False),
+    Column("enabled", Boolean, nullable=False),
+    Column("created_at", String, nullable=False),
+)
+
+overrides = Table(
+    "overrides",
+    metadata,
+    Column("id", String, primary_key=True),
+    _project(),
+    Column("server_id", String, ForeignKey("servers.id"), nullable=False),
+    Column("policy_id", String, nullable=False),
+    Column("action", String, nullable=False),
+    Column("agent_id", String),
+    Column("reason", Text, nullable=False),
+    Column("expires_at", String, nullable=False),
+    Column("created_at", String, nullable=False),
+)
+
+budgets = Table(
+    "budgets",
+    metadata,
+    Column("id", String, primary_key=True),
+    _project(),
+    Column("scope", String, nullable=False),
+    Column("target_id", String),
+    Column("dimension", String, nullable=False),
+    Column("window", String, nullable=False),
+    Column("limit", BigInteger, nullable=False),
+    Column("on_exceed", String, nullable=False),
+    Column("warn_at", Integer, nullable=False),  # per cent
+    Column("created_at", String, nullable=False),
+)
+
+budget_windows = Table(
+    "budget_windows",
+    metadata,
+    Column("budget_id", String, primary_key=True),
+    Column("window_start", String, primary_key=True),
+    Column("used", BigInteger, nullable=False),
+    Column("held", BigInteger, nullable=False),
+    sqlite_with_rowid=False,
+)
+
+approvals = Table(
+    "approvals",
+    metadata,
+    Column("id", String, primary_key=True),
+    _project(),
+    Column("key_id", String, nullable=False),
+    Column("agent_id", String),
+    Column("server_id", String, nullable=False),
+    Column("tool_name", String, nullable=False),
+    Column("definition_sha256", String, nullable=False),
+    Column("server_revision", Integer, nullable=False),
+    Column("digest", String, nullable=False),  # of the exact call
+    Column("risk", String, nullable=False),
+    Column("policy_ids", JSON, nullable=False),
+    Column("reason", Text, nullable=False),
+    Column("call_sealed", LargeBinary, nullable=False),  # params, for the approver's eyes
+    Column("trace_id", String, nullable=False),  # of the call that asked
+    Column("state", String, nullable=False),  # PENDING · APPROVED · DENIED · WITHDRAWN
+    Column("spent_by", String),  # the call that used the grant
+    Column("created_at", String, nullable=False),
+    Column("expires_at", String, nullable=False),
+    Column("decided_by", String),
+    Column("decided_at", String),
+    Column("decision_reason", Text),
+    Index("ix_approvals_digest", "digest"),
+    Index("ix_approvals_trace_id", "trace_id"),
+)
+
+stops = Table(
+    "stops",
+    metadata,
+    Column("id", String, primary_key=True),
+    _project(),
+    Column("scope", String, nullable=False),  # all · server · agent
+    Column("target_id", String),
+    Column("reason", Text, nullable=False),
+    Column("raised_by", String, nullable=False),
+    Column("stopped_at", String, nullable=False),
+    Column("lifted_at", String),
+    Column("lifted_by", String),
+    Column("lift_reason", Text),
+)
+
+logs = Table(
+    "logs",
+    metadata,
+    Column("log", SmallInteger, primary_key=True),
+    Column("origin", String, nullable=False, unique=True),
+    Column("created_at", String, nullable=False),
+)
+
+trace = Table(
+    "trace",
+    metadata,
+    Column("log", SmallInteger, primary_key=True),
+    Column("idx", BigInteger, primary_key=True),
+    # The columns below are an index into body, nothing more; body is what was hashed.
+    Column("id", String, nullable=False),
+    Column("call_id", String),
+    Column("project_id", String, nullable=False),
+    Column("pseq", BigInteger, nullable=False),
+    Column("ts", String, nullable=False),
+    Column("kind", String, nullable=False),
+    Column("decision", String),
+    Column("reason_code", String),
+    Column("risk", String),
+    Column("agent_id", String),
+    Column("server_id", String),
+    Column("tool", String),
+    Column("body", LargeBinary, nullable=False),
+    Column("leaf", LargeBinary, nullable=False),
+    Index("ix_trace_project_id_ts", "project_id", "ts"),
+    Index("ix_trace_call_id", "call_id"),
+    UniqueConstraint("log", "project_id", "pseq"),
+    sqlite_with_rowid=False,
+)
+
+tree_tiles = Table(
+    "tree_tiles",
+    metadata,
+    Column("log", SmallInteger, primary_key=True),
+    Column("level", SmallInteger, primary_key=True),  # 1: 256 leaves, 2: 65,536, …
+    Column("n", BigInteger, primary_key=True),
+    Column("hash", LargeBinary, nullable=False),
+    sqlite_with_rowid=False,
+)
+
+payloads = Table(
+    "payloads",
+    metadata,
+    Column("log", SmallInteger, primary_key=True),
+    Column("idx", BigInteger, primary_key=True),
+    Column("field", String, primary_key=True),
+    Column("payload_key", String, nullable=False),  # <project>/<yyyy-mm>
+    Column("sealed", LargeBinary, nullable=False),  # AES-GCM over commitment nonce + value
+    Column("expires_at", String, nullable=False),
+    sqlite_with_rowid=False,
+)
+
+payload_keys = Table(
+    "payload_keys",
+    metadata,
+    Column("id", String, primary_key=True),  # <project>/<yyyy-mm>
+    Column("wrapped", LargeBinary, nullable=False),
+    Column("created_at", String, nullable=False),
+)
+
+open_calls = Table(
+    "open_calls",
+    metadata,
+    # Admitted and not settled: what a restart has to settle as unknown.
+    Column("call_id", String, primary_key=True),
+    Column("project_id", String, nullable=False),
+    Column("agent_id", String),
+    Column("server_id", String, nullable=False),
+    Column("tool", String, nullable=False),
+    Column("risk", String, nullable=False),
+    Column("holds", JSON, nullable=False),  # [[budget_id, window_start, amount], …]
+    Column("approval_id", String),
+    Column("admitted_at", String, nullable=False),
+    sqlite_with_rowid=False,
+)
+
+idempotency = Table(
+    "idempotency",
+    metadata,
+    Column("key_id", String, primary_key=True),
+    Column("idempotency_key", String, primary_key=True),
+    Column("request_sha256", String, nullable=False),
+    Column("status", Integer, nullable=False),
+    Column("response_sealed", LargeBinary, nullable=False),
+    Column("created_at", String, nullable=False),
+)

@@ -1,0 +1,211 @@
+"""The one writing thread: whatever waits at the same moment is committed together.
+
+Work comes in two forms. `submit(batch, item)` is for what happens on every call: all items that
+wait for the same batch function are handed to it in one go and share one commit, never each
+other's fate: the function returns a result or an exception for each. `change(fn)` is for what a
+person or an API key alters: the function runs in its own savepoint, so that its failure undoes
+itself alone.
+
+The commit is the only flush. A future is resolved after it, so whoever was told has it on disk.
+If the shared transaction fails, nothing of it is durable and each piece is tried again by itself.
+"""
+
+import asyncio
+import threading
+from collections import deque
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future
+from dataclasses import dataclass
+from typing import Any, Protocol, TypeVar
+
+import structlog
+from sqlalchemy import Connection, Engine
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
+MAX_GROUP = 512
+
+_log = structlog.get_logger(__name__)
+
+
+class WriterStopped(Exception):
+    """The writer is closed; nothing was written."""
+
+
+class Participant(Protocol):
+    """State in memory that mirrors the database and must follow its transactions."""
+
+    def begin(self, connection: Connection) -> None:
+        """A transaction starts."""
+
+    def mark(self) -> object:
+        """Return a point in this transaction to come back to."""
+
+    def rewind(self, mark: object) -> None:
+        """Forget everything since the mark."""
+
+    def committed(self, connection: Connection) -> None:
+        """The transaction is durable; `connection` may be read outside of it."""
+
+    def rolled_back(self) -> None:
+        """Nothing of the transaction happened."""
+
+
+BatchFunction = Callable[[Connection, Sequence[Any]], Sequence[Any]]
+
+
+@dataclass(frozen=True, slots=True)
+class _Job:
+    batch: BatchFunction | None
+    item: Any
+    """A call's value; for a change the function itself."""
+    future: "asyncio.Future[Any] | Future[Any]"
+
+
+class Writer:
+    """Owns the writing connection; start it once, close it last."""
+
+    def __init__(self, engine: Engine, participants: Sequence[Participant] = ()) -> None:
+        self._engine = engine
+        self._participants = tuple(participants)
+        self._queue: deque[_Job] = deque()
+        self._wake = threading.Event()
+        self._closing = False
+        self._thread = threading.Thread(target=self._run, name="writer", daemon=True)
+        self.failing = False
+        """True while the last commit failed: readiness says so."""
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def close(self) -> None:
+        """Write what is queued, then stop. Blocks."""
+        self._closing = True
+        self._wake.set()
+        if self._thread.is_alive():
+            self._thread.join()
+        self._engine.dispose()
+
+    def submit(
+        self, batch: Callable[[Connection, Sequence[Item]], Sequence[Any]], item: Item
+    ) -> "asyncio.Future[Any]":
+        """Queue one item; the future resolves once it is durable, or with its exception."""
+        future = asyncio.get_running_loop().create_future()
+        self._put(_Job(batch, item, future))
+        return future
+
+    def change(self, fn: Callable[[Connection], Result]) -> "asyncio.Future[Result]":
+        """Queue a function that alters the database in its own savepoint."""
+        future: asyncio.Future[Result] = asyncio.get_running_loop().create_future()
+        self._put(_Job(None, fn, future))
+        return future
+
+    def change_now(self, fn: Callable[[Connection], Result]) -> Result:
+        """As `change`, from a thread without an event loop; blocks until durable."""
+        future: Future[Result] = Future()
+        self._put(_Job(None, fn, future))
+        return future.result()
+
+    def _put(self, job: _Job) -> None:
+        if self._closing:
+            raise WriterStopped("the gateway is shutting down; nothing was written")
+        self._queue.append(job)
+        self._wake.set()
+
+    # --- the writing thread ---
+
+    def _run(self) -> None:
+        while True:
+            self._wake.wait()
+            self._wake.clear()
+            while self._queue:
+                count = min(len(self._queue), MAX_GROUP)
+                self._commit_group([self._queue.popleft() for _ in range(count)])
+            if self._closing and not self._queue:
+                return
+
+    def _commit_group(self, jobs: list[_Job]) -> None:
+        try:
+            results = self._transaction(jobs)
+        except Exception as fault:  # noqa: BLE001 - whatever it was, nothing became durable
+            if len(jobs) == 1:
+                self.failing = True
+                _log.error("write failed", error=str(fault))
+                results = [fault]
+            else:
+                for job in jobs:  # a poisonous call must not take its neighbours along
+                    self._commit_group([job])
+                return
+        else:
+            self.failing = False
+        _deliver(jobs, results)
+
+    def _transaction(self, jobs: list[_Job]) -> list[Any]:
+        with self._engine.connect() as connection:
+            transaction = connection.begin()
+            try:
+                for participant in self._participants:
+                    participant.begin(connection)
+                results = self._work(connection, jobs)
+                transaction.commit()
+            except BaseException:
+                if transaction.is_active:
+                    transaction.rollback()
+                for participant in self._participants:
+                    participant.rolled_back()
+                raise
+            # Durable from here on.
+            for participant in self._participants:
+                participant.committed(connection)
+            return results
+
+    def _work(self, connection: Connection, jobs: list[_Job]) -> list[Any]:
+        """Run each batch function once, over all its items, in the order of its first item."""
+        results: list[Any] = [None] * len(jobs)
+        batches: dict[BatchFunction, list[int]] = {}
+        for position, job in enumerate(jobs):
+            if job.batch is None:
+                results[position] = self._change(connection, job.item)
+            else:
+                batches.setdefault(job.batch, []).append(position)
+        for batch, positions in batches.items():
+            answers = batch(connection, [jobs[position].item for position in positions])
+            for position, answer in zip(positions, answers, strict=True):
+                results[position] = answer
+        return results
+
+    def _change(self, connection: Connection, fn: Callable[[Connection], Any]) -> Any:
+        marks = [participant.mark() for participant in self._participants]
+        savepoint = connection.begin_nested()
+        try:
+            result = fn(connection)
+            savepoint.commit()
+        except Exception as fault:  # noqa: BLE001 - handed to whoever asked, undone here
+            savepoint.rollback()
+            for participant, mark in zip(self._participants, marks, strict=True):
+                participant.rewind(mark)
+            return fault
+        return result
+
+
+def _deliver(jobs: list[_Job], results: list[Any]) -> None:
+    waiting: dict[asyncio.AbstractEventLoop, list[tuple[asyncio.Future[Any], Any]]] = {}
+    for job, result in zip(jobs, results, strict=True):
+        if isinstance(job.future, asyncio.Future):
+            waiting.setdefault(job.future.get_loop(), []).append((job.future, result))
+        else:
+            _resolve([(job.future, result)])
+    for loop, pairs in waiting.items():
+        if not loop.is_closed():
+            loop.call_soon_threadsafe(_resolve, pairs)
+
+
+def _resolve(pairs: Sequence[tuple["asyncio.Future[Any] | Future[Any]", Any]]) -> None:
+    for future, result in pairs:
+        if future.done():
+            continue  # its task was cancelled; what is durable stays durable
+        if isinstance(result, BaseException):
+            future.set_exception(result)
+        else:
+            future.set_result(result)

@@ -1,0 +1,413 @@
+"""What flows through the gateway: frozen values, each step's the next step's argument.
+
+The first half is what is configured (a project, its servers, keys, rules); the second half is one
+tool call on its way from bytes to an answer. The order of the second half is the order of
+`gateway.pipeline`, and each value holds the one before it.
+"""
+
+from collections.abc import AsyncIterator, Callable, Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Any, Literal, NewType
+
+ProjectId = NewType("ProjectId", str)
+AgentId = NewType("AgentId", str)
+ServerId = NewType("ServerId", str)
+ToolId = NewType("ToolId", str)
+KeyId = NewType("KeyId", str)
+ApprovalId = NewType("ApprovalId", str)
+BudgetId = NewType("BudgetId", str)
+StopId = NewType("StopId", str)
+CallId = NewType("CallId", str)
+"""A call's id is also its trace id, `trc_…`."""
+
+Json = Any
+"""A JSON value as the strict parser made it: dict, list, str, int, `jiter.LosslessFloat`, …"""
+
+
+class Action(StrEnum):
+    """What a policy may say of a call, from the mildest to the strictest."""
+
+    ALLOW = "ALLOW"
+    LOG_ONLY = "LOG_ONLY"
+    REQUIRE_APPROVAL = "REQUIRE_APPROVAL"
+    DENY = "DENY"
+
+
+class Risk(StrEnum):
+    """How much harm a tool can do, from the least to the most."""
+
+    LOW = "LOW"
+    MEDIUM = "MEDIUM"
+    HIGH = "HIGH"
+    CRITICAL = "CRITICAL"
+
+
+class Role(StrEnum):
+    """What a key, or a person, may do; the table is in `gateway.api.routes`."""
+
+    PROJECT = "project"
+    ADMIN = "admin"
+    APPROVER = "approver"
+    AUDITOR = "auditor"
+
+
+class Enforcement(StrEnum):
+    """`monitor` records what would have happened; stops, pins and the parser bind all the same."""
+
+    ENFORCE = "enforce"
+    MONITOR = "monitor"
+
+
+class Era(StrEnum):
+    """MCP's two families of revisions: with a handshake (to 2025-11-25), or without."""
+
+    LEGACY = "legacy"
+    MODERN = "modern"
+
+
+# --- what is configured ---------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Project:
+    """A project and its settings; `slug` is immutable because policies are routed by it."""
+
+    id: ProjectId
+    slug: str
+    name: str
+    default_action: Action
+    enforcement: Enforcement
+    deny_style: Literal["error", "result"]
+    on_tool_change: Literal["block", "alert"]
+    unknown_tools: Literal["deny", "ask", "allow"]
+    weakening: Literal["allowed", "second_person", "forbidden"] | None
+    key_approvers: bool
+    approval_ttl_seconds: int
+    record_inputs: Literal["all", "log_only", "none"]
+    retention_days: int
+
+
+@dataclass(frozen=True, slots=True)
+class Key:
+    """An API key as stored: its secret is known only as SHA-256 and only to the registry."""
+
+    id: KeyId
+    project_id: ProjectId
+    role: Role
+    name: str
+    owner: str
+    agent_id: AgentId | None
+    server_ids: frozenset[ServerId] | None
+    """None: every server of the project."""
+    may_assert: frozenset[str]
+    expires_at: str | None
+    """RFC 3339, UTC."""
+
+
+@dataclass(frozen=True, slots=True)
+class Agent:
+    id: AgentId
+    project_id: ProjectId
+    name: str
+    owner: str
+    state: Literal["ACTIVE", "PAUSED", "SUSPENDED", "REVOKED"]
+
+
+@dataclass(frozen=True, slots=True)
+class Server:
+    """An MCP server behind the gateway. `revision` counts changes of URL, credential, transport."""
+
+    id: ServerId
+    project_id: ProjectId
+    slug: str
+    name: str
+    url: str
+    transport: Literal["streamable_http", "sse", "stdio"]
+    template: str | None
+    """The connector template (`salesforce`, …), None for a custom server."""
+    params: Mapping[str, Json]
+    status: Literal["PENDING_APPROVAL", "ACTIVE", "BLOCKED"]
+    enforcement: Enforcement | None
+    """None: the project's."""
+    allow_private_network: bool
+    auth_headers: tuple[tuple[bytes, bytes], ...]
+    """The upstream's credential, opened; never logged, never part of an input."""
+    revision: int
+
+
+@dataclass(frozen=True, slots=True)
+class Tool:
+    """One tool as an administrator accepted it, and whether it still is that."""
+
+    id: ToolId
+    server_id: ServerId
+    name: str
+    pin: Literal["ACCEPTED", "PENDING", "CHANGED", "GONE", "SUSPECT"]
+    definition_sha256: str
+    """Hex, of the accepted definition's canonical form; of the current one while PENDING."""
+    description_sha256: str
+    risk: Risk
+    risk_computed: Risk
+    annotations: Mapping[str, Json]
+    argument_fault: Callable[[Mapping[str, Json]], str | None]
+    """Compiled from the accepted inputSchema: what is wrong with the arguments, or None."""
+
+
+@dataclass(frozen=True, slots=True)
+class Rule:
+    """A rule made in the dashboard or by API: live at a click, carried in the input."""
+
+    id: str
+    action: Action
+    agent_id: AgentId | None
+    server_id: ServerId | None
+    tool_id: ToolId | None
+    tool_pattern: str | None
+    """A case-sensitive glob on the tool's name."""
+    min_risk: Risk | None
+    expires_at: str | None
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Override:
+    """A reasoned, expiring exception on one server to one template policy."""
+
+    id: str
+    server_id: ServerId
+    policy_id: str
+    action: Action
+    agent_id: AgentId | None
+    reason: str
+    expires_at: str
+
+
+@dataclass(frozen=True, slots=True)
+class Budget:
+    id: BudgetId
+    project_id: ProjectId
+    scope: Literal["project", "agent", "server", "tool"]
+    target_id: str | None
+    dimension: Literal["requests", "cost"]
+    window: Literal["minute", "hour", "day", "month"]
+    limit: int
+    on_exceed: Literal["BLOCK", "WARN", "APPROVAL"]
+
+
+@dataclass(frozen=True, slots=True)
+class Stop:
+    """An emergency stop in force."""
+
+    id: StopId
+    project_id: ProjectId | None
+    """None: every project (the stop file)."""
+    scope: Literal["all", "server", "agent"]
+    target_id: str | None
+    reason: str
+
+
+# --- one tool call ----------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """What came in at the door. Nothing in it is believed yet."""
+
+    method: str
+    server_id: str
+    headers: tuple[tuple[bytes, bytes], ...]
+    """Names in lower case, as ASGI gives them."""
+    body: bytes
+    client_ip: str
+    gone: Callable[[], bool]
+    """True once the caller has hung up; costs no I/O."""
+
+
+@dataclass(frozen=True, slots=True)
+class Caller:
+    """Who calls, and which server: from the key, never from the text of the call."""
+
+    project: Project
+    key: Key
+    agent: Agent | None
+    asserted: bool
+    """The agent was named by the caller (`X-Agent-Id`), within the key's `may_assert`."""
+    server: Server
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """One `tools/call`, parsed once and strictly. `request.body` is what will be sent."""
+
+    id: CallId
+    caller: Caller
+    request: Request
+    source: Literal["mcp", "decide", "extension", "sdk"]
+    era: Era
+    rpc_id: str | int
+    tool_name: str
+    arguments: Mapping[str, Json]
+    meta: Mapping[str, Json]
+    """`params._meta` without the reserved keys."""
+    task: Json | None
+    input_responses: Json | None
+    is_retry: bool
+    """True only when a `requestState` that this gateway sealed was opened."""
+    params: Mapping[str, Json]
+    """All of `params`: what an approval's digest covers."""
+    session: str | None
+    """`Mcp-Session-Id`, or None."""
+
+
+@dataclass(frozen=True, slots=True)
+class Cleared:
+    """No stop covers the call, its agent may act and its server is active."""
+
+    call: Call
+    stop_epoch: int
+
+
+@dataclass(frozen=True, slots=True)
+class Pinned:
+    """The tool is the one that an administrator accepted, or the project admits unknown ones."""
+
+    cleared: Cleared
+    tool: Tool | None
+    must_ask: bool
+    """An unknown tool under `unknown_tools: ask`: at least REQUIRE_APPROVAL."""
+
+    @property
+    def call(self) -> Call:
+        return self.cleared.call
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """What OPA answered to `data.gateway.decision`, checked."""
+
+    action: Action
+    policy_ids: tuple[str, ...]
+    reasons: tuple[str, ...]
+    obligations: tuple[Mapping[str, Json], ...]
+    bundle_digest: str
+    """`sha256:<hex>` of the bundle that decided."""
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """The policy's answer. `action` is what binds; in monitor mode `would` is what it said."""
+
+    pinned: Pinned
+    verdict: Verdict
+    enforced: bool
+    risk: Risk
+    policy_input: bytes
+    """The exact bytes OPA was asked with (`{"input": …}`): kept encrypted, replayed as they are."""
+
+    @property
+    def call(self) -> Call:
+        return self.pinned.call
+
+    @property
+    def asks_approval(self) -> bool:
+        return self.enforced and self.verdict.action is Action.REQUIRE_APPROVAL
+
+
+@dataclass(frozen=True, slots=True)
+class Affordable:
+    """No budget is surely over. Which budgets apply is decided here; holding them is not."""
+
+    decision: Decision
+    budgets: tuple[Budget, ...]
+
+    @property
+    def call(self) -> Call:
+        return self.decision.call
+
+
+@dataclass(frozen=True, slots=True)
+class Approved:
+    """Needs no approval, or has a grant to spend, or (grant None) must ask: `admit` does it."""
+
+    affordable: Affordable
+    needs_grant: bool
+    grant: ApprovalId | None
+    digest: str
+    """Hex SHA-256 of the exact call; empty when no approval is needed."""
+
+    @property
+    def call(self) -> Call:
+        return self.affordable.call
+
+    @property
+    def decision(self) -> Decision:
+        return self.affordable.decision
+
+
+@dataclass(frozen=True, slots=True)
+class Permit:
+    """The right to send one call, once, soon. Only `gateway.admission` makes one."""
+
+    approved: Approved
+    leaf: bytes
+    """The decision record's leaf hash (RFC 6962, section 2.1)."""
+    deadline: float
+    """`time.monotonic()` after which it may not be sent."""
+    stop_epoch: int
+    warnings: tuple[str, ...] = ()
+
+    @property
+    def call(self) -> Call:
+        return self.approved.call
+
+
+class Fate(StrEnum):
+    """What is known of a call after its Permit."""
+
+    ANSWERED = "answered"
+    NOT_FORWARDED = "not_forwarded"
+    """No byte of it left."""
+    UNKNOWN = "unknown"
+    """It was sent, wholly or in part, and nobody knows whether it ran."""
+
+
+@dataclass(frozen=True, slots=True)
+class Forwarded:
+    """What the upstream answered: a head, and a body that is whole or still streaming.
+
+    With `fate` other than ANSWERED there is neither; `refused` then says what the caller is told.
+    """
+
+    fate: Fate
+    status: int = 0
+    headers: tuple[tuple[bytes, bytes], ...] = ()
+    body: bytes | None = None
+    stream: AsyncIterator[bytes] | None = None
+    reason: str = ""
+    """A key of `gateway.refusals.REASONS` when there is no answer to relay."""
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What goes back to the caller."""
+
+    status: int
+    headers: tuple[tuple[bytes, bytes], ...]
+    body: bytes = b""
+    stream: AsyncIterator[bytes] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What became of a permitted call, for the trace and the budgets."""
+
+    fate: Fate
+    status: Literal["ok", "tool_error", "rpc_error", "http_error", "cut", "unknown", "not_sent"]
+    result: bytes = b""
+    """Raw bytes of the response with the call's id, to 1 MiB."""
+    result_size: int = 0
+    result_sha256: str = ""
+    error_code: str = ""
+    duration_us: int = 0
+    extra: Mapping[str, str] = field(default_factory=dict)
