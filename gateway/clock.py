@@ -1,0 +1,42 @@
+"""The one clock: RFC 3339 in UTC with microseconds, never before a time it has shown."""
+
+import time
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+
+
+def rfc3339(seconds: float) -> str:
+    """``2026-01-31T12:00:00.000000Z``; fixed width, so that times sort as text."""
+    return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
+
+
+def parse(text: str) -> datetime:
+    """Inverse of `rfc3339`; raises ValueError."""
+    return datetime.fromisoformat(text)
+
+
+def after(text: str, seconds: float) -> str:
+    """The time ``seconds`` after another."""
+    return rfc3339((parse(text) + timedelta(seconds=seconds)).timestamp())
+
+
+class Clock:
+    """Windows, expiries, `context.time` and records all read this one.
+
+    The system's clock may be set back; then this one stands still until it is caught up.
+    """
+
+    def __init__(self, source: Callable[[], float] = time.time) -> None:
+        self._source = source
+        self._last = ""
+
+    def now(self) -> str:
+        text = rfc3339(self._source())
+        if text > self._last:
+            self._last = text
+        return self._last
+
+    def not_before(self, text: str) -> None:
+        """At start: the last record's time."""
+        if text > self._last:
+            self._last = text

@@ -1,0 +1,91 @@
+"""Payloads: encrypted beside the log under a key per project and month, erasable at any time.
+
+A payload's plaintext is a random 32-byte nonce followed by the value; the record holds
+HMAC-SHA256(nonce, value). Without the row, or without the month's key, the record's commitment is
+noise that says nothing of the value, and every proof still verifies.
+"""
+
+import os
+
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+from sqlalchemy import Connection, insert, select
+
+from gateway.keyring import Keyring, decrypt, encrypt
+from gateway.store.tables import payload_keys
+from gateway.trace.record import commitment
+from gateway.values import ProjectId
+
+NONCE_BYTES = 32
+
+
+class PayloadErased(Exception):
+    """The value was erased; its record and proof stay."""
+
+
+class PayloadKeys:
+    """Opens and makes the keys; belongs to the log, whose transactions it follows."""
+
+    def __init__(self, keyring: Keyring) -> None:
+        self._data = keyring.data
+        self._open: dict[str, AESGCM] = {}
+        self._new: list[str] = []
+
+    def key_id(self, project_id: ProjectId, ts: str) -> str:
+        """``<project>/<yyyy-mm>``."""
+        return f"{project_id}/{ts[:7]}"
+
+    def for_writing(self, connection: Connection, key_id: str, ts: str) -> AESGCM:
+        """The month's key, made now if it is the first payload of the month."""
+        key = self._open.get(key_id)
+        if key is None:
+            key = self._stored(connection, key_id)
+        if key is None:
+            raw = os.urandom(32)
+            wrapped = encrypt(self._data, raw, key_id.encode())
+            connection.execute(
+                insert(payload_keys).values(id=key_id, wrapped=wrapped, created_at=ts)
+            )
+            self._new.append(key_id)
+            key = AESGCM(raw)
+        self._open[key_id] = key
+        return key
+
+    def for_reading(self, connection: Connection, key_id: str) -> AESGCM:
+        """Raises `PayloadErased` when the month's key was dropped."""
+        key = self._stored(connection, key_id)
+        if key is None:
+            raise PayloadErased(key_id)
+        return key
+
+    def committed(self) -> None:
+        self._new.clear()
+
+    def rolled_back(self) -> None:
+        for key_id in self._new:
+            self._open.pop(key_id, None)
+        self._new.clear()
+
+    def _stored(self, connection: Connection, key_id: str) -> AESGCM | None:
+        wrapped = connection.execute(
+            select(payload_keys.c.wrapped).where(payload_keys.c.id == key_id)
+        ).scalar_one_or_none()
+        if wrapped is None:
+            return None
+        return AESGCM(decrypt(self._data, wrapped, key_id.encode()))
+
+
+def context(log: int, idx: int, name: str) -> bytes:
+    """Binds a sealed payload to its place, so that rows cannot be swapped."""
+    return f"{log}/{idx}/{name}".encode()
+
+
+def seal(key: AESGCM, value: bytes, place: bytes) -> tuple[str, bytes]:
+    """Return the commitment for the record and the sealed bytes for the table."""
+    nonce = os.urandom(NONCE_BYTES)
+    return commitment(nonce, value), encrypt(key, nonce + value, place)
+
+
+def unseal(key: AESGCM, sealed: bytes, place: bytes) -> tuple[bytes, bytes]:
+    """Return nonce and value; raises `cryptography.exceptions.InvalidTag` when altered."""
+    opened = decrypt(key, sealed, place)
+    return opened[:NONCE_BYTES], opened[NONCE_BYTES:]
