@@ -5,6 +5,7 @@ MCP and JSON-RPC reserve (-32768 to -32000). A reason is the word that the trace
 dashboard use; each reason belongs to one code::
 
     Refused
+     ├─ -32602 arguments    invalid_arguments (JSON-RPC's own code: nothing of ours fits better)
      ├─ -31001 stopped      emergency_stop, agent_paused, server_blocked, server_pending
      ├─ -31002 tool         tool_changed, tool_gone, tool_pending, unknown_tool
      ├─ -31003 denied       policy_denied, too_large_to_decide
@@ -34,6 +35,7 @@ class Reason:
 
 
 REASONS: dict[str, Reason] = {
+    "invalid_arguments": Reason(-32602, "no", "The arguments do not fit the tool's schema."),
     "emergency_stop": Reason(-31001, "no", "Stopped by an operator's emergency stop."),
     "agent_paused": Reason(-31001, "no", "This agent is paused or suspended."),
     "server_blocked": Reason(-31001, "no", "This server is blocked by an administrator."),

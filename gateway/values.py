@@ -6,7 +6,7 @@ tool call on its way from bytes to an answer. The order of the second half is th
 """
 
 from collections.abc import AsyncIterator, Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any, Literal, NewType
 
@@ -101,6 +101,8 @@ class Key:
     server_ids: frozenset[ServerId] | None
     """None: every server of the project."""
     may_assert: frozenset[str]
+    agent_ids: frozenset[str]
+    """The agents it is bound to or may name: stopping any of them refuses this key."""
     expires_at: str | None
     """RFC 3339, UTC."""
 
@@ -183,6 +185,9 @@ class Override:
     expires_at: str
 
 
+_WINDOW_PREFIX = {"minute": 16, "hour": 13, "day": 10, "month": 7}
+
+
 @dataclass(frozen=True, slots=True)
 class Budget:
     id: BudgetId
@@ -193,6 +198,10 @@ class Budget:
     window: Literal["minute", "hour", "day", "month"]
     limit: int
     on_exceed: Literal["BLOCK", "WARN", "APPROVAL"]
+
+    def window_at(self, now: str) -> str:
+        """The window that holds the time, as its RFC 3339 prefix: ``2026-01-31T12`` is an hour."""
+        return now[: _WINDOW_PREFIX[self.window]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -265,7 +274,8 @@ class Cleared:
     """No stop covers the call, its agent may act and its server is active."""
 
     call: Call
-    stop_epoch: int
+    epoch: int
+    """`Directory.epoch` at that moment."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -328,13 +338,12 @@ class Affordable:
 
 @dataclass(frozen=True, slots=True)
 class Approved:
-    """Needs no approval, or has a grant to spend, or (grant None) must ask: `admit` does it."""
+    """Knows which grant the call needs, if any; `admit` spends it, or asks for it."""
 
     affordable: Affordable
     needs_grant: bool
-    grant: ApprovalId | None
     digest: str
-    """Hex SHA-256 of the exact call; empty when no approval is needed."""
+    """Hex SHA-256 of the exact call and all that a grant is bound to."""
 
     @property
     def call(self) -> Call:
@@ -346,6 +355,15 @@ class Approved:
 
 
 @dataclass(frozen=True, slots=True)
+class Hold:
+    """What a budget keeps for a call until it is settled. `window` as `Budget.window_at`."""
+
+    budget_id: BudgetId
+    window: str
+    amount: int
+
+
+@dataclass(frozen=True, slots=True)
 class Permit:
     """The right to send one call, once, soon. Only `gateway.admission` makes one."""
 
@@ -354,8 +372,11 @@ class Permit:
     """The decision record's leaf hash (RFC 6962, section 2.1)."""
     deadline: float
     """`time.monotonic()` after which it may not be sent."""
-    stop_epoch: int
+    epoch: int
+    """`Directory.epoch` when it was admitted: while that stands, nothing was withdrawn."""
+    holds: tuple["Hold", ...]
     warnings: tuple[str, ...] = ()
+    """Budgets that are over and only warn."""
 
     @property
     def call(self) -> Call:
@@ -405,9 +426,7 @@ class Outcome:
     fate: Fate
     status: Literal["ok", "tool_error", "rpc_error", "http_error", "cut", "unknown", "not_sent"]
     result: bytes = b""
-    """Raw bytes of the response with the call's id, to 1 MiB."""
+    """Raw bytes of the response with the call's id, the first MiB."""
     result_size: int = 0
-    result_sha256: str = ""
     error_code: str = ""
     duration_us: int = 0
-    extra: Mapping[str, str] = field(default_factory=dict)

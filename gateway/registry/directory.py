@@ -101,8 +101,8 @@ class Directory:
         self._projects: dict[ProjectId, ProjectView] = {}
         self._by_secret: dict[bytes, Key] = {}
         self._touched: set[ProjectId] = set()
-        self.stop_epoch = 0
-        """Rises whenever a stop, a pause or a revocation becomes durable."""
+        self.epoch = 0
+        """Rises with every change that becomes durable: a stop, a pause, a revocation, …"""
 
     # --- read by the hot path ---
 
@@ -141,7 +141,7 @@ class Directory:
             self._load_project(connection, project_id)
         if self._touched:
             self._touched.clear()
-            self.stop_epoch += 1
+            self.epoch += 1
 
     def load(self, connection: Connection) -> None:
         """Read every project, at start."""
@@ -166,11 +166,12 @@ class Directory:
             server_id = ServerId(r.server_id)
             overrides[server_id] = (*overrides.get(server_id, ()), _override(r))
         key_rows = rows(tables.keys, tables.keys.c.state == "ACTIVE")
-        keys = {r.secret_sha256: _key(r) for r in key_rows}
+        by_name = {agent.name: agent for agent in agents.values()}
+        keys = {r.secret_sha256: _key(r, by_name) for r in key_rows}
         view = ProjectView(
             project=_project(row),
             agents=agents,
-            agents_by_name={agent.name: agent for agent in agents.values()},
+            agents_by_name=by_name,
             servers=servers,
             tools=tools,
             rules=tuple(_rule(r) for r in rows(tables.rules, tables.rules.c.enabled)),
@@ -245,8 +246,10 @@ def _agent(row: Any) -> Agent:
     return Agent(AgentId(row.id), ProjectId(row.project_id), row.name, row.owner, row.state)
 
 
-def _key(row: Any) -> Key:
+def _key(row: Any, agents: Mapping[str, Agent]) -> Key:
     servers = row.server_ids
+    assertable = {agents[name].id for name in row.may_assert if name in agents}
+    bound = {row.agent_id} if row.agent_id is not None else set()
     return Key(
         id=KeyId(row.id),
         project_id=ProjectId(row.project_id),
@@ -256,6 +259,7 @@ def _key(row: Any) -> Key:
         agent_id=None if row.agent_id is None else AgentId(row.agent_id),
         server_ids=None if servers is None else frozenset(map(ServerId, servers)),
         may_assert=frozenset(row.may_assert),
+        agent_ids=frozenset(assertable | bound),
         expires_at=row.expires_at,
     )
 

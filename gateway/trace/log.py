@@ -216,6 +216,8 @@ class Log:
             name: self._seal(connection, draft, idx, name, value, sealed)
             for name, value in draft.payloads.items()
         }
+        for name, value in draft.commits.items():
+            commitments[name] = self._commit_to(connection, draft, idx, name, value)
         body = record.body(draft, place, commitments)
         leaf = leaf_hash(body)
         state.frontier.add(leaf, lambda level, n, tile: full.append((MAIN_LOG, level, n, tile)))
@@ -227,6 +229,14 @@ class Log:
             + (get("server"), get("tool"), body, leaf)
         )
         return Appended(draft.id, idx, self._now, leaf)
+
+    def _commit_to(
+        self, connection: Connection, draft: Draft, idx: int, name: str, value: bytes
+    ) -> str:
+        key_id = self._keys.key_id(draft.project_id, self._now)
+        key = self._keys.for_writing(connection, key_id, self._now)
+        nonce = key.derived_nonce(payloads.context(MAIN_LOG, idx, name))
+        return record.commitment(nonce, value)
 
     def _seal(
         self,

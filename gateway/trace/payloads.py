@@ -5,7 +5,9 @@ HMAC-SHA256(nonce, value). Without the row, or without the month's key, the reco
 noise that says nothing of the value, and every proof still verifies.
 """
 
+import hmac
 import os
+from dataclasses import dataclass, field
 
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from sqlalchemy import Connection, insert, select
@@ -18,6 +20,18 @@ from gateway.values import ProjectId
 NONCE_BYTES = 32
 
 
+@dataclass(frozen=True, slots=True)
+class PayloadKey:
+    """One project's key for one month."""
+
+    aead: AESGCM
+    raw: bytes = field(repr=False)
+
+    def derived_nonce(self, place: bytes) -> bytes:
+        """The nonce of a value that is committed to and not kept: gone when the key is."""
+        return hmac.digest(self.raw, b"commit/" + place, "sha256")
+
+
 class PayloadErased(Exception):
     """The value was erased; its record and proof stay."""
 
@@ -27,14 +41,14 @@ class PayloadKeys:
 
     def __init__(self, keyring: Keyring) -> None:
         self._data = keyring.data
-        self._open: dict[str, AESGCM] = {}
+        self._open: dict[str, PayloadKey] = {}
         self._new: list[str] = []
 
     def key_id(self, project_id: ProjectId, ts: str) -> str:
         """``<project>/<yyyy-mm>``."""
         return f"{project_id}/{ts[:7]}"
 
-    def for_writing(self, connection: Connection, key_id: str, ts: str) -> AESGCM:
+    def for_writing(self, connection: Connection, key_id: str, ts: str) -> PayloadKey:
         """The month's key, made now if it is the first payload of the month."""
         key = self._open.get(key_id)
         if key is None:
@@ -46,11 +60,11 @@ class PayloadKeys:
                 insert(payload_keys).values(id=key_id, wrapped=wrapped, created_at=ts)
             )
             self._new.append(key_id)
-            key = AESGCM(raw)
+            key = PayloadKey(AESGCM(raw), raw)
         self._open[key_id] = key
         return key
 
-    def for_reading(self, connection: Connection, key_id: str) -> AESGCM:
+    def for_reading(self, connection: Connection, key_id: str) -> PayloadKey:
         """Raises `PayloadErased` when the month's key was dropped."""
         key = self._stored(connection, key_id)
         if key is None:
@@ -65,13 +79,14 @@ class PayloadKeys:
             self._open.pop(key_id, None)
         self._new.clear()
 
-    def _stored(self, connection: Connection, key_id: str) -> AESGCM | None:
+    def _stored(self, connection: Connection, key_id: str) -> PayloadKey | None:
         wrapped = connection.execute(
             select(payload_keys.c.wrapped).where(payload_keys.c.id == key_id)
         ).scalar_one_or_none()
         if wrapped is None:
             return None
-        return AESGCM(decrypt(self._data, wrapped, key_id.encode()))
+        raw = decrypt(self._data, wrapped, key_id.encode())
+        return PayloadKey(AESGCM(raw), raw)
 
 
 def context(log: int, idx: int, name: str) -> bytes:
@@ -79,13 +94,13 @@ def context(log: int, idx: int, name: str) -> bytes:
     return f"{log}/{idx}/{name}".encode()
 
 
-def seal(key: AESGCM, value: bytes, place: bytes) -> tuple[str, bytes]:
+def seal(key: PayloadKey, value: bytes, place: bytes) -> tuple[str, bytes]:
     """Return the commitment for the record and the sealed bytes for the table."""
     nonce = os.urandom(NONCE_BYTES)
-    return commitment(nonce, value), encrypt(key, nonce + value, place)
+    return commitment(nonce, value), encrypt(key.aead, nonce + value, place)
 
 
-def unseal(key: AESGCM, sealed: bytes, place: bytes) -> tuple[bytes, bytes]:
+def unseal(key: PayloadKey, sealed: bytes, place: bytes) -> tuple[bytes, bytes]:
     """Return nonce and value; raises `cryptography.exceptions.InvalidTag` when altered."""
-    opened = decrypt(key, sealed, place)
+    opened = decrypt(key.aead, sealed, place)
     return opened[:NONCE_BYTES], opened[NONCE_BYTES:]

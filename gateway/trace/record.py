@@ -38,6 +38,8 @@ class Draft:
     project_id: ProjectId
     fields: Mapping[str, Field] = field(default_factory=dict)
     payloads: Mapping[str, bytes] = field(default_factory=dict)
+    commits: Mapping[str, bytes] = field(default_factory=dict)
+    """Values that are committed to and not kept: whoever has one can show that it is the one."""
     call_id: str | None = None
     retention_days: int = 30
     """How long the payloads are kept."""
