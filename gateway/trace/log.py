@@ -163,8 +163,7 @@ class Log:
     def rewind(self, mark: object) -> None:
         assert mark is None or isinstance(mark, _State)
         self._pending = mark
-        # A payload key made since the mark went with the savepoint; the next use makes another.
-        self._keys.rolled_back()
+        self._keys.rewound()
 
     def committed(self, connection: Connection) -> None:
         if self._pending is not None:

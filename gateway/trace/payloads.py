@@ -74,9 +74,13 @@ class PayloadKeys:
     def committed(self) -> None:
         self._new.clear()
 
-    def rolled_back(self) -> None:
+    def rewound(self) -> None:
+        """Read keys made in this transaction again: the savepoint may have undone them."""
         for key_id in self._new:
             self._open.pop(key_id, None)
+
+    def rolled_back(self) -> None:
+        self.rewound()
         self._new.clear()
 
     def _stored(self, connection: Connection, key_id: str) -> PayloadKey | None:

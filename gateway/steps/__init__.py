@@ -1,0 +1,1 @@
+"""The questions asked of a call before it leaves: one file, one step, one verb."""

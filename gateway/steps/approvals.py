@@ -1,0 +1,36 @@
+"""Affordable → Approved: whether the call needs a grant, and the digest that a grant must bear.
+
+A grant is for exactly this call: its digest covers who asks, the server with its configuration's
+revision, the tool's definition, the policies that asked and the whole of `params`. Whether there
+is such a grant is asked where it is spent, inside `gateway.admission`.
+"""
+
+import hashlib
+
+import orjson
+
+from gateway.mcp.digests import call_digest
+from gateway.values import Affordable, Approved
+
+
+class Approvals:
+    def find(self, affordable: Affordable) -> Approved:
+        decision = affordable.decision
+        call = decision.call
+        may_ask = any(budget.on_exceed == "APPROVAL" for budget in affordable.budgets)
+        if not decision.asks_approval and not may_ask:
+            return Approved(affordable, needs_grant=False, digest="")
+        caller = call.caller
+        tool = decision.pinned.tool
+        bound = [
+            caller.project.id,
+            caller.agent.id if caller.agent else caller.key.id,
+            caller.server.id,
+            caller.server.revision,
+            call.tool_name,
+            tool.definition_sha256 if tool else "",
+            sorted(decision.verdict.policy_ids) if decision.asks_approval else [],
+            call_digest(call.params),
+        ]
+        digest = hashlib.sha256(orjson.dumps(bound)).hexdigest()
+        return Approved(affordable, needs_grant=decision.asks_approval, digest=digest)

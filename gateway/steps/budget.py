@@ -1,0 +1,28 @@
+"""Decision → Affordable: which budgets the call draws on, and none of them is surely over.
+
+Only a look: parallel calls are held apart by `gateway.admission`, which holds the amounts.
+"""
+
+from collections.abc import Callable
+
+from gateway.budgets import Ledger, exceeded, matching
+from gateway.registry.directory import Directory
+from gateway.values import Affordable, Decision
+
+
+class BudgetLook:
+    def __init__(self, directory: Directory, ledger: Ledger, now: Callable[[], str]) -> None:
+        self._directory = directory
+        self._ledger = ledger
+        self._now = now
+
+    def look(self, decision: Decision) -> Affordable:
+        """Raises `Refused` for a budget that blocks and has nothing left."""
+        budgets = matching(self._directory.view(decision.call.caller.project.id), decision)
+        if budgets and decision.enforced:
+            now = self._now()
+            for budget in budgets:
+                used, held = self._ledger.get(budget.id, budget.window_at(now))
+                if budget.on_exceed == "BLOCK" and used + held + 1 > budget.limit:
+                    raise exceeded(budget, used, held, now)
+        return Affordable(decision, budgets)

@@ -1,0 +1,44 @@
+"""Call → Cleared: no stop covers it, its agent may act, its server is active.
+
+Works without OPA and without the network: everything it asks is in memory or one `stat` away.
+"""
+
+from collections.abc import Callable
+
+from gateway.refusals import Refused
+from gateway.registry.directory import Directory
+from gateway.values import Call, Caller, Cleared, Stop
+
+
+class EmergencyStop:
+    """``stop_file`` returns the deployment-wide stop, set without the API, or None."""
+
+    def __init__(self, directory: Directory, stop_file: Callable[[], Stop | None]) -> None:
+        self._directory = directory
+        self._stop_file = stop_file
+
+    def clear(self, call: Call) -> Cleared:
+        """Raises `Refused`."""
+        # Read before the questions: a stop that lands between them raises the epoch.
+        epoch = self._directory.epoch
+        self.check(call.caller)
+        return Cleared(call, epoch)
+
+    def check(self, caller: Caller) -> None:
+        """The same questions for what is no tool call. Raises `Refused`."""
+        stop = self._stop_file()
+        view = self._directory.view(caller.project.id)
+        agent_ids = caller.key.agent_ids
+        if caller.agent is not None:
+            agent_ids = agent_ids | {caller.agent.id}
+        stop = stop or view.stop_for(caller.server.id, agent_ids)
+        if stop is not None:
+            raise Refused("emergency_stop", {"stop_id": stop.id, "scope": stop.scope})
+        for agent_id in agent_ids:
+            agent = view.agents.get(agent_id)
+            if agent is None or agent.state != "ACTIVE":
+                raise Refused("agent_paused", {"agent_id": agent_id})
+        if caller.server.status == "BLOCKED":
+            raise Refused("server_blocked")
+        if caller.server.status != "ACTIVE":
+            raise Refused("server_pending")

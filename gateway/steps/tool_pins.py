@@ -1,0 +1,51 @@
+"""Cleared → Pinned: the tool is still the one that an administrator accepted."""
+
+import unicodedata
+from collections.abc import Mapping
+
+from gateway.refusals import Refused
+from gateway.registry.directory import Directory
+from gateway.values import Cleared, Pinned, Tool
+
+_REASONS = {
+    "PENDING": "tool_pending",
+    "CHANGED": "tool_changed",
+    "SUSPECT": "tool_changed",
+    "GONE": "tool_gone",
+}
+
+
+class ToolPins:
+    def __init__(self, directory: Directory) -> None:
+        self._directory = directory
+
+    def match(self, cleared: Cleared) -> Pinned:
+        """Raises `Refused`; arguments that the accepted schema's types forbid are refused too."""
+        call = cleared.call
+        project = call.caller.project
+        tools = self._directory.view(project.id).tools[call.caller.server.id]
+        tool = tools.get(call.tool_name)
+        if tool is None:
+            if project.unknown_tools == "deny" or _folds_to_known(call.tool_name, tools):
+                raise Refused("unknown_tool")
+            return Pinned(cleared, None, must_ask=project.unknown_tools == "ask")
+        if tool.pin != "ACCEPTED" and not _only_alerts(tool, project.on_tool_change):
+            raise Refused(_REASONS[tool.pin], {"tool_id": tool.id})
+        fault = tool.argument_fault(call.arguments)
+        if fault is not None:
+            raise Refused("invalid_arguments", {"fault": fault})
+        return Pinned(cleared, tool, must_ask=False)
+
+
+def _only_alerts(tool: Tool, on_tool_change: str) -> bool:
+    # A definition that changed may be let through with an alert; one never accepted may not.
+    return tool.pin == "CHANGED" and on_tool_change == "alert"
+
+
+def _folds_to_known(name: str, tools: Mapping[str, Tool]) -> bool:
+    folded = _fold(name)
+    return any(_fold(known) == folded for known in tools)
+
+
+def _fold(name: str) -> str:
+    return unicodedata.normalize("NFKC", name).replace("\x00", "").casefold()
