@@ -1,0 +1,1 @@
+"""The Model Context Protocol: its envelope, its endpoint, its servers."""
