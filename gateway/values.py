@@ -8,7 +8,7 @@ tool call on its way from bytes to an answer. The order of the second half is th
 from collections.abc import AsyncIterator, Callable, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Any, Literal, NewType
+from typing import Any, Literal, NewType, Protocol
 
 ProjectId = NewType("ProjectId", str)
 AgentId = NewType("AgentId", str)
@@ -393,18 +393,37 @@ class Fate(StrEnum):
     """It was sent, wholly or in part, and nobody knows whether it ran."""
 
 
+class ByteStream(AsyncIterator[bytes], Protocol):
+    """A body on its way; `aclose` ends it early and must be called by whoever iterates it."""
+
+    async def aclose(self) -> None: ...
+
+
+class EventStream(ByteStream, Protocol):
+    """An upstream's `text/event-stream`, one whole event (to its blank line) an item."""
+
+    @property
+    def response(self) -> bytes:
+        """The JSON-RPC response to the request that opened the stream, once it has come by."""
+
+    @property
+    def ended(self) -> Literal["", "complete", "broken", "idle", "cut", "closed"]:
+        """Why there is no more; empty while it runs. `cut` is an emergency stop's doing."""
+
+
 @dataclass(frozen=True, slots=True)
 class Forwarded:
     """What the upstream answered: a head, and a body that is whole or still streaming.
 
-    With `fate` other than ANSWERED there is neither; `refused` then says what the caller is told.
+    With `reason` there is neither, and it says what the caller is told; `status` is then what the
+    upstream answered, if it did.
     """
 
     fate: Fate
     status: int = 0
     headers: tuple[tuple[bytes, bytes], ...] = ()
     body: bytes | None = None
-    stream: AsyncIterator[bytes] | None = None
+    stream: EventStream | None = None
     reason: str = ""
     """A key of `gateway.refusals.REASONS` when there is no answer to relay."""
 
@@ -416,7 +435,7 @@ class Answer:
     status: int
     headers: tuple[tuple[bytes, bytes], ...]
     body: bytes = b""
-    stream: AsyncIterator[bytes] | None = None
+    stream: ByteStream | None = None
 
 
 @dataclass(frozen=True, slots=True)
