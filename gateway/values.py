@@ -5,7 +5,7 @@ tool call on its way from bytes to an answer. The order of the second half is th
 `gateway.pipeline`, and each value holds the one before it.
 """
 
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any, Literal, NewType, Protocol
@@ -393,8 +393,12 @@ class Fate(StrEnum):
     """It was sent, wholly or in part, and nobody knows whether it ran."""
 
 
-class ByteStream(AsyncIterator[bytes], Protocol):
+class ByteStream(Protocol):
     """A body on its way; `aclose` ends it early and must be called by whoever iterates it."""
+
+    def __aiter__(self) -> AsyncIterator[bytes]: ...
+
+    def __anext__(self) -> Awaitable[bytes]: ...
 
     async def aclose(self) -> None: ...
 
