@@ -2,28 +2,53 @@
 
 from datetime import UTC, datetime, timedelta
 
+from sqlalchemy import Connection
+
 from gateway.refusals import Refused
 from gateway.registry.directory import ProjectView
 from gateway.values import Budget, BudgetId, Decision
+
+Window = tuple[BudgetId, str]
 
 
 class Ledger:
     """Used and held amounts as last committed, for a look without a query.
 
-    Filled by admission and settlement after their commits. A window it does not know counts as
-    empty: the look may then pass a call that admission refuses, never the reverse.
+    A participant of the writer's transactions. A window it does not know counts as empty: the look
+    may then pass a call that admission refuses, never the reverse.
     """
 
     def __init__(self) -> None:
-        self._windows: dict[tuple[BudgetId, str], tuple[int, int]] = {}
+        self._windows: dict[Window, tuple[int, int]] = {}
+        self._pending: dict[Window, tuple[int, int]] = {}
 
     def get(self, budget_id: BudgetId, window: str) -> tuple[int, int]:
+        """(used, held)."""
         return self._windows.get((budget_id, window), (0, 0))
 
     def put(self, budget_id: BudgetId, window: str, used: int, held: int) -> None:
-        if len(self._windows) > 10_000:
-            self._windows.clear()  # past windows; the current ones come back with the next call
-        self._windows[budget_id, window] = (used, held)
+        """Inside a transaction: seen by `get` once it is durable."""
+        self._pending[budget_id, window] = (used, held)
+
+    def begin(self, connection: Connection) -> None:
+        self._pending.clear()
+
+    def mark(self) -> object:
+        return dict(self._pending)
+
+    def rewind(self, mark: object) -> None:
+        assert isinstance(mark, dict)
+        self._pending = mark
+
+    def committed(self, connection: Connection) -> None:
+        if self._pending:
+            if len(self._windows) > 10_000:
+                self._windows.clear()  # past windows; the current ones come back with the next call
+            self._windows |= self._pending
+            self._pending.clear()
+
+    def rolled_back(self) -> None:
+        self._pending.clear()
 
 
 def matching(view: ProjectView, decision: Decision) -> tuple[Budget, ...]:

@@ -6,7 +6,8 @@ dashboard use; each reason belongs to one code::
 
     Refused
      ├─ -32602 arguments    invalid_arguments (JSON-RPC's own code: nothing of ours fits better)
-     ├─ -31001 stopped      emergency_stop, agent_paused, server_blocked, server_pending
+     ├─ -31001 stopped      emergency_stop, key_revoked, agent_paused, server_blocked,
+     │                      server_pending
      ├─ -31002 tool         tool_changed, tool_gone, tool_pending, unknown_tool
      ├─ -31003 denied       policy_denied, too_large_to_decide
      ├─ -31004 approval     approval_required, approval_denied, approval_expired
@@ -37,6 +38,7 @@ class Reason:
 REASONS: dict[str, Reason] = {
     "invalid_arguments": Reason(-32602, "no", "The arguments do not fit the tool's schema."),
     "emergency_stop": Reason(-31001, "no", "Stopped by an operator's emergency stop."),
+    "key_revoked": Reason(-31001, "no", "The key was revoked or expired while the call waited."),
     "agent_paused": Reason(-31001, "no", "This agent is paused or suspended."),
     "server_blocked": Reason(-31001, "no", "This server is blocked by an administrator."),
     "server_pending": Reason(-31001, "no", "This server waits for an administrator's approval."),
@@ -74,6 +76,8 @@ class Refused(Exception):
     reason: str
     data: dict[str, Any] = field(default_factory=dict)
     detail: str = ""
+    leaf: bytes = b""
+    """The leaf hash of its record, once it is on disk."""
 
     def __post_init__(self) -> None:
         Exception.__init__(self, self.reason)

@@ -101,7 +101,7 @@ class Key:
     server_ids: frozenset[ServerId] | None
     """None: every server of the project."""
     may_assert: frozenset[str]
-    agent_ids: frozenset[str]
+    agent_ids: frozenset[AgentId]
     """The agents it is bound to or may name: stopping any of them refuses this key."""
     expires_at: str | None
     """RFC 3339, UTC."""
@@ -321,7 +321,19 @@ class Decision:
 
     @property
     def asks_approval(self) -> bool:
-        return self.enforced and self.verdict.action is Action.REQUIRE_APPROVAL
+        asks = self.pinned.must_ask or self.verdict.action is Action.REQUIRE_APPROVAL
+        return self.enforced and asks
+
+
+@dataclass(frozen=True, slots=True)
+class Allowed:
+    """The policy does not deny the call, or only watches."""
+
+    decision: Decision
+
+    @property
+    def call(self) -> Call:
+        return self.decision.call
 
 
 @dataclass(frozen=True, slots=True)

@@ -249,7 +249,7 @@ def _agent(row: Any) -> Agent:
 def _key(row: Any, agents: Mapping[str, Agent]) -> Key:
     servers = row.server_ids
     assertable = {agents[name].id for name in row.may_assert if name in agents}
-    bound = {row.agent_id} if row.agent_id is not None else set()
+    bound = {AgentId(row.agent_id)} if row.agent_id is not None else set()
     return Key(
         id=KeyId(row.id),
         project_id=ProjectId(row.project_id),

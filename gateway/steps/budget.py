@@ -1,4 +1,4 @@
-"""Decision → Affordable: which budgets the call draws on, and none of them is surely over.
+"""Allowed → Affordable: which budgets the call draws on, and none of them is surely over.
 
 Only a look: parallel calls are held apart by `gateway.admission`, which holds the amounts.
 """
@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 from gateway.budgets import Ledger, exceeded, matching
 from gateway.registry.directory import Directory
-from gateway.values import Affordable, Decision
+from gateway.values import Affordable, Allowed
 
 
 class BudgetLook:
@@ -16,8 +16,9 @@ class BudgetLook:
         self._ledger = ledger
         self._now = now
 
-    def look(self, decision: Decision) -> Affordable:
+    def look(self, allowed: Allowed) -> Affordable:
         """Raises `Refused` for a budget that blocks and has nothing left."""
+        decision = allowed.decision
         budgets = matching(self._directory.view(decision.call.caller.project.id), decision)
         if budgets and decision.enforced:
             now = self._now()

@@ -1,0 +1,346 @@
+"""The one transaction that makes a Permit: it alone composes, and it alone changes anything.
+
+Calls that wait at the same moment share the transaction and its flush, never each other's fate:
+each claim below passes some calls and refuses others, and says which. A claim takes what the one
+before it returned, so none can be left out. What the steps before asked of memory is asked again
+here of the database, because a stop, a revocation or a changed tool may have come between.
+"""
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any, NewType
+
+import orjson
+from sqlalchemy import Connection
+
+from gateway.budgets import Ledger, exceeded
+from gateway.call_records import decision_draft
+from gateway.ids import new_id
+from gateway.refusals import Refused
+from gateway.registry.directory import Directory
+from gateway.registry.grants import Grants, TooManyPending
+from gateway.store.writer import Writer
+from gateway.trace.log import Appended, Log
+from gateway.trace.record import Draft
+from gateway.values import AgentId, Approved, Budget, Hold, Permit, Stop
+
+PERMIT_SECONDS = 1.0
+"""How long after its admission a call may still be sent."""
+
+
+@dataclass(slots=True, eq=False)
+class Claim:
+    """One call on its way through the transaction."""
+
+    approved: Approved
+    refused: Refused | None = None
+    approval_id: str | None = None
+    """The grant spent on it, or the approval it waits for."""
+    granted: bool = False
+    events: list[Draft] = field(default_factory=list)
+    holds: list[Hold] = field(default_factory=list)
+    warnings: list[str] = field(default_factory=list)
+
+
+Group = tuple[Claim, ...]
+Unstopped = NewType("Unstopped", Group)
+Authorized = NewType("Authorized", Group)
+Unchanged = NewType("Unchanged", Group)
+Granted = NewType("Granted", Group)
+Held = NewType("Held", Group)
+Decided = NewType("Decided", list[tuple[Claim, Appended]])
+
+
+class Admission:
+    """``stop_file`` reads the deployment-wide stop that works without the API."""
+
+    def __init__(
+        self,
+        writer: Writer,
+        log: Log,
+        directory: Directory,
+        ledger: Ledger,
+        grants: Grants,
+        stop_file: Callable[[], Stop | None],
+    ) -> None:
+        self._writer = writer
+        self._log = log
+        self._directory = directory
+        self._ledger = ledger
+        self._grants = grants
+        self._stop_file = stop_file
+
+    async def admit(self, approved: Approved) -> Permit:
+        """The decision is on disk when this returns. Raises `Refused`, which is on disk too."""
+        permit: Permit = await self._writer.submit(self._admit, approved)
+        return permit
+
+    def _admit(self, connection: Connection, asked: Sequence[Approved]) -> list[Permit | Refused]:
+        epoch = self._directory.epoch
+        group = tuple(Claim(approved) for approved in asked)
+        unstopped = self._unstopped(connection, group)
+        authorized = self._authorized(connection, unstopped)
+        unchanged = self._unchanged(connection, authorized)
+        granted = self._granted(connection, unchanged)
+        held = self._held(connection, granted)
+        decided = self._decided(connection, held)
+        return self._permits(decided, epoch)
+
+    def _unstopped(self, connection: Connection, group: Group) -> Unstopped:
+        everywhere = self._stop_file()
+        rows = _rows(
+            connection,
+            "SELECT id, project_id, scope, target_id FROM stops"
+            " WHERE lifted_at IS NULL AND project_id IN (SELECT value FROM json_each(?))",
+            {claim.approved.call.caller.project.id for claim in group},
+        )
+        if everywhere is None and not rows:
+            return Unstopped(group)
+        for claim in group:
+            caller = claim.approved.call.caller
+            if everywhere is not None:
+                claim.refused = _stopped(everywhere.id, "all")
+            targets = {caller.server.id, *_agents(claim)}
+            for stop_id, project_id, scope, target_id in rows:
+                if project_id == caller.project.id and (scope == "all" or target_id in targets):
+                    claim.refused = _stopped(stop_id, scope)
+        return Unstopped(group)
+
+    def _authorized(self, connection: Connection, group: Unstopped) -> Authorized:
+        callers = [claim.approved.call.caller for claim in group]
+        keys = _set(
+            connection,
+            "SELECT id FROM keys WHERE state = 'ACTIVE' AND (expires_at IS NULL OR expires_at > ?)"
+            " AND id IN (SELECT value FROM json_each(?))",
+            {caller.key.id for caller in callers},
+            self._log.now,
+        )
+        agents = _set(
+            connection,
+            "SELECT id FROM agents WHERE state = 'ACTIVE'"
+            " AND id IN (SELECT value FROM json_each(?))",
+            {agent_id for claim in group for agent_id in _agents(claim)},
+        )
+        servers = dict(
+            _rows(
+                connection,
+                "SELECT id, revision FROM servers WHERE status = 'ACTIVE'"
+                " AND id IN (SELECT value FROM json_each(?))",
+                {caller.server.id for caller in callers},
+            )
+        )
+        for claim, caller in zip(group, callers, strict=True):
+            if claim.refused is not None:
+                continue
+            if caller.key.id not in keys:
+                claim.refused = Refused("key_revoked")
+            elif not agents.issuperset(_agents(claim)):
+                claim.refused = Refused("agent_paused")
+            elif servers.get(caller.server.id) != caller.server.revision:
+                claim.refused = Refused("server_pending")
+        return Authorized(group)
+
+    def _unchanged(self, connection: Connection, group: Authorized) -> Unchanged:
+        pins = {
+            (server_id, name): (pin, sha256)
+            for server_id, name, pin, sha256 in _rows(
+                connection,
+                "SELECT server_id, name, pin, accepted_sha256 FROM tools"
+                " WHERE (server_id, name) IN"
+                " (SELECT value ->> 0, value ->> 1 FROM json_each(?))",
+                {(c.approved.call.caller.server.id, c.approved.call.tool_name) for c in group},
+            )
+        }
+        for claim in group:
+            call = claim.approved.call
+            tool = claim.approved.decision.pinned.tool
+            pin = pins.get((call.caller.server.id, call.tool_name))
+            if claim.refused is not None:
+                continue
+            if tool is None:
+                if pin is not None:  # a scan found it meanwhile: it is no longer unknown
+                    claim.refused = Refused("tool_pending")
+            elif pin is None or pin[0] != tool.pin or pin[1] != tool.definition_sha256:
+                claim.refused = Refused("tool_changed", {"tool_id": tool.id})
+        return Unchanged(group)
+
+    def _granted(self, connection: Connection, group: Unchanged) -> Granted:
+        for claim in group:
+            if claim.refused is None and claim.approved.needs_grant:
+                self._spend_or_ask(connection, claim)
+        return Granted(group)
+
+    def _spend_or_ask(self, connection: Connection, claim: Claim) -> None:
+        now = self._log.now
+        spent = self._grants.spend(connection, claim.approved, now)
+        if spent is not None:
+            claim.granted, claim.approval_id = True, spent
+            return
+        standing = self._grants.standing(connection, claim.approved, now)
+        if standing is None:
+            try:
+                standing = self._grants.ask(connection, claim.approved, now)
+            except TooManyPending:
+                claim.refused = Refused(
+                    "rate_limited", {"limit": "approvals waiting for one agent"}
+                )
+                return
+            claim.events.append(_approval_event(claim.approved, standing.id))
+        claim.approval_id = standing.id
+        reason = "approval_denied" if standing.state == "DENIED" else "approval_required"
+        data = {
+            "approval_id": standing.id,
+            "expires_at": standing.expires_at,
+            "poll": f"/api/v1/approvals/status?approval_id={standing.id}",
+        }
+        claim.refused = Refused(reason, data)
+
+    def _held(self, connection: Connection, group: Granted) -> Held:
+        windows: dict[tuple[str, str], list[int]] = {}
+        drawing = [c for c in group if c.refused is None and c.approved.affordable.budgets]
+        # In id order, so that two gateways lock the same rows in the same order.
+        for budget in sorted({b for c in drawing for b in c.approved.affordable.budgets}, key=_id):
+            window = budget.window_at(self._log.now)
+            windows[budget.id, window] = _window(connection, budget, window)
+        for claim in drawing:
+            self._hold_one(connection, claim, windows)
+        for (budget_id, window), (used, held) in windows.items():
+            connection.exec_driver_sql(
+                "UPDATE budget_windows SET held = ? WHERE budget_id = ? AND window_start = ?",
+                (held, budget_id, window),
+            )
+            self._ledger.put(budget_id, window, used, held)  # type: ignore[arg-type]
+        return Held(group)
+
+    def _hold_one(
+        self, connection: Connection, claim: Claim, windows: dict[tuple[str, str], list[int]]
+    ) -> None:
+        now = self._log.now
+        for budget in claim.approved.affordable.budgets:
+            used, held = windows[budget.id, budget.window_at(now)]
+            if used + held + 1 <= budget.limit:
+                continue
+            if budget.on_exceed == "APPROVAL" and not claim.granted and _binds(claim):
+                self._spend_or_ask(connection, claim)
+            elif budget.on_exceed == "BLOCK" and _binds(claim):
+                claim.refused = exceeded(budget, used, held, now)
+            else:
+                claim.warnings.append(budget.id)
+            if claim.refused is not None:
+                if claim.granted:  # a grant spent on a call that does not leave is not spent
+                    self._grants.give_back(connection, [claim.approved.call.id])
+                    claim.granted, claim.approval_id = False, None
+                return
+        for budget in claim.approved.affordable.budgets:
+            window = budget.window_at(now)
+            windows[budget.id, window][1] += 1
+            claim.holds.append(Hold(budget.id, window, 1))
+
+    def _decided(self, connection: Connection, group: Held) -> Decided:
+        drafts: list[Draft] = []
+        places: list[int] = []
+        for claim in group:
+            drafts.extend(claim.events)
+            places.append(len(drafts))
+            drafts.append(
+                decision_draft(claim.approved, claim.refused, claim.approval_id, len(claim.holds))
+            )
+        appended = self._log.append(connection, drafts)
+        admitted = [_open_call(claim, self._log.now) for claim in group if claim.refused is None]
+        if admitted:
+            connection.exec_driver_sql(
+                "INSERT INTO open_calls (call_id, project_id, agent_id, server_id, tool, risk,"
+                " holds, approval_id, admitted_at) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
+                admitted,
+            )
+        return Decided([(c, appended[place]) for c, place in zip(group, places, strict=True)])
+
+    def _permits(self, decided: Decided, epoch: int) -> list[Permit | Refused]:
+        deadline = time.monotonic() + PERMIT_SECONDS
+        results: list[Permit | Refused] = []
+        for claim, record in decided:
+            if claim.refused is not None:
+                claim.refused.leaf = record.leaf
+                results.append(claim.refused)
+                continue
+            results.append(
+                Permit(
+                    approved=claim.approved,
+                    leaf=record.leaf,
+                    deadline=deadline,
+                    epoch=epoch,
+                    holds=tuple(claim.holds),
+                    warnings=tuple(claim.warnings),
+                )
+            )
+        return results
+
+
+def _rows(connection: Connection, sql: str, ids: Any, *before: str) -> list[Any]:
+    parameters = (*before, orjson.dumps(list(ids)).decode())
+    return list(connection.exec_driver_sql(sql, parameters))
+
+
+def _set(connection: Connection, sql: str, ids: set[Any], *before: str) -> set[str]:
+    return {row[0] for row in _rows(connection, sql, ids, *before)} if ids else set()
+
+
+def _agents(claim: Claim) -> frozenset[AgentId]:
+    caller = claim.approved.call.caller
+    agent = caller.agent
+    return caller.key.agent_ids | {agent.id} if agent else caller.key.agent_ids
+
+
+def _stopped(stop_id: str, scope: str) -> Refused:
+    return Refused("emergency_stop", {"stop_id": stop_id, "scope": scope})
+
+
+def _binds(claim: Claim) -> bool:
+    return claim.approved.decision.enforced
+
+
+def _id(budget: Budget) -> str:
+    return budget.id
+
+
+def _window(connection: Connection, budget: Budget, window: str) -> list[int]:
+    connection.exec_driver_sql(
+        "INSERT INTO budget_windows (budget_id, window_start, used, held) VALUES (?, ?, 0, 0)"
+        " ON CONFLICT DO NOTHING",
+        (budget.id, window),
+    )
+    used, held = connection.exec_driver_sql(
+        "SELECT used, held FROM budget_windows WHERE budget_id = ? AND window_start = ?",
+        (budget.id, window),
+    ).one()
+    return [used, held]
+
+
+def _open_call(claim: Claim, now: str) -> tuple[Any, ...]:
+    call = claim.approved.call
+    caller = call.caller
+    holds = [[hold.budget_id, hold.window, hold.amount] for hold in claim.holds]
+    risk = claim.approved.decision.risk.value
+    return (
+        *(call.id, caller.project.id, caller.agent.id if caller.agent else None),
+        *(caller.server.id, call.tool_name, risk, orjson.dumps(holds).decode()),
+        *(claim.approval_id, now),
+    )
+
+
+def _approval_event(approved: Approved, approval_id: str) -> Draft:
+    caller = approved.call.caller
+    return Draft(
+        kind="approval",
+        id=new_id("trc"),
+        project_id=caller.project.id,
+        fields={
+            "state": "PENDING",
+            "approval": approval_id,
+            "server": caller.server.id,
+            "agent": caller.agent.id if caller.agent else None,
+            "key": caller.key.id,
+        },
+        call_id=approved.call.id,
+    )

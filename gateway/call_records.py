@@ -1,0 +1,154 @@
+"""What the trace keeps of a call: its decision, whatever it was, and its outcome.
+
+Records hold codes, ids and bounded names. Inputs, reasons and results are payloads: encrypted
+beside the log and erasable.
+"""
+
+import hashlib
+
+import orjson
+
+from gateway.ids import new_id
+from gateway.refusals import Refused
+from gateway.trace.record import Draft, Field, bounded
+from gateway.values import Action, Approved, Call, Decision, Outcome, Permit, Risk
+
+MAX_IDS = 32
+"""Policy ids that a record names; all of them are in the payload."""
+
+URGENT_RISKS = frozenset({Risk.HIGH, Risk.CRITICAL})
+
+
+def _who(call: Call) -> dict[str, Field]:
+    caller = call.caller
+    fields: dict[str, Field] = {
+        "server": caller.server.id,
+        "tool": bounded(call.tool_name),
+        "key": caller.key.id,
+        "agent": caller.agent.id if caller.agent else None,
+        "source": call.source,
+        "era": call.era.value,
+    }
+    if caller.asserted:
+        fields["asserted"] = True
+    if call.session is not None:
+        fields["session"] = hashlib.sha256(call.session.encode()).hexdigest()[:32]
+    return fields
+
+
+def _decided(decision: Decision) -> tuple[dict[str, Field], dict[str, bytes]]:
+    verdict = decision.verdict
+    tool = decision.pinned.tool
+    project = decision.call.caller.project
+    fields: dict[str, Field] = {
+        "decision": verdict.action.value,
+        "enforced": decision.enforced,
+        "risk": decision.risk.value,
+        "policy": verdict.bundle_digest,
+        "rules": [bounded(policy_id) for policy_id in verdict.policy_ids[:MAX_IDS]],
+        "tool_hash": tool.definition_sha256 if tool else None,
+        "tool_description": tool.description_sha256 if tool else None,
+    }
+    payloads: dict[str, bytes] = {}
+    keeps_input = project.record_inputs == "all" or (
+        project.record_inputs == "log_only" and verdict.action is Action.LOG_ONLY
+    )
+    if keeps_input:
+        payloads["input"] = decision.policy_input
+    if verdict.reasons or len(verdict.policy_ids) > MAX_IDS:
+        why = {"reasons": verdict.reasons, "policy_ids": verdict.policy_ids}
+        payloads["why"] = orjson.dumps(why)
+    return fields, payloads
+
+
+def decision_draft(
+    approved: Approved, refused: Refused | None, approval_id: str | None, holds: int
+) -> Draft:
+    """A decision that came as far as admission, forwarded or refused there."""
+    decision = approved.decision
+    call = decision.call
+    fields, payloads = _decided(decision)
+    fields |= _who(call)
+    if approval_id is not None:
+        fields["approval"] = approval_id
+    if holds:
+        fields["holds"] = holds
+    _blocked(fields, payloads, refused)
+    if refused is not None or decision.risk in URGENT_RISKS:
+        fields["anchor"] = "urgent"
+    return _draft(call, "decision", call.id, fields, payloads)
+
+
+def refusal_draft(call: Call, refused: Refused, decision: Decision | None) -> Draft:
+    """A call refused before admission: by a stop, a pin, the policy, a budget or a fault."""
+    fields: dict[str, Field] = {"decision": Action.DENY.value}
+    payloads: dict[str, bytes] = {}
+    if decision is not None:
+        fields, payloads = _decided(decision)
+    fields |= _who(call)
+    fields["anchor"] = "urgent"
+    _blocked(fields, payloads, refused)
+    if bounded(call.tool_name) != call.tool_name:
+        payloads["tool"] = call.tool_name.encode()
+    return _draft(call, "decision", call.id, fields, payloads)
+
+
+def _blocked(fields: dict[str, Field], payloads: dict[str, bytes], refused: Refused | None) -> None:
+    if refused is None:
+        fields["effect"] = "forward"
+        return
+    fields["effect"] = "refuse"
+    fields["reason_code"] = refused.reason
+    if refused.detail:
+        payloads["detail"] = refused.detail.encode()
+
+
+def outcome_draft(permit: Permit, outcome: Outcome) -> Draft:
+    """What became of a permitted call; LOG_ONLY keeps the result, all others a commitment."""
+    call = permit.call
+    decision = permit.approved.decision
+    fields: dict[str, Field] = {
+        "server": call.caller.server.id,
+        "tool": bounded(call.tool_name),
+        "agent": call.caller.agent.id if call.caller.agent else None,
+        "risk": decision.risk.value,
+        "fate": outcome.fate.value,
+        "status": outcome.status,
+        "dur_us": outcome.duration_us,
+        "result_size": outcome.result_size,
+    }
+    if outcome.result_size > len(outcome.result):
+        fields["truncated"] = True
+    if outcome.error_code:
+        fields["error_code"] = outcome.error_code
+    keeps = decision.verdict.action is Action.LOG_ONLY
+    result = {"result": outcome.result} if outcome.result else {}
+    return _draft(
+        call,
+        "outcome",
+        new_id("trc"),
+        fields,
+        result if keeps else {},
+        {} if keeps else result,
+    )
+
+
+def _draft(
+    call: Call,
+    kind: str,
+    record_id: str,
+    fields: dict[str, Field],
+    payloads: dict[str, bytes],
+    commits: dict[str, bytes] | None = None,
+) -> Draft:
+    project = call.caller.project
+    return Draft(
+        kind=kind,
+        id=record_id,
+        project_id=project.id,
+        fields=fields,
+        payloads=payloads,
+        commits=commits or {},
+        call_id=call.id,
+        retention_days=project.retention_days,
+    )

@@ -1,0 +1,128 @@
+"""Approvals as admission sees them: spend one, give it back, or ask for one. Inside a transaction.
+
+A grant is spent by a single conditional statement, so of two calls that race for it one passes.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import orjson
+from sqlalchemy import Connection, func, insert, select, update
+
+from gateway.clock import after
+from gateway.ids import new_id
+from gateway.keyring import Keyring, encrypt
+from gateway.store.tables import approvals
+from gateway.values import Approved, CallId, Json
+
+MAX_PENDING = 20
+"""Approvals that one agent may have waiting: more would bury the one that matters."""
+
+
+@dataclass(frozen=True, slots=True)
+class Standing:
+    """An approval for this exact call that was decided or waits, and has not expired."""
+
+    id: str
+    state: str
+    expires_at: str
+
+
+class TooManyPending(Exception):
+    """The agent has `MAX_PENDING` approvals waiting already."""
+
+
+def dump_lossless(value: Mapping[str, Json]) -> bytes:
+    """JSON with numbers as they were sent."""
+    return orjson.dumps(value, default=lambda number: orjson.Fragment(bytes(number)))
+
+
+class Grants:
+    def __init__(self, keyring: Keyring) -> None:
+        self._keyring = keyring
+
+    def spend(self, connection: Connection, approved: Approved, now: str) -> str | None:
+        """Spend a grant for this call and return its id; None when there is none."""
+        oldest = (
+            select(approvals.c.id)
+            .where(
+                approvals.c.digest == approved.digest,
+                approvals.c.state == "APPROVED",
+                approvals.c.expires_at > now,
+                approvals.c.spent_by.is_(None),
+            )
+            .order_by(approvals.c.created_at)
+            .limit(1)
+            .scalar_subquery()
+        )
+        spent: str | None = connection.execute(
+            update(approvals)
+            .where(approvals.c.id == oldest, approvals.c.spent_by.is_(None))
+            .values(spent_by=approved.call.id)
+            .returning(approvals.c.id)
+        ).scalar_one_or_none()
+        return spent
+
+    def give_back(self, connection: Connection, calls: Sequence[CallId]) -> None:
+        """The calls surely did not leave: their grants may be spent again, until they expire."""
+        connection.execute(
+            update(approvals).where(approvals.c.spent_by.in_(calls)).values(spent_by=None)
+        )
+
+    def standing(self, connection: Connection, approved: Approved, now: str) -> Standing | None:
+        """The newest unexpired approval of this exact call that is pending or was denied."""
+        row = connection.execute(
+            select(approvals.c.id, approvals.c.state, approvals.c.expires_at)
+            .where(
+                approvals.c.digest == approved.digest,
+                approvals.c.state.in_(("PENDING", "DENIED")),
+                approvals.c.expires_at > now,
+            )
+            .order_by(approvals.c.created_at.desc())
+            .limit(1)
+        ).first()
+        return None if row is None else Standing(row.id, row.state, row.expires_at)
+
+    def ask(self, connection: Connection, approved: Approved, now: str) -> Standing:
+        """Make the approval that a person decides. Raises `TooManyPending`."""
+        call = approved.call
+        caller = call.caller
+        agent_id = caller.agent.id if caller.agent else None
+        asks = approvals.c.agent_id == agent_id if agent_id else approvals.c.key_id == caller.key.id
+        waiting = connection.execute(
+            select(func.count()).where(
+                approvals.c.project_id == caller.project.id,
+                approvals.c.state == "PENDING",
+                approvals.c.expires_at > now,
+                asks,
+            )
+        ).scalar_one()
+        if waiting >= MAX_PENDING:
+            raise TooManyPending
+        approval_id = new_id("apr")
+        expires_at = after(now, caller.project.approval_ttl_seconds)
+        decision = approved.decision
+        tool = decision.pinned.tool
+        sealed = encrypt(self._keyring.data, dump_lossless(call.params), approval_id.encode())
+        connection.execute(
+            insert(approvals).values(
+                id=approval_id,
+                project_id=caller.project.id,
+                key_id=caller.key.id,
+                agent_id=agent_id,
+                server_id=caller.server.id,
+                tool_name=call.tool_name,
+                definition_sha256=tool.definition_sha256 if tool else "",
+                server_revision=caller.server.revision,
+                digest=approved.digest,
+                risk=decision.risk.value,
+                policy_ids=list(decision.verdict.policy_ids),
+                reason="; ".join(decision.verdict.reasons),
+                call_sealed=sealed,
+                trace_id=call.id,
+                state="PENDING",
+                created_at=now,
+                expires_at=expires_at,
+            )
+        )
+        return Standing(approval_id, "PENDING", expires_at)

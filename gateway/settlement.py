@@ -1,0 +1,130 @@
+"""What became of an admitted call: its outcome record, its budgets, its approval.
+
+A call that surely did not leave gives back what it held. A call that left is charged, whatever
+came of it; when nobody knows whether it ran, it is charged too and its outcome says `unknown`.
+"""
+
+import asyncio
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import orjson
+from sqlalchemy import Connection, select
+
+from gateway.budgets import Ledger
+from gateway.call_records import URGENT_RISKS, outcome_draft
+from gateway.ids import new_id
+from gateway.registry.grants import Grants
+from gateway.store.tables import open_calls
+from gateway.store.writer import Writer
+from gateway.trace.log import Log
+from gateway.trace.record import Draft, bounded
+from gateway.values import CallId, Fate, Outcome, Permit, ProjectId
+
+MAX_QUEUED = 4096
+"""Outcomes on their way to the disk; a call beyond that waits for its own."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Settled:
+    permit: Permit
+    outcome: Outcome
+
+
+class Settlement:
+    def __init__(self, writer: Writer, log: Log, ledger: Ledger, grants: Grants) -> None:
+        self._writer = writer
+        self._log = log
+        self._ledger = ledger
+        self._grants = grants
+        self._queued: set[asyncio.Future[Any]] = set()
+
+    async def settle(self, permit: Permit, outcome: Outcome) -> None:
+        """Queue the outcome; for HIGH and CRITICAL calls return only once it is on disk.
+
+        A failure to write is logged by the writer: the call has been made, and its answer must not
+        be lost too. The restart then finds the call open and records its outcome as unknown.
+        """
+        future = self._writer.submit(self._settle, _Settled(permit, outcome))
+        if permit.approved.decision.risk in URGENT_RISKS or len(self._queued) >= MAX_QUEUED:
+            await asyncio.wait([future])
+            future.exception()
+            return
+        self._queued.add(future)
+        future.add_done_callback(self._written)
+
+    def _written(self, future: "asyncio.Future[Any]") -> None:
+        self._queued.discard(future)
+        if not future.cancelled():
+            future.exception()
+
+    def _settle(self, connection: Connection, settled: Sequence[_Settled]) -> list[None]:
+        self._log.append(connection, [outcome_draft(s.permit, s.outcome) for s in settled])
+        connection.exec_driver_sql(
+            "DELETE FROM open_calls WHERE call_id IN (SELECT value FROM json_each(?))",
+            (orjson.dumps([s.permit.call.id for s in settled]).decode(),),
+        )
+        holds: dict[tuple[str, str], list[int]] = {}
+        for one in settled:
+            charged = one.outcome.fate is not Fate.NOT_FORWARDED
+            for hold in one.permit.holds:
+                _add(holds, hold.budget_id, hold.window, hold.amount, charged)
+        self._charge(connection, holds)
+        returned = [s.permit.call.id for s in settled if s.outcome.fate is Fate.NOT_FORWARDED]
+        if returned:
+            self._grants.give_back(connection, returned)
+        return [None] * len(settled)
+
+    def _charge(self, connection: Connection, holds: dict[tuple[str, str], list[int]]) -> None:
+        for (budget_id, window), (released, used_up) in sorted(holds.items()):
+            row = connection.exec_driver_sql(
+                "UPDATE budget_windows SET held = held - ?, used = used + ?"
+                " WHERE budget_id = ? AND window_start = ? RETURNING used, held",
+                (released, used_up, budget_id, window),
+            ).first()
+            if row is not None:  # the budget may have been deleted meanwhile
+                self._ledger.put(budget_id, window, *row)  # type: ignore[arg-type]
+
+    def recover(self, connection: Connection) -> int:
+        """At start: settle as unknown what the last process admitted and left open.
+
+        Nobody knows whether those calls ran, so they stay charged. Returns their number.
+        """
+        rows = connection.execute(select(open_calls)).all()
+        if not rows:
+            return 0
+        self._log.append(connection, [_unknown(row) for row in rows])
+        holds: dict[tuple[str, str], list[int]] = {}
+        for row in rows:
+            for budget_id, window, amount in row.holds:
+                _add(holds, budget_id, window, amount, True)
+        self._charge(connection, holds)
+        connection.execute(open_calls.delete())
+        return len(rows)
+
+
+def _add(
+    holds: dict[tuple[str, str], list[int]], budget: str, window: str, amount: int, charged: bool
+) -> None:
+    total = holds.setdefault((budget, window), [0, 0])
+    total[0] += amount
+    total[1] += amount if charged else 0
+
+
+def _unknown(row: Any) -> Draft:
+    return Draft(
+        kind="outcome",
+        id=new_id("trc"),
+        project_id=ProjectId(row.project_id),
+        call_id=CallId(row.call_id),
+        fields={
+            "server": row.server_id,
+            "tool": bounded(row.tool),
+            "agent": row.agent_id,
+            "risk": row.risk,
+            "fate": Fate.UNKNOWN.value,
+            "status": "unknown",
+            "error_code": "gateway_restart",
+        },
+    )

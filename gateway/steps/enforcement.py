@@ -1,0 +1,11 @@
+"""Decision → Allowed: a denial binds, unless the project or server only monitors."""
+
+from gateway.refusals import Refused
+from gateway.values import Action, Allowed, Decision
+
+
+def enforce(decision: Decision) -> Allowed:
+    """Raises `Refused`."""
+    if decision.enforced and decision.verdict.action is Action.DENY:
+        raise Refused("policy_denied", {"policy_ids": list(decision.verdict.policy_ids)})
+    return Allowed(decision)
