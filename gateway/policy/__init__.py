@@ -1,0 +1,1 @@
+"""Where policy is composed, served and decided: OPA and the one bundle it runs."""

@@ -1,0 +1,175 @@
+"""Reads the folders that policy comes from into one tree of files, each source under its root."""
+
+import hashlib
+import os
+import subprocess
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import jiter
+import orjson
+
+from gateway import assets
+
+_DATA = {"data.json", "data.yaml", "data.yml"}
+
+
+class BundleFault(Exception):
+    """The policy cannot become a bundle; the message names the file and what is wrong."""
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """A folder of Rego and data files, and the one root that both must stay under."""
+
+    name: str
+    """Unique in a bundle: the folder in the archive and the key in the manifest's metadata."""
+    folder: Path
+    root: tuple[str, ...]
+    """The path in `data` where the folder lies: ``("connectors", "salesforce")``."""
+
+
+@dataclass(frozen=True, slots=True)
+class Tree:
+    """What the sources hold, composed: the content of a bundle but for its manifest."""
+
+    files: Mapping[str, bytes]
+    """Path in the archive to content; ``data.json`` among them."""
+    origins: Mapping[str, Source]
+    """Path of each Rego file in the archive to where it came from."""
+    hashes: Mapping[str, str]
+    """Name of each source to the hex SHA-256 over its files."""
+
+
+def the_sources(policy_folders: Iterable[Path] = ()) -> list[Source]:
+    """The gateway's own Rego, every connector template, and the organisation's folders."""
+    rego = assets.asset("rego")
+    sources = [Source(root, rego / root, (root,)) for root in ("gateway", "lib", "policies")]
+    try:
+        templates = assets.asset("connector_templates")
+    except assets.AssetMissing:
+        templates = None
+    for folder in sorted(templates.iterdir()) if templates else ():
+        if folder.is_dir():
+            name = f"connectors/{folder.name}"
+            sources.append(Source(name, folder, ("connectors", folder.name)))
+    for n, folder in enumerate(policy_folders, 1):
+        sources.append(Source(f"organisation/{n}", folder, ("policies",)))
+    return [source for source in sources if source.folder.is_dir() or source.name[0] == "o"]
+
+
+def compose(sources: Iterable[Source], opa: Path) -> Tree:
+    """Read every source. Raises `BundleFault`."""
+    files: dict[str, bytes] = {}
+    origins: dict[str, Source] = {}
+    hashes: dict[str, str] = {}
+    data: dict[str, Any] = {}
+    for source in sources:
+        if source.name in hashes:
+            raise BundleFault(f"two policy sources are called {source.name}")
+        digest = hashlib.sha256()
+        for path, content in _files(source):
+            relative = path.relative_to(source.folder)
+            digest.update(f"{relative.as_posix()}\0{len(content)}\0".encode() + content)
+            if path.suffix == ".rego":
+                inside = f"{source.name}/{relative.as_posix()}"
+                files[inside] = content
+                origins[inside] = source
+            else:
+                _merge(
+                    data, _parsed(path, content, opa), (*source.root, *relative.parts[:-1]), path
+                )
+        hashes[source.name] = digest.hexdigest()
+    files["data.json"] = canonical(data)
+    return Tree(files, origins, hashes)
+
+
+def canonical(document: Any) -> bytes:
+    """Compact JSON with sorted keys, character for character as OPA hashes a signed file.
+
+    OPA's encoder is Go's, which writes U+2028 and U+2029 as escapes.
+    """
+    text = orjson.dumps(document, default=_number, option=orjson.OPT_SORT_KEYS)
+    return text.replace(b"\xe2\x80\xa8", b"\\u2028").replace(b"\xe2\x80\xa9", b"\\u2029")
+
+
+def _number(value: object) -> orjson.Fragment:
+    if isinstance(value, jiter.LosslessFloat):
+        return orjson.Fragment(bytes(value))
+    raise TypeError(f"{type(value).__name__} is no JSON value")
+
+
+def _files(source: Source) -> Iterator[tuple[Path, bytes]]:
+    """The source's policies and data files in a fixed order; nothing outside its folder."""
+    try:
+        real = source.folder.resolve(strict=True)
+        paths = sorted(_walk(source.folder))
+        for path in paths:
+            # A link may lead elsewhere inside the folder, never out of it.
+            if not path.resolve(strict=True).is_relative_to(real):
+                raise BundleFault(f"{path} is a link that leaves {source.folder}")
+            if _belongs(path):
+                yield path, path.read_bytes()
+    except OSError as error:
+        raise BundleFault(f"cannot read {error.filename}: {error.strerror}") from None
+
+
+def _walk(folder: Path) -> Iterator[Path]:
+    for path, folders, names in os.walk(folder, onerror=_raise):
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        # A linked folder is not walked into, and is looked at like a file: does it lead out?
+        yield from (Path(path, f) for f in folders if Path(path, f).is_symlink())
+        yield from (Path(path, name) for name in names if not name.startswith("."))
+
+
+def _raise(error: OSError) -> None:
+    raise error
+
+
+def _belongs(path: Path) -> bool:
+    if path.name in _DATA:
+        return True
+    return path.suffix == ".rego" and not path.name.endswith("_test.rego")
+
+
+def _parsed(path: Path, content: bytes, opa: Path) -> Any:
+    if path.suffix != ".json":
+        content = _as_json(path, opa)
+    try:
+        return jiter.from_json(
+            content, catch_duplicate_keys=True, allow_inf_nan=False, float_mode="lossless-float"
+        )
+    except ValueError as error:
+        raise BundleFault(f"{path}: {error}") from None
+
+
+def _as_json(path: Path, opa: Path) -> bytes:
+    """OPA reads YAML itself, so that its author's `opa test` and the gateway see the same."""
+    done = subprocess.run(
+        [opa, "eval", "--format", "raw", "--data", path, "data"],
+        capture_output=True,
+        check=False,
+        timeout=30,
+    )
+    if done.returncode != 0:
+        raise BundleFault(f"{path}: {done.stderr.decode(errors='replace').strip()}")
+    return done.stdout
+
+
+def _merge(data: dict[str, Any], document: Any, at: tuple[str, ...], path: Path) -> None:
+    """Put `document` into `data` at a path; two files may share objects, never a value."""
+    for segment in reversed(at):
+        document = {segment: document}
+    _overlay(data, document, path)
+
+
+def _overlay(onto: dict[str, Any], document: dict[str, Any], path: Path) -> None:
+    for key, value in document.items():
+        if key not in onto:
+            onto[key] = value
+        elif isinstance(onto[key], dict) and isinstance(value, dict):
+            _overlay(onto[key], value, path)
+        else:
+            raise BundleFault(f"{path}: another data file already says what {key} is")
