@@ -146,6 +146,12 @@ class Settings(BaseSettings):
         "is looked for on `PATH` and where `gateway opa install` puts it.",
         changed_by="whoever packages OPA themselves",
     )
+    tools_dir: Path | None = _setting(
+        None,
+        "Folder in which `gateway opa install` puts OPA; by default `.tools` in a checkout, "
+        "otherwise in the user's data folder.",
+        changed_by="whoever keeps programs in a folder of their own",
+    )
     admin_key: SecretStr | None = _setting(
         None,
         "An admin key (`gwa_` and at least 32 characters) that works only while no admin exists.",
@@ -182,7 +188,7 @@ class Settings(BaseSettings):
             names.add(urlsplit(self.public_url).hostname or "")
         return frozenset(name.lower() for name in names if name not in ("0.0.0.0", "::", ""))
 
-    @field_validator("data_dir", "tls_cert", "tls_key", "opa_bin", mode="after")
+    @field_validator("data_dir", "tls_cert", "tls_key", "opa_bin", "tools_dir", mode="after")
     @classmethod
     def _absolute(cls, value: Path | None) -> Path | None:
         # A later change of the working directory must not move the data.

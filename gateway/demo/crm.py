@@ -163,7 +163,9 @@ def main() -> None:
     threading.Thread(target=_end_with_parent, daemon=True).start()
     # Connections wait in the listener's queue until the server takes them: no call is lost.
     print(listener.getsockname()[1], flush=True)
-    config = uvicorn.Config(server.streamable_http_app(), log_level="warning", lifespan="on")
+    # Without sessions a single `curl` can call a tool.
+    app = server.streamable_http_app(stateless_http=True)
+    config = uvicorn.Config(app, log_level="warning", lifespan="on")
     uvicorn.Server(config).run(sockets=[listener])
 
 

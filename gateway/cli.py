@@ -1,0 +1,61 @@
+"""The `gateway` command: which module holds which subcommand.
+
+Only the module of the command that is given is imported, so that `gateway opa install` does not
+wait for a database library, nor `gateway demo` before it has started its sample server.
+
+Exit codes: 0 done, 1 refused or invalid, 2 wrong usage, 3 cannot tell.
+"""
+
+import importlib
+import sys
+from importlib.metadata import version
+from typing import Annotated
+
+import typer
+
+COMMANDS = {
+    "demo": "gateway.commands.demo",
+    "init": "gateway.commands.init",
+    "serve": "gateway.commands.serve",
+    "project": "gateway.commands.project",
+    "opa": "gateway.commands.opa",
+    "openapi": "gateway.commands.openapi",
+}
+
+
+def command_line(*names: str) -> typer.Typer:
+    """The command line with these subcommands."""
+    root = typer.Typer(
+        name="gateway",
+        help="A policy-as-code gateway between AI agents and the tools they call.",
+        no_args_is_help=True,
+        add_completion=False,
+        context_settings={"help_option_names": ["-h", "--help"]},
+        pretty_exceptions_enable=False,
+    )
+    root.callback()(_root)
+    for name in names:
+        root.add_typer(importlib.import_module(COMMANDS[name]).app)
+    return root
+
+
+def main() -> None:
+    """Run the command line of this process; never returns."""
+    given = next((word for word in sys.argv[1:] if not word.startswith("-")), "")
+    names = [given] if given in COMMANDS else list(COMMANDS)
+    command_line(*names)(prog_name="gateway")
+
+
+def _say_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(version("policy-gateway"))
+        raise typer.Exit
+
+
+def _root(
+    _version: Annotated[
+        bool,
+        typer.Option("--version", help="Print the version.", callback=_say_version, is_eager=True),
+    ] = False,
+) -> None:
+    pass

@@ -1,0 +1,1 @@
+"""The subcommands of `gateway`, a file each."""
