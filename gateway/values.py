@@ -423,7 +423,7 @@ class EventStream(ByteStream, Protocol):
         """The JSON-RPC response to the request that opened the stream, once it has come by."""
 
     @property
-    def ended(self) -> Literal["", "complete", "broken", "idle", "cut", "closed"]:
+    def ended(self) -> Literal["", "complete", "broken", "cut", "closed"]:
         """Why there is no more; empty while it runs. `cut` is an emergency stop's doing."""
 
 

@@ -1,0 +1,136 @@
+"""An upstream's stream of events on its way to the caller, and how it ends."""
+
+from collections import deque
+from collections.abc import Callable
+from typing import Literal, Protocol
+
+from gateway.http1 import Interrupted
+from gateway.mcp.sse import Event, EventScanner, error_event, response_in
+from gateway.refusals import REASONS
+from gateway.values import Era
+
+Ended = Literal["", "complete", "broken", "cut", "closed"]
+
+
+class Source(Protocol):
+    """The exchange below; `close` wakes a waiting read, which then raises `Interrupted`."""
+
+    async def __anext__(self) -> bytes: ...
+
+    def close(self) -> None: ...
+
+
+class RelayedEvents:
+    """A `gateway.values.EventStream` over one exchange.
+
+    Each item is a whole event as it came; so whatever the gateway itself adds, because the stream
+    broke or was cut, stands between two events.
+    """
+
+    def __init__(
+        self,
+        source: Source,
+        scanner: EventScanner,
+        *,
+        rpc_id: str | int | None,
+        era: Era,
+        trace_id: str,
+        on_end: Callable[[], None],
+    ) -> None:
+        self._source = source
+        self._scanner = scanner
+        self._open_id = rpc_id
+        self._era = era
+        self._trace_id = trace_id
+        self._on_end = on_end
+        self._queue: deque[Event] = deque()
+        self._torn = False
+        self._resumable = False
+        self._last_words = b""
+        self._response = b""
+        self._ended: Ended = ""
+
+    @property
+    def response(self) -> bytes:
+        return self._response
+
+    @property
+    def ended(self) -> Ended:
+        return self._ended
+
+    @property
+    def open_id(self) -> str | int | None:
+        """The request that still waits for its response on this stream."""
+        return self._open_id
+
+    def __aiter__(self) -> "RelayedEvents":
+        return self
+
+    async def __anext__(self) -> bytes:
+        while not self._queue:
+            if self._ended:
+                return self._take_last_words()
+            await self._read()
+        return self._pass(self._queue.popleft())
+
+    async def aclose(self) -> None:
+        self._end("closed")
+
+    def cut(self) -> None:
+        """End it at once, by an emergency stop: nothing more of the upstream passes."""
+        if not self._ended:
+            self._queue.clear()
+            self._say_why("emergency_stop")
+            self._end("cut")
+
+    async def _read(self) -> None:
+        try:
+            chunk = await self._source.__anext__()
+        except StopAsyncIteration:
+            if not self._ended:
+                self._last_words = self._scanner.rest()
+                self._end("complete")
+        except Interrupted:
+            # Also how a cut, which closes the exchange under this read, is noticed.
+            self._break()
+        else:
+            if not self._ended:
+                self._queue.extend(self._scanner.feed(chunk))
+
+    def _pass(self, event: Event) -> bytes:
+        self._torn = event.oversize and not event.raw.endswith((b"\n\n", b"\r\n\r\n", b"\r\r"))
+        self._resumable = self._resumable or event.raw.startswith(b"id") or b"\nid" in event.raw
+        if self._open_id is not None and event.data and response_in(event.data, self._open_id):
+            self._response = event.data
+            self._open_id = None
+        return event.raw
+
+    def _break(self) -> None:
+        if self._ended:
+            return
+        # A client of the legacy era resumes a stream whose events had ids; all others would wait.
+        if self._era is Era.MODERN or not self._resumable:
+            self._say_why("upstream_error")
+        self._end("broken")
+
+    def _say_why(self, reason: str) -> None:
+        if self._open_id is None:
+            return
+        row = REASONS[reason]
+        data: dict[str, object] = {"reason_code": reason, "retryable": row.retryable != "no"}
+        if self._trace_id:
+            data["trace_id"] = self._trace_id
+        event = error_event(self._open_id, row.code, row.message, data)
+        self._last_words = b"\n\n" + event if self._torn else event
+
+    def _take_last_words(self) -> bytes:
+        words, self._last_words = self._last_words, b""
+        if not words:
+            raise StopAsyncIteration
+        return words
+
+    def _end(self, how: Ended) -> None:
+        if not self._ended:
+            self._ended = how
+            self._source.close()
+            self._on_end()

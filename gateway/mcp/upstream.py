@@ -1,0 +1,321 @@
+"""The MCP servers behind the gateway: one request sent once, its answer as it came.
+
+What an answer means is decided elsewhere. Here it is decided what may cross: headers by list, no
+redirects, nothing that the upstream says about the gateway's own credential.
+"""
+
+import asyncio
+import ssl
+from collections.abc import Callable
+from dataclasses import dataclass
+from time import monotonic
+from urllib.parse import urlsplit
+
+import orjson
+
+from gateway.http1 import (
+    BeforeWrite,
+    Client,
+    Exchange,
+    Http1Error,
+    Interrupted,
+    InvalidHead,
+    NotSent,
+    Resolve,
+    TcpAddress,
+    TooLarge,
+    build_head,
+)
+from gateway.mcp.headers import Header, to_caller, to_upstream, value_of
+from gateway.mcp.sse import EVENT_LIMIT, EventScanner
+from gateway.mcp.streams import RelayedEvents
+from gateway.values import Caller, Era, Fate, Forwarded, Permit, Request, Server, ServerId
+
+__all__ = ["Limits", "Route", "Upstreams"]
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """Seconds and bytes that one exchange with an upstream may take."""
+
+    connect_seconds: float = 5.0
+    head_seconds: float = 60.0
+    """Until the head of the answer; a plain answer must be whole by then too."""
+    idle_seconds: float = 600.0
+    """Silence within a stream."""
+    answer_bytes: int = 4 * 1024 * 1024
+    event_bytes: int = EVENT_LIMIT
+    connections: int = 256
+    """Per server and credential; streams are not counted."""
+
+
+@dataclass(frozen=True, slots=True)
+class Route:
+    """Where a server is: its pool of connections, and what each request to it begins with."""
+
+    client: Client
+    target: str
+    fixed: tuple[Header, ...]
+    """Host, the server's own credential, no compression."""
+
+
+@dataclass(slots=True, eq=False)
+class _Running:
+    """A request whose answer is awaited or streaming: what an emergency stop may cut."""
+
+    caller: Caller
+    request: Request
+    rpc_id: str | int | None
+    era: Era
+    trace_id: str
+    sent: bool = False
+    cut: bool = False
+    waiting: asyncio.Timeout | None = None
+    stream: RelayedEvents | None = None
+
+
+class Upstreams:
+    """``resolver`` gives the guarded name resolution for a server (`gateway.egress`)."""
+
+    def __init__(
+        self,
+        resolver: Callable[[Server], Resolve],
+        limits: Limits | None = None,
+        tls: ssl.SSLContext | None = None,
+    ) -> None:
+        self.limits = limits or Limits()
+        self._resolver = resolver
+        self._tls = tls
+        self._routes: dict[ServerId, tuple[Server, Route]] = {}
+        self._running: set[_Running] = set()
+        self._farewells: set[asyncio.Task[None]] = set()
+
+    async def forward(self, permit: Permit, before_write: BeforeWrite) -> Forwarded:
+        """Send a permitted `tools/call` once. Whatever ``before_write`` raises, nothing was sent.
+
+        The permit's deadline and stop epoch are for ``before_write`` to check: it runs as the last
+        act before the first byte.
+        """
+        call = permit.call
+        running = _Running(call.caller, call.request, call.rpc_id, call.era, call.id)
+        return await self._exchange(running, before_write)
+
+    async def relay(
+        self,
+        caller: Caller,
+        request: Request,
+        *,
+        rpc_id: str | int | None = None,
+        era: Era = Era.LEGACY,
+        trace_id: str = "",
+    ) -> Forwarded:
+        """Send any other message, or a GET or DELETE, and return its answer.
+
+        ``rpc_id`` is the request's id, which an emergency stop answers on a stream that it cuts.
+        """
+        return await self._exchange(_Running(caller, request, rpc_id, era, trace_id), None)
+
+    def cut(self, match: Callable[[Caller], bool]) -> int:
+        """End every running exchange whose caller matches, at once; return how many there were."""
+        matching = [r for r in self._running if not r.cut and match(r.caller)]
+        for running in matching:
+            running.cut = True
+            if running.stream is not None:
+                self._cancel_upstream(running, running.stream.open_id)
+                running.stream.cut()
+            elif running.waiting is not None:
+                # Its own task sees a time-out that has come, and `_cut_short` says the rest.
+                running.waiting.reschedule(0)
+        return len(matching)
+
+    def route(self, server: Server) -> Route:
+        """The server's pool, made anew when its URL or credential changed. Raises `NotSent`."""
+        known = self._routes.get(server.id)
+        if known is not None:
+            old, route = known
+            if old is server or (
+                old.revision == server.revision
+                and old.auth_headers == server.auth_headers
+                and old.url == server.url
+                and old.allow_private_network == server.allow_private_network
+            ):
+                return route
+            self.drop(server.id)
+        route = self._open(server)
+        self._routes[server.id] = (server, route)
+        return route
+
+    def drop(self, server_id: ServerId) -> None:
+        """Close what leads to a server that changed or is gone, with whatever runs on it."""
+        known = self._routes.pop(server_id, None)
+        if known is not None:
+            known[1].client.close()
+
+    async def close(self) -> None:
+        """Close everything. Streams under way end as broken ones."""
+        for server_id in list(self._routes):
+            self.drop(server_id)
+        for farewell in list(self._farewells):
+            farewell.cancel()
+        await asyncio.gather(*self._farewells, return_exceptions=True)
+
+    def _open(self, server: Server) -> Route:
+        address, host, target = _address(server.url, self._tls)
+        client = Client(
+            address,
+            resolve=self._resolver(server),
+            max_connections=self.limits.connections,
+            connect_seconds=self.limits.connect_seconds,
+        )
+        fixed = ((b"host", host), (b"accept-encoding", b"identity"), *server.auth_headers)
+        return Route(client, target, fixed)
+
+    async def _exchange(self, running: _Running, before_write: BeforeWrite | None) -> Forwarded:
+        def last_act() -> None:
+            if before_write is not None:
+                before_write()
+            running.sent = True
+
+        self._running.add(running)
+        streaming = False
+        try:
+            async with asyncio.timeout(None) as running.waiting:
+                forwarded = await self._ask(running, last_act)
+                streaming = forwarded.stream is not None
+                return forwarded
+        except TimeoutError:
+            # Nothing else here has a time-out of this kind: `cut` set it.
+            return self._cut_short(running)
+        except InvalidHead:
+            return Forwarded(Fate.NOT_FORWARDED, reason="upstream_error")
+        except NotSent:
+            return Forwarded(Fate.NOT_FORWARDED, reason="upstream_unreachable")
+        except Http1Error:
+            return Forwarded(Fate.UNKNOWN, reason="upstream_error")
+        finally:
+            running.waiting = None
+            if not streaming:
+                self._running.discard(running)
+
+    async def _ask(self, running: _Running, last_act: BeforeWrite) -> Forwarded:
+        request = running.request
+        route = self.route(running.caller.server)
+        has_body = request.method == "POST"
+        head = build_head(
+            request.method,
+            route.target,
+            (*route.fixed, *_without(to_upstream(request.headers), route.fixed)),
+            len(request.body) if has_body else None,
+        )
+        exchange = await route.client.open(
+            head,
+            request.body if has_body else b"",
+            deadline=monotonic() + self.limits.head_seconds,
+            idle_seconds=self.limits.idle_seconds,
+            before_write=last_act,
+        )
+        try:
+            return await self._answer(running, exchange)
+        except BaseException:
+            exchange.close()
+            raise
+
+    async def _answer(self, running: _Running, exchange: Exchange) -> Forwarded:
+        status = exchange.status
+        reason = _unfit(exchange)
+        if reason:
+            exchange.close()
+            return Forwarded(Fate.ANSWERED, status, reason=reason)
+        if exchange.content_type == "text/event-stream" and status < 300:
+            headers = to_caller(exchange.headers, streaming=True)
+            return Forwarded(Fate.ANSWERED, status, headers, stream=self._stream(running, exchange))
+        try:
+            body = await exchange.read(self.limits.answer_bytes)
+        except TooLarge:
+            return Forwarded(Fate.ANSWERED, status, reason="answer_too_large")
+        headers = to_caller(exchange.headers, streaming=False)
+        return Forwarded(Fate.ANSWERED, status, headers, body=body)
+
+    def _stream(self, running: _Running, exchange: Exchange) -> RelayedEvents:
+        running.stream = RelayedEvents(
+            exchange,
+            EventScanner(self.limits.event_bytes),
+            rpc_id=running.rpc_id,
+            era=running.era,
+            trace_id=running.trace_id,
+            on_end=lambda: self._running.discard(running),
+        )
+        return running.stream
+
+    def _cut_short(self, running: _Running) -> Forwarded:
+        if not running.sent:
+            return Forwarded(Fate.NOT_FORWARDED, reason="emergency_stop")
+        self._cancel_upstream(running, running.rpc_id)
+        return Forwarded(Fate.UNKNOWN, reason="emergency_stop")
+
+    def _cancel_upstream(self, running: _Running, rpc_id: str | int | None) -> None:
+        """In the modern era closing the stream is the cancellation; before it, a message is."""
+        if running.era is Era.MODERN or rpc_id is None:
+            return
+        # A request without a session is `initialize`, or to a server that would not know it again.
+        if value_of(running.request.headers, b"mcp-session-id"):
+            task = asyncio.create_task(self._say_cancelled(running, rpc_id))
+            self._farewells.add(task)
+            task.add_done_callback(self._farewells.discard)
+
+    async def _say_cancelled(self, running: _Running, rpc_id: str | int) -> None:
+        """POST `notifications/cancelled` (2025-11-25, basic/utilities/cancellation), once."""
+        body = orjson.dumps(
+            {
+                "jsonrpc": "2.0",
+                "method": "notifications/cancelled",
+                "params": {"requestId": rpc_id, "reason": "stopped by an operator"},
+            }
+        )
+        try:
+            route = self.route(running.caller.server)
+            headers = (*route.fixed, *_without(to_upstream(running.request.headers), route.fixed))
+            head = build_head("POST", route.target, headers, len(body))
+            await route.client.request(
+                head, body, deadline=monotonic() + self.limits.connect_seconds, max_body=65536
+            )
+        except (NotSent, Interrupted):
+            # The stream is closed already; a server that cannot be told finds out by itself.
+            return
+
+
+def _unfit(exchange: Exchange) -> str:
+    """Why an answer may not be relayed, by its head alone."""
+    status = exchange.status
+    if status in (401, 403):
+        # It speaks of the gateway's credential; relayed, the agent would go and fetch another.
+        return "upstream_auth"
+    if 300 <= status < 400:
+        return "upstream_error"
+    if value_of(exchange.headers, b"content-encoding").lower() not in (b"", b"identity"):
+        return "answer_unreadable"
+    return ""
+
+
+def _without(headers: list[Header], fixed: tuple[Header, ...]) -> list[Header]:
+    """A credential may use any header, which the caller then cannot set beside it."""
+    names = {name.lower() for name, _ in fixed}
+    return [header for header in headers if header[0] not in names]
+
+
+def _address(url: str, tls: ssl.SSLContext | None) -> tuple[TcpAddress, bytes, str]:
+    """Take a server's URL apart: where to connect, the Host header, the request target."""
+    try:
+        parts = urlsplit(url)
+        port = parts.port
+        host = (parts.hostname or "").encode("idna").decode()
+    except (ValueError, UnicodeError):
+        raise NotSent("the server's URL cannot be read") from None
+    if parts.scheme not in ("http", "https") or not host or parts.username is not None:
+        raise NotSent("the server's URL is not http:// or https:// with a host and no user")
+    secure = parts.scheme == "https"
+    context = (tls or ssl.create_default_context()) if secure else None
+    address = TcpAddress(host, port or (443 if secure else 80), ssl=context)
+    shown = f"[{host}]" if ":" in host else host
+    target = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
+    return address, (f"{shown}:{port}" if port else shown).encode(), target
