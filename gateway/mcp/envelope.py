@@ -29,6 +29,7 @@ __all__ = [
 
 MAX_SAFE_ID: Final = 2**53 - 1
 
+_RESERVED_PREFIX: Final = "io.modelcontextprotocol/"
 _VERSION_KEY: Final = "io.modelcontextprotocol/protocolVersion"
 _RESERVED_META: Final = frozenset({"progressToken", "traceparent", "tracestate", "baggage"})
 _KNOWN_META: Final = _RESERVED_META | {
@@ -175,16 +176,20 @@ def tool_call(message: RequestMessage) -> ToolCall:
     return ToolCall(
         name=params["name"],
         arguments=params.get("arguments", {}),
-        meta={
-            key: value
-            for key, value in params.get("_meta", {}).items()
-            if key not in _RESERVED_META and not key.startswith("io.modelcontextprotocol/")
-        },
+        meta=_own_meta(params["_meta"]) if "_meta" in params else {},
         task=params.get("task"),
         input_responses=params.get("inputResponses"),
         request_state=params.get("requestState"),
         params=params,
     )
+
+
+def _own_meta(meta: Mapping[str, Json]) -> dict[str, Json]:
+    return {
+        key: value
+        for key, value in meta.items()
+        if key not in _KNOWN_META and not key.startswith(_RESERVED_PREFIX)
+    }
 
 
 def _read(body: bytes) -> dict[str, Json]:

@@ -13,6 +13,8 @@ from gateway.values import Json
 MAX_DEPTH: Final = 64
 MAX_NUMBER_LENGTH: Final = 100
 _INT64: Final = 2**63
+_MAX_EXPONENT: Final = 500
+"""Only a zero can be written with more (`0e999999999`), to make a reader with decimals work."""
 
 
 @dataclass(eq=False, slots=True)
@@ -43,49 +45,44 @@ def check_values(root: dict[str, Json]) -> None:
     64 bits, decimals that no double holds exactly (RFC 7493, section 2.2). Strings need no look,
     since the parser refuses lone surrogates.
     """
-    _check_object(root, 1)
+    depth = 0
+    level: list[Json] = [root]
+    while level:
+        depth += 1
+        if depth > MAX_DEPTH:
+            raise BadMessage(400, -32700, f"The body is nested deeper than {MAX_DEPTH} levels.")
+        level = _below(level)
 
 
-def _check_object(members: dict[str, Json], depth: int) -> None:
-    if depth > MAX_DEPTH:
-        raise BadMessage(400, -32700, f"The body is nested deeper than {MAX_DEPTH} levels.")
-    if len(members) > 1:
-        _check_keys(members)
-    for value in members.values():
-        kind = type(value)
-        if kind is str:
-            continue
-        if kind is dict:
-            _check_object(value, depth + 1)
-        elif kind is list:
-            _check_array(value, depth + 1)
-        elif kind is int or kind is LosslessFloat:
-            _check_number(value)
-
-
-def _check_array(items: list[Json], depth: int) -> None:
-    if depth > MAX_DEPTH:
-        raise BadMessage(400, -32700, f"The body is nested deeper than {MAX_DEPTH} levels.")
-    for value in items:
-        kind = type(value)
-        if kind is str:
-            continue
-        if kind is dict:
-            _check_object(value, depth + 1)
-        elif kind is list:
-            _check_array(value, depth + 1)
-        elif kind is int or kind is LosslessFloat:
-            _check_number(value)
+def _below(level: list[Json]) -> list[Json]:
+    """Check the objects and arrays of one level; return those of the next."""
+    below: list[Json] = []
+    for node in level:
+        if type(node) is dict:
+            if len(node) > 1:
+                _check_keys(node)
+            node = node.values()
+        for value in node:
+            kind = type(value)
+            if kind is str:
+                continue
+            if kind is dict or kind is list:
+                below.append(value)
+            elif kind is int:
+                if not -_INT64 <= value < _INT64:
+                    raise BadMessage(400, -32700, "An integer does not fit in 64 bits.")
+            elif kind is LosslessFloat:
+                _check_decimal(value)
+    return below
 
 
 def _check_keys(members: dict[str, Json]) -> None:
-    joined = "".join(members)
-    if (
-        joined.isascii()
-        and "\0" not in joined
-        and len({key.lower() for key in members}) == len(members)
-    ):
-        return
+    # Most keys are ASCII without NUL; then folding is lower case, and one string at a time is fast.
+    joined = "\0".join(members)
+    if joined.isascii():
+        lowered = joined.lower().split("\0")
+        if len(set(lowered)) == len(lowered) == len(members):
+            return
     pair = alike(members)
     if pair is not None:
         raise BadMessage(
@@ -93,18 +90,18 @@ def _check_keys(members: dict[str, Json]) -> None:
         )
 
 
-def _check_number(value: int | LosslessFloat) -> None:
-    if type(value) is int:
-        if not -_INT64 <= value < _INT64:
-            raise BadMessage(400, -32700, "An integer does not fit in 64 bits.")
-        return
+def _check_decimal(value: LosslessFloat) -> None:
     text = str(value)
-    if len(text) > MAX_NUMBER_LENGTH:
-        raise BadMessage(400, -32700, f"A number is longer than {MAX_NUMBER_LENGTH} digits.")
     double = float(value)
-    if not math.isfinite(double):
-        raise BadMessage(400, -32700, "A number is too large for a double.")
     # repr is the shortest decimal that names this double; any other decimal is rounded by
     # readers with doubles, and is not by readers with decimals.
-    if Decimal(repr(double)) != Decimal(text):
+    shortest = repr(double)
+    if shortest == text:
+        return
+    if len(text) > MAX_NUMBER_LENGTH:
+        raise BadMessage(400, -32700, f"A number is longer than {MAX_NUMBER_LENGTH} digits.")
+    if not math.isfinite(double):
+        raise BadMessage(400, -32700, "A number is too large for a double.")
+    sent = Decimal(text)
+    if Decimal(shortest) != sent or abs(sent.adjusted()) > _MAX_EXPONENT:
         raise BadMessage(400, -32700, "A number has more precision than a double holds.")
