@@ -78,6 +78,8 @@ class Refused(Exception):
     detail: str = ""
     leaf: bytes = b""
     """The leaf hash of its record, once it is on disk."""
+    decided: object = None
+    """The `gateway.values.Decision` it rests on, when the policy had been asked."""
 
     def __post_init__(self) -> None:
         Exception.__init__(self, self.reason)
@@ -93,3 +95,19 @@ class Refused(Exception):
     @property
     def retryable(self) -> bool:
         return REASONS[self.reason].retryable != "no"
+
+
+@dataclass(eq=False)
+class Unauthenticated(Exception):
+    """The caller is nobody, or may not call this server; answered by HTTP status, not traced.
+
+    ``challenge`` is the value of ``WWW-Authenticate`` for a 401 (RFC 6750, section 3).
+    """
+
+    status: int
+    message: str
+    challenge: str = ""
+    retry_after: int = 0
+
+    def __post_init__(self) -> None:
+        Exception.__init__(self, self.message)

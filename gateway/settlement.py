@@ -5,7 +5,7 @@ came of it; when nobody knows whether it ran, it is charged too and its outcome 
 """
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,7 +20,7 @@ from gateway.store.tables import open_calls
 from gateway.store.writer import Writer
 from gateway.trace.log import Log
 from gateway.trace.record import Draft, bounded
-from gateway.values import CallId, Fate, Outcome, Permit, ProjectId
+from gateway.values import CallId, EventStream, Fate, Outcome, Permit, ProjectId
 
 MAX_QUEUED = 4096
 """Outcomes on their way to the disk; a call beyond that waits for its own."""
@@ -102,6 +102,37 @@ class Settlement:
         self._charge(connection, holds)
         connection.execute(open_calls.delete())
         return len(rows)
+
+
+class SettlingEvents:
+    """An event stream that settles its call once: before the response leaves, or at its end."""
+
+    def __init__(self, events: EventStream, settle: Callable[[], Awaitable[None]]) -> None:
+        self._events = events
+        self._settle_call = settle
+        self._settled = False
+
+    def __aiter__(self) -> "SettlingEvents":
+        return self
+
+    async def __anext__(self) -> bytes:
+        try:
+            event = await self._events.__anext__()
+        except StopAsyncIteration:
+            await self._settle()
+            raise
+        if self._events.response:
+            await self._settle()
+        return event
+
+    async def aclose(self) -> None:
+        await self._events.aclose()
+        await self._settle()
+
+    async def _settle(self) -> None:
+        if not self._settled:
+            self._settled = True
+            await self._settle_call()
 
 
 def _add(

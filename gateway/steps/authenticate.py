@@ -1,27 +1,10 @@
 """Request → Caller: who calls, from the key alone."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
 
+from gateway.refusals import Unauthenticated
 from gateway.registry.directory import Directory, ProjectView
 from gateway.values import Agent, AgentId, Caller, Key, Request, Role, ServerId
-
-
-@dataclass(eq=False)
-class Unauthenticated(Exception):
-    """The caller is nobody, or may not call this server; answered by HTTP status, not traced.
-
-    ``challenge`` is the value of ``WWW-Authenticate`` for a 401 (RFC 6750, section 3).
-    """
-
-    status: int
-    message: str
-    challenge: str = ""
-    retry_after: int = 0
-
-    def __post_init__(self) -> None:
-        Exception.__init__(self, self.message)
-
 
 CHALLENGE = 'Bearer realm="mcp-gateway"'
 

@@ -25,5 +25,7 @@ class BudgetLook:
             for budget in budgets:
                 used, held = self._ledger.get(budget.id, budget.window_at(now))
                 if budget.on_exceed == "BLOCK" and used + held + 1 > budget.limit:
-                    raise exceeded(budget, used, held, now)
+                    refused = exceeded(budget, used, held, now)
+                    refused.decided = decision
+                    raise refused
         return Affordable(decision, budgets)

@@ -38,7 +38,10 @@ class EmergencyStop:
             agent = view.agents.get(agent_id)
             if agent is None or agent.state != "ACTIVE":
                 raise Refused("agent_paused", {"agent_id": agent_id})
-        if caller.server.status == "BLOCKED":
+        if caller.key.id not in view.keys:
+            raise Refused("key_revoked")
+        server = view.servers.get(caller.server.id)
+        if server is None or server.status == "BLOCKED":
             raise Refused("server_blocked")
-        if caller.server.status != "ACTIVE":
+        if server.status != "ACTIVE" or server.revision != caller.server.revision:
             raise Refused("server_pending")

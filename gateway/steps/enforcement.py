@@ -7,5 +7,6 @@ from gateway.values import Action, Allowed, Decision
 def enforce(decision: Decision) -> Allowed:
     """Raises `Refused`."""
     if decision.enforced and decision.verdict.action is Action.DENY:
-        raise Refused("policy_denied", {"policy_ids": list(decision.verdict.policy_ids)})
+        policy_ids = list(decision.verdict.policy_ids)
+        raise Refused("policy_denied", {"policy_ids": policy_ids}, decided=decision)
     return Allowed(decision)

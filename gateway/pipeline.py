@@ -1,0 +1,202 @@
+"""One tool call, top to bottom. Read this first.
+
+    bytes ─ authenticate ─ parse ─ emergency stop ─ tool pin ─ policy ─ budget ─ approval ─ admit
+                                                                                             │
+    answer ◄──────────────────────────────────────────────── settle ◄ inspect ◄ forward ◄─ Permit
+
+Each step takes the value that the one before it returned, so none can be left out: the order is a
+security property, and the type checker holds it. Before the Permit there are questions and one
+exception, `Refused`; after it there are no refusals, only outcomes. The decision is on disk before
+the Permit exists, and only a Permit can be forwarded.
+
+Anchoring the log is not here: it follows the log from a task of its own.
+"""
+
+import asyncio
+import time
+from dataclasses import dataclass, replace
+from typing import NewType
+
+import structlog
+
+from gateway import answers
+from gateway.admission import Admission
+from gateway.ids import new_id
+from gateway.mcp.envelope import BadMessage, Message, RequestMessage, parse, tool_call
+from gateway.mcp.relay import Relay
+from gateway.mcp.upstream import Upstreams
+from gateway.refusals import Refused, Unauthenticated
+from gateway.refused_calls import RefusedCalls
+from gateway.registry.directory import Directory
+from gateway.settlement import Settlement, SettlingEvents
+from gateway.steps.approvals import Approvals
+from gateway.steps.authenticate import Authenticate
+from gateway.steps.budget import BudgetLook
+from gateway.steps.emergency_stop import EmergencyStop
+from gateway.steps.enforcement import enforce
+from gateway.steps.inspection import Inspected, Inspection, outcome_of_stream
+from gateway.steps.policy import Policy
+from gateway.steps.tool_pins import ToolPins
+from gateway.values import (
+    Answer,
+    Approved,
+    Call,
+    Caller,
+    CallId,
+    Fate,
+    Forwarded,
+    Permit,
+    Request,
+)
+
+_log = structlog.get_logger(__name__)
+
+Settled = NewType("Settled", Answer)
+"""An answer whose outcome is written, or will be before its last byte leaves."""
+
+
+@dataclass(frozen=True, slots=True)
+class Pipeline:
+    """The steps, built by `gateway.app`."""
+
+    directory: Directory
+    authenticate: Authenticate
+    emergency_stop: EmergencyStop
+    tool_pins: ToolPins
+    policy: Policy
+    budget: BudgetLook
+    approvals: Approvals
+    admission: Admission
+    upstreams: Upstreams
+    inspection: Inspection
+    settlement: Settlement
+    refused_calls: RefusedCalls
+    relay: Relay
+    running: set["asyncio.Task[Answer]"]
+    """Calls between admission and settlement; shutting down waits for them."""
+
+    async def handle(self, request: Request) -> Answer:
+        """Any MCP message of the proxy's door, answered."""
+        try:
+            caller = self.authenticate(request)
+        except Unauthenticated as fault:
+            return answers.unauthenticated(fault)
+        if request.method != "POST":
+            return await self._pass_on(caller, request, None)
+        try:
+            message = parse(request.body, request.headers)
+        except BadMessage as bad:
+            await self.refused_calls.reject(caller, bad.rpc_code)
+            return answers.bad_message(bad)
+        if isinstance(message, RequestMessage) and message.method == "tools/call":
+            return await self.call_tool(_call(caller, request, message))
+        return await self._pass_on(caller, request, message)
+
+    async def call_tool(self, call: Call) -> Answer:
+        """One tool call: asked, then, if it may, carried out; traced whatever comes of it."""
+        try:
+            approved = await self.ask(call)
+        except Refused as refused:
+            return await self._refuse(call, refused)
+        except Exception as fault:  # noqa: BLE001 - the one that refuses: a fault refuses
+            return await self._refuse(call, Refused("internal", detail=repr(fault)))
+        # From here the caller's hanging up must not tear a half-done call apart.
+        task = asyncio.create_task(self._carry_out(approved))
+        self.running.add(task)
+        task.add_done_callback(self.running.discard)
+        return await asyncio.shield(task)
+
+    async def ask(self, call: Call) -> Approved:
+        """Every question, asked before anything changes. Raises `Refused`."""
+        cleared = self.emergency_stop.clear(call)
+        pinned = self.tool_pins.match(cleared)
+        decision = await self.policy.decide(pinned)
+        allowed = enforce(decision)
+        affordable = self.budget.look(allowed)
+        return self.approvals.find(affordable)
+
+    async def _carry_out(self, approved: Approved) -> Settled:
+        """Admit, then send: the decision is durable before the first byte leaves."""
+        call = approved.call
+        try:
+            permit = await self.admission.admit(approved)
+        except Refused as refused:
+            return Settled(answers.refused_call(call, refused, call.id))
+        except Exception as fault:  # noqa: BLE001 - nothing is durable, so nothing is sent
+            _log.error("the decision could not be written", call=call.id, error=repr(fault))
+            return Settled(answers.refused_call(call, Refused("trace_unavailable"), call.id))
+        started = time.monotonic()
+        forwarded = await self._forward(permit)
+        inspected = self.inspection.inspect(permit, forwarded, started)
+        return await self._settle(inspected)
+
+    async def _forward(self, permit: Permit) -> Forwarded:
+        """Send once, or say why it surely was not sent."""
+        if permit.call.request.gone():
+            return Forwarded(Fate.NOT_FORWARDED, reason="not_forwarded")
+        try:
+            return await self.upstreams.forward(permit, lambda: self._still_permitted(permit))
+        except Refused as refused:
+            return Forwarded(Fate.NOT_FORWARDED, reason=refused.reason)
+        except Exception as fault:  # noqa: BLE001 - whether it ran is not known: say so, charge it
+            _log.error("forwarding failed", call=permit.call.id, error=repr(fault))
+            return Forwarded(Fate.UNKNOWN, reason="upstream_error")
+
+    def _still_permitted(self, permit: Permit) -> None:
+        """The last act before the first byte. Raises `Refused`."""
+        if time.monotonic() > permit.deadline:
+            raise Refused("not_forwarded")
+        if self.directory.epoch != permit.epoch:
+            self.emergency_stop.check(permit.call.caller)
+
+    async def _settle(self, inspected: Inspected) -> Settled:
+        """Write the outcome, or see to it that it is written before the answer's last byte."""
+        answer, events, permit = inspected.answer, inspected.events, inspected.permit
+        if events is None:
+            await self.settlement.settle(permit, inspected.outcome)
+            return Settled(answer)
+        stream = SettlingEvents(
+            events,
+            lambda: self.settlement.settle(permit, outcome_of_stream(inspected, events)),
+        )
+        return Settled(replace(answer, stream=stream))
+
+    async def _refuse(self, call: Call, refused: Refused) -> Answer:
+        """A refusal is written down before it is told; one that cannot be is a 503."""
+        if refused.detail:
+            _log.warning("refused", call=call.id, reason=refused.reason, detail=refused.detail)
+        try:
+            trace_id = await self.refused_calls.record(call, refused)
+        except Exception as fault:  # noqa: BLE001 - nothing was sent, and that is what we say
+            _log.error("the refusal could not be written", call=call.id, error=repr(fault))
+            refused, trace_id = Refused("trace_unavailable"), call.id
+        return answers.refused_call(call, refused, trace_id)
+
+    async def _pass_on(self, caller: Caller, request: Request, message: Message | None) -> Answer:
+        """What is no tool call: stops bind it too, the rest is the relay's."""
+        try:
+            self.emergency_stop.check(caller)
+        except Refused as refused:
+            rpc_id = message.id if isinstance(message, RequestMessage) else None
+            return answers.refused_message(rpc_id, refused)
+        return await self.relay.pass_on(caller, request, message)
+
+
+def _call(caller: Caller, request: Request, message: RequestMessage) -> Call:
+    asked = tool_call(message)
+    return Call(
+        id=CallId(new_id("trc")),
+        caller=caller,
+        request=request,
+        source="mcp",
+        era=message.era,
+        rpc_id=message.id,
+        tool_name=asked.name,
+        arguments=asked.arguments,
+        meta=asked.meta,
+        task=asked.task,
+        input_responses=asked.input_responses,
+        is_retry=False,
+        params=asked.params,
+        session=message.session,
+    )

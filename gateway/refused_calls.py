@@ -1,0 +1,122 @@
+"""Refused calls in the trace: each one, up to a rate per key; beyond it a count per minute.
+
+Someone who hammers a closed door must not be able to fill the disk. What is over the rate is
+counted per key, reason and minute and written as one record when the minute is over; a crash
+loses at most that minute's counts. Malformed messages of good keys are recorded the same way.
+"""
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from sqlalchemy import Connection
+
+from gateway.call_records import refusal_draft
+from gateway.ids import new_id
+from gateway.refusals import Refused
+from gateway.store.writer import Writer
+from gateway.trace.log import Appended, Log
+from gateway.trace.record import Draft
+from gateway.values import Call, Caller, Decision, KeyId, ProjectId
+
+RATE = 20.0
+"""Single records of refusals per second and key."""
+BURST = 100.0
+
+
+@dataclass(slots=True)
+class _Bucket:
+    tokens: float
+    at: float
+
+
+@dataclass(slots=True)
+class _Count:
+    record_id: str
+    count: int
+
+
+_Counted = tuple[str, ProjectId, KeyId, str, str]
+"""Kind, project, key, reason, minute."""
+
+
+class RefusedCalls:
+    def __init__(self, writer: Writer, log: Log, now: Callable[[], str]) -> None:
+        self._writer = writer
+        self._log = log
+        self._now = now
+        self._buckets: dict[KeyId, _Bucket] = {}
+        self._counts: dict[_Counted, _Count] = {}
+
+    async def record(self, call: Call, refused: Refused) -> str:
+        """Write the refusal down and return the id of its record. Raises what the writer raises.
+
+        ``refused.leaf`` is set when the record is the call's own.
+        """
+        key = call.caller.key
+        if not self._single(key.id):
+            return self._count("refused", key.project_id, key.id, refused.reason)
+        decision = refused.decided if isinstance(refused.decided, Decision) else None
+        draft = refusal_draft(call, refused, decision)
+        appended: Appended = await self._writer.submit(self._append, draft)
+        refused.leaf = appended.leaf
+        return call.id
+
+    async def reject(self, caller: Caller, code: int) -> None:
+        """A message of a good key that could not be read: the code, no payload."""
+        key = caller.key
+        if not self._single(key.id):
+            self._count("rejected", key.project_id, key.id, str(code))
+            return
+        draft = Draft(
+            kind="rejected",
+            id=new_id("trc"),
+            project_id=key.project_id,
+            fields={"key": key.id, "server": caller.server.id, "reason_code": str(code)},
+        )
+        await self._writer.submit(self._append, draft)
+
+    def probe(self, project_id: ProjectId, key_id: KeyId, action: str) -> None:
+        """A decision that was asked for and not acted on."""
+        self._count("probe", project_id, key_id, action)
+
+    async def flush(self, *, everything: bool = False) -> None:
+        """Write the counts of minutes that are over; call it every few seconds, and at the end."""
+        minute = self._now()[:16]
+        over = [key for key in self._counts if everything or key[4] < minute]
+        drafts = [_count_draft(key, self._counts.pop(key)) for key in over]
+        for draft in drafts:
+            await self._writer.submit(self._append, draft)
+
+    def _append(self, connection: Connection, drafts: Sequence[Draft]) -> list[Appended]:
+        return self._log.append(connection, drafts)
+
+    def _single(self, key_id: KeyId) -> bool:
+        now = time.monotonic()
+        bucket = self._buckets.get(key_id)
+        if bucket is None:
+            if len(self._buckets) > 10_000:
+                self._buckets.clear()
+            bucket = self._buckets[key_id] = _Bucket(BURST, now)
+        bucket.tokens = min(BURST, bucket.tokens + (now - bucket.at) * RATE)
+        bucket.at = now
+        if bucket.tokens < 1:
+            return False
+        bucket.tokens -= 1
+        return True
+
+    def _count(self, kind: str, project_id: ProjectId, key_id: KeyId, reason: str) -> str:
+        key = (kind, project_id, key_id, reason, self._now()[:16])
+        count = self._counts.setdefault(key, _Count(new_id("trc"), 0))
+        count.count += 1
+        return count.record_id
+
+
+def _count_draft(key: _Counted, count: _Count) -> Draft:
+    kind, project_id, key_id, reason, minute = key
+    return Draft(
+        kind=kind,
+        id=count.record_id,
+        project_id=project_id,
+        fields={"key": key_id, "reason_code": reason, "minute": minute, "count": count.count},
+    )

@@ -1,0 +1,105 @@
+"""Permit, Forwarded → Inspected: what the answer is, and what the trace is told of it."""
+
+import time
+from dataclasses import dataclass
+from typing import Literal
+
+import jiter
+
+from gateway.answers import refused_call
+from gateway.refusals import Refused
+from gateway.values import Answer, EventStream, Fate, Forwarded, Outcome, Permit
+
+MAX_RESULT = 1024 * 1024
+"""Bytes of a result that the trace keeps or commits to."""
+
+Status = Literal["ok", "tool_error", "rpc_error", "http_error", "cut", "unknown", "not_sent"]
+
+
+@dataclass(frozen=True, slots=True)
+class Inspected:
+    """An answer ready to go. With `events` its outcome is known only once they have passed."""
+
+    permit: Permit
+    answer: Answer
+    outcome: Outcome
+    events: EventStream | None
+    started: float
+
+
+class Inspection:
+    def inspect(self, permit: Permit, forwarded: Forwarded, started: float) -> Inspected:
+        """``started``: `time.monotonic()` when the call was handed to the upstream."""
+        if forwarded.reason:
+            return self._no_answer(permit, forwarded, started)
+        headers = _headers(permit, forwarded)
+        if forwarded.stream is not None:
+            answer = Answer(forwarded.status, headers)
+            pending = _outcome(Fate.UNKNOWN, "unknown", b"", started)
+            return Inspected(permit, answer, pending, forwarded.stream, started)
+        body = forwarded.body or b""
+        status = _status(body) if 200 <= forwarded.status < 300 else "http_error"
+        outcome = _outcome(Fate.ANSWERED, status, body, started)
+        return Inspected(permit, Answer(forwarded.status, headers, body), outcome, None, started)
+
+    def _no_answer(self, permit: Permit, forwarded: Forwarded, started: float) -> Inspected:
+        refused = Refused(forwarded.reason, leaf=permit.leaf)
+        answer = refused_call(permit.call, refused, permit.call.id)
+        status: Status = "unknown"
+        if forwarded.fate is Fate.NOT_FORWARDED:
+            status = "not_sent"
+        elif forwarded.fate is Fate.ANSWERED:
+            status = "http_error"
+        outcome = _outcome(forwarded.fate, status, b"", started, forwarded.reason)
+        return Inspected(permit, answer, outcome, None, started)
+
+
+def outcome_of_stream(inspected: Inspected, events: EventStream) -> Outcome:
+    """The outcome once the response came by, or once the stream ended without it."""
+    started = inspected.started
+    if events.response:
+        return _outcome(Fate.ANSWERED, _status(events.response), events.response, started)
+    status: Status = "cut" if events.ended == "cut" else "unknown"
+    return _outcome(Fate.UNKNOWN, status, b"", started, f"stream_{events.ended or 'closed'}")
+
+
+def _headers(permit: Permit, forwarded: Forwarded) -> tuple[tuple[bytes, bytes], ...]:
+    headers = (
+        *forwarded.headers,
+        (b"x-trace-id", permit.call.id.encode()),
+        (b"x-trace-leaf", permit.leaf.hex().encode()),
+    )
+    if permit.warnings:
+        headers += ((b"x-budget-warning", ",".join(permit.warnings).encode()),)
+    return headers
+
+
+def _outcome(
+    fate: Fate, status: Status, result: bytes, started: float, error_code: str = ""
+) -> Outcome:
+    return Outcome(
+        fate=fate,
+        status=status,
+        result=result[:MAX_RESULT],
+        result_size=len(result),
+        error_code=error_code,
+        duration_us=int((time.monotonic() - started) * 1_000_000),
+    )
+
+
+def _status(response: bytes) -> Status:
+    # The bytes of an ordinary result show that it is no error; only the others are parsed.
+    if b'"error"' not in response and b"isError" not in response and b"\\u" not in response:
+        return "ok"
+    try:
+        message = jiter.from_json(response)
+    except ValueError:
+        return "unknown"
+    if not isinstance(message, dict):
+        return "unknown"
+    if "error" in message:
+        return "rpc_error"
+    result = message.get("result")
+    if isinstance(result, dict) and result.get("isError") is True:
+        return "tool_error"
+    return "ok"

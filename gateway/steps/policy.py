@@ -1,0 +1,207 @@
+"""The policy step: puts what is known of a call into one document, and asks OPA about it."""
+
+import hashlib
+from collections.abc import Callable, Mapping, Sequence
+from functools import lru_cache
+from typing import Any
+from urllib.parse import urlsplit
+
+import orjson
+
+from gateway.policy.engine import LARGEST_QUESTION, Engine, EngineAnswer, EngineFault
+from gateway.policy.risk import as_sent
+from gateway.refusals import Refused
+from gateway.registry.directory import ProjectView
+from gateway.values import (
+    Action,
+    Call,
+    Decision,
+    Enforcement,
+    Json,
+    Override,
+    Pinned,
+    ProjectId,
+    Risk,
+    Rule,
+    Server,
+    Verdict,
+)
+
+_ACTIONS = {str(action): action for action in Action}
+
+
+class Policy:
+    """Asks `data.gateway.decision` once. No answer, or half a one, is a refusal."""
+
+    def __init__(
+        self,
+        engine: Engine,
+        *,
+        view: Callable[[ProjectId], ProjectView],
+        now: Callable[[], str],
+    ) -> None:
+        """`now` gives RFC 3339 in UTC with microseconds: the only time that policies see."""
+        self._engine = engine
+        self._view = view
+        self._now = now
+
+    async def decide(self, pinned: Pinned) -> Decision:
+        """Return what the policy says. Raises `Refused`."""
+        caller = pinned.call.caller
+        question = self.question(pinned)
+        if len(question) > LARGEST_QUESTION:
+            raise Refused(
+                "too_large_to_decide",
+                detail=f"the policy input has {len(question)} bytes of {LARGEST_QUESTION}",
+            )
+        try:
+            answer = await self._engine.ask(b"gateway/decision", question, key=caller.key.id)
+            verdict = _verdict(answer)
+        except EngineFault as error:
+            raise Refused("policy_unavailable", detail=str(error)) from error
+        enforcement = caller.server.enforcement or caller.project.enforcement
+        return Decision(
+            pinned=pinned,
+            verdict=verdict,
+            enforced=enforcement is not Enforcement.MONITOR,
+            risk=Risk.HIGH if pinned.tool is None else pinned.tool.risk,
+            policy_input=question,
+        )
+
+    def question(self, pinned: Pinned) -> bytes:
+        """Return the document of ``rego/schemas/input.json`` as ``{"input": …}``, in JSON."""
+        call = pinned.call
+        caller, now = call.caller, self._now()
+        project, agent, server = caller.project, caller.agent, caller.server
+        view = self._view(project.id)
+        rules = view.matching_rules(agent, server, call.tool_name, pinned.tool, now)
+        document = {
+            "version": 1,
+            "project": {
+                "id": project.id,
+                "slug": project.slug,
+                "default_action": project.default_action,
+            },
+            "agent": agent and {"id": agent.id, "name": agent.name, "asserted": caller.asserted},
+            "server": _server(server, view.overrides.get(server.id, ())),
+            "tool": _tool(pinned),
+            "rules": [_rule(rule) for rule in rules],
+            "arguments": call.arguments,
+            "call": _call(call),
+            "context": {"time": now, "client_ip": call.request.client_ip},
+        }
+        return orjson.dumps({"input": document}, default=as_sent)
+
+
+def _server(server: Server, overrides: Sequence[Override]) -> Mapping[str, Json]:
+    return {
+        "id": server.id,
+        "slug": server.slug,
+        "origin": _origin(server.url),
+        "template": server.template,
+        "params": server.params,
+        "overrides": [
+            {
+                "policy_id": override.policy_id,
+                "action": override.action,
+                "agent_id": override.agent_id,
+                "expires_at": override.expires_at,
+                "reason": override.reason,
+            }
+            for override in overrides
+        ],
+    }
+
+
+@lru_cache(maxsize=1024)
+def _origin(url: str) -> str:
+    """Scheme, host and port as they stand in the URL; empty for a server without one (stdio)."""
+    parts = urlsplit(url)
+    host = parts.netloc.rpartition("@")[2]
+    return f"{parts.scheme}://{host}" if host else ""
+
+
+def _tool(pinned: Pinned) -> Mapping[str, Json]:
+    tool = pinned.tool
+    if tool is None:
+        return {
+            "name": pinned.call.tool_name,
+            "risk": Risk.HIGH,
+            "risk_computed": Risk.HIGH,
+            "pin": "UNKNOWN" if pinned.must_ask else "UNPINNED",
+            "annotations": {},
+            "definition_sha256": None,
+        }
+    return {
+        "name": tool.name,
+        "risk": tool.risk,
+        "risk_computed": tool.risk_computed,
+        "pin": tool.pin,
+        "annotations": tool.annotations,
+        "definition_sha256": tool.definition_sha256,
+    }
+
+
+def _rule(rule: Rule) -> Mapping[str, Json]:
+    return {
+        "id": rule.id,
+        "action": rule.action,
+        "agent_id": rule.agent_id,
+        "server_id": rule.server_id,
+        "tool_id": rule.tool_id,
+        "tool_pattern": rule.tool_pattern,
+        "min_risk": rule.min_risk,
+        "reason": rule.reason,
+    }
+
+
+def _call(call: Call) -> Mapping[str, Json]:
+    return {
+        "source": call.source,
+        "method": "tools/call",
+        "phase": "call",
+        "era": call.era,
+        "session": None if call.session is None else _hashed(call.session),
+        "task": _task(call.task),
+        "meta": call.meta,
+        "input_responses": call.input_responses,
+        "is_retry": call.is_retry,
+    }
+
+
+def _hashed(secret: str) -> str:
+    """Who knows a session's or task's id can act in it, and inputs are kept for weeks."""
+    return hashlib.sha256(secret.encode()).hexdigest()
+
+
+def _task(task: Json | None) -> Json | None:
+    if isinstance(task, str):
+        return _hashed(task)
+    if isinstance(task, Mapping):
+        named = task.get("taskId")
+        return {**task, "taskId": _hashed(named)} if isinstance(named, str) else task
+    return task
+
+
+def _verdict(answer: EngineAnswer) -> Verdict:
+    """Hold OPA's answer to its contract: a half-understood verdict is none."""
+    result = answer.result
+    if not isinstance(result, dict):
+        raise EngineFault("the policy's answer is no object")
+    action = result.get("action")
+    if not isinstance(action, str) or action not in _ACTIONS:
+        raise EngineFault(f"the policy's action is {action!r}")
+    return Verdict(
+        action=_ACTIONS[action],
+        policy_ids=tuple(_listed(result, "policy_ids", str)),
+        reasons=tuple(_listed(result, "reasons", str)),
+        obligations=tuple(_listed(result, "obligations", dict)),
+        bundle_digest=answer.bundle_digest,
+    )
+
+
+def _listed(result: dict[str, Any], name: str, kind: type) -> list[Any]:
+    values = result.get(name)
+    if not isinstance(values, list) or not all(isinstance(value, kind) for value in values):
+        raise EngineFault(f"the policy's {name} are no list of {kind.__name__}")
+    return values
