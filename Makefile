@@ -1,0 +1,75 @@
+# make run   a demonstration on this machine        make test    everything that must hold
+# make check style, types and Rego, no tests         make bench   calls per second, in one run
+# make install  what `run` needs                     make lock    pin the dependencies anew
+
+.DEFAULT_GOAL := run
+.PHONY: run install test check bench lock packages python
+.DELETE_ON_ERROR:
+
+PYTHON ?= python3
+BIN := .venv/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
+OPA = $$($(BIN)/python -c 'from gateway.policy.opa_binary import find; print(find())')
+
+run: install
+	@$(BIN)/python -m gateway demo
+
+install: .venv/.installed
+	@$(BIN)/python -m gateway opa install
+
+python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || { \
+	  echo "Python 3.11 or later is needed, and $(PYTHON) is $$($(PYTHON) --version 2>&1)." \
+	    "Name another one: make PYTHON=python3.12" >&2; exit 1; }
+
+# The stamps are what makes a second run need no network.
+.venv/.installed: requirements.lock pyproject.toml | python
+	@echo "Installing the locked dependencies into .venv"
+	@test -x $(BIN)/python || $(PYTHON) -m venv .venv || { \
+	  echo "Python's venv module does not work; on Debian: apt-get install python3-venv" >&2; \
+	  rm -rf .venv; exit 1; }
+	@$(PIP) install --require-hashes --requirement requirements.lock
+	@$(PIP) install --no-deps --no-build-isolation --editable .
+	@touch $@
+
+.venv/.dev: requirements-dev.lock .venv/.installed
+	@echo "Installing what the tests need into .venv"
+	@$(PIP) install --require-hashes --requirement requirements-dev.lock
+	@touch $@
+
+# The servers and tools that tests talk to. Elsewhere than on Debian, or without being root, a test
+# whose program is missing says which one it is and how to get it.
+packages:
+	@missing=; \
+	for pair in nginx:nginx wrk:wrk node:nodejs npm:npm go:golang-go curl:curl; do \
+	  command -v "$${pair%%:*}" >/dev/null || missing="$$missing $${pair##*:}"; \
+	done; \
+	if [ -n "$$missing" ] && [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
+	  echo "Installing$$missing"; \
+	  apt-get -qq update && \
+	  DEBIAN_FRONTEND=noninteractive apt-get -qq install --no-install-recommends $$missing >/dev/null; \
+	fi
+
+test: packages install check
+	@$(BIN)/python -m pytest
+
+check: install .venv/.dev
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+	@$(BIN)/mypy
+	@"$(OPA)" fmt --diff --fail rego connector_templates
+	@"$(OPA)" check --strict --schema rego/schemas --capabilities rego/capabilities.json rego
+	@"$(OPA)" test --threshold 100 rego
+
+bench: packages install .venv/.dev
+	@$(BIN)/python -m benchmarks
+
+lock:
+	@command -v uv >/dev/null || { echo "uv is needed to resolve: pip install uv" >&2; exit 1; }
+	@uv pip compile pyproject.toml --extra demo --group build --output-file requirements.lock $(LOCK)
+	@uv pip compile pyproject.toml --extra demo --group build --group dev \
+	  --constraint requirements.lock --output-file requirements-dev.lock $(LOCK)
+
+# One lock for every platform, and no address of a registry in it.
+LOCK := --quiet --universal --python-version 3.11 --generate-hashes --no-annotate \
+  --no-emit-index-url --no-emit-find-links --custom-compile-command "make lock"
