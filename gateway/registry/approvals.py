@@ -1,0 +1,195 @@
+"""Approvals: a person lets one exact call pass, once, or does not. Expiry is derived when read.
+
+Approvals are made and spent by admission; here they are listed, decided and withdrawn.
+"""
+
+import unicodedata
+from typing import Any, Literal
+
+from sqlalchemy import ColumnElement, Connection, Row, and_, or_, select, update
+
+from gateway.keyring import Keyring, decrypt, encrypt
+from gateway.registry import pages
+from gateway.registry.core import Actor, Change
+from gateway.registry.faults import Conflict, Forbidden, Invalid, Missing
+from gateway.registry.fields import Input, Reason
+from gateway.registry.pages import Page
+from gateway.store import tables
+from gateway.values import Key
+
+Status = Literal["PENDING", "APPROVED", "CONSUMED", "DENIED", "EXPIRED"]
+Verb = Literal["approve", "deny"]
+
+_a = tables.approvals.c
+
+
+class Ruling(Input):
+    """An approver's word on one approval."""
+
+    reason: Reason
+
+
+def seal_call(keyring: Keyring, approval_id: str, params: bytes) -> bytes:
+    """Encrypt the JSON of a call's `params` for `call_sealed`; bound to its approval."""
+    return encrypt(keyring.data, params, approval_id.encode())
+
+
+def open_call(keyring: Keyring, row: Row[Any]) -> bytes:
+    """The inverse of `seal_call`: what an approver has to see."""
+    return decrypt(keyring.data, row.call_sealed, row.id.encode())
+
+
+def effective_status(row: Row[Any], now: str) -> Status:
+    """What an approval is worth now, whatever state was last written."""
+    if row.spent_by is not None:
+        return "CONSUMED"
+    if row.state in ("DENIED", "WITHDRAWN"):
+        return "DENIED"
+    if row.expires_at <= now:
+        return "EXPIRED"
+    return "APPROVED" if row.state == "APPROVED" else "PENDING"
+
+
+def _has_status(status: Status, now: str) -> ColumnElement[bool]:
+    """`effective_status` as a condition."""
+    undecided = and_(_a.spent_by.is_(None), _a.state.in_(("PENDING", "APPROVED")))
+    match status:
+        case "CONSUMED":
+            return _a.spent_by.is_not(None)
+        case "DENIED":
+            return and_(_a.spent_by.is_(None), _a.state.in_(("DENIED", "WITHDRAWN")))
+        case "EXPIRED":
+            return and_(undecided, _a.expires_at <= now)
+        case _:
+            return and_(undecided, _a.state == status, _a.expires_at > now)
+
+
+def listed(
+    connection: Connection,
+    project_id: str,
+    status: Status | None,
+    now: str,
+    cursor: str | None,
+    limit: int,
+) -> Page[Row[Any]]:
+    query = select(tables.approvals).where(_a.project_id == project_id)
+    if status is not None:
+        query = query.where(_has_status(status, now))
+    return pages.page(connection, query, _a.id, cursor, limit)
+
+
+def get(connection: Connection, project_id: str, approval_id: str) -> Row[Any]:
+    """Raises `Missing`."""
+    return pages.one(connection, tables.approvals, project_id, approval_id, "approval")
+
+
+def asked_by(
+    connection: Connection, key: Key, approval_id: str | None, trace_id: str | None
+) -> Row[Any]:
+    """The approval that this key itself asked for. Raises `Missing`, `Invalid`."""
+    if (approval_id is None) == (trace_id is None):
+        raise Invalid({"approval_id": "give either approval_id or trace_id"})
+    query = select(tables.approvals).where(
+        _a.project_id == key.project_id,
+        _a.key_id == key.id,
+        _a.id == approval_id if trace_id is None else _a.trace_id == trace_id,
+    )
+    row = connection.execute(query).first()
+    if row is None:
+        raise Missing("approval")
+    return row
+
+
+def decide(change: Change, approval_id: str, verb: Verb, reason: str) -> Row[Any]:
+    """Approve or deny, once. Raises `Conflict` when it is too late, `Forbidden` for a person who
+    may not decide this one.
+    """
+    row = get(change.connection, change.project_id, approval_id)
+    if verb == "approve":
+        _check_approver(change, row)
+    state = "APPROVED" if verb == "approve" else "DENIED"
+    decided = change.connection.execute(
+        update(tables.approvals)
+        .where(_a.id == approval_id, _has_status("PENDING", change.now))
+        .values(
+            state=state,
+            decided_by=change.by.person,
+            decided_at=change.now,
+            decision_reason=reason,
+        )
+    )
+    if decided.rowcount != 1:
+        status = effective_status(row, change.now)
+        raise Conflict(f"The approval is {status} and cannot be decided any more.")
+    codes = {
+        "approval": approval_id,
+        "server": row.server_id,
+        "agent": row.agent_id,
+        "risk": row.risk,
+        "call_asked": row.trace_id,
+        "digest": row.digest,
+    }
+    event = f"approval.{state.lower()}"
+    change.record(event, approval_id, codes=codes, reason=reason)
+    return get(change.connection, change.project_id, approval_id)
+
+
+def withdraw(change: Change, scope: ColumnElement[bool], reason: str) -> int:
+    """Void whatever in the scope could still let a call pass; return how many there were.
+
+    What was pending is denied, what was granted and not spent is withdrawn.
+    """
+    count = 0
+    for status, state in (("PENDING", "DENIED"), ("APPROVED", "WITHDRAWN")):
+        changed = change.connection.execute(
+            update(tables.approvals)
+            .where(_a.project_id == change.project_id, scope)
+            .where(_a.state == status, _a.spent_by.is_(None), _a.expires_at > change.now)
+            .values(
+                state=state,
+                decided_by=change.by.person,
+                decided_at=change.now,
+                decision_reason=reason,
+            )
+        )
+        count += changed.rowcount
+    return count
+
+
+def of_agent(agent_id: str, key_ids: tuple[str, ...] = ()) -> ColumnElement[bool]:
+    return or_(_a.agent_id == agent_id, _a.key_id.in_(key_ids))
+
+
+def of_server(server_id: str) -> ColumnElement[bool]:
+    return _a.server_id == server_id
+
+
+def _check_approver(change: Change, row: Row[Any]) -> None:
+    if not _keys_approve(change) and _is_key(change.by):
+        raise Forbidden("Keys do not approve in this project; see its setting key_approvers.")
+    keys, agents = tables.keys.c, tables.agents.c
+    people: set[str | None] = set()
+    key = select(keys.owner, keys.created_by, keys.rotated_by).where(keys.id == row.key_id)
+    for found in change.connection.execute(key):
+        people |= set(found)
+    if row.agent_id is not None:
+        agent = select(agents.owner).where(agents.id == row.agent_id)
+        people |= set(change.connection.execute(agent).scalars())
+    if _same(change.by.person) in {_same(person) for person in people if person}:
+        raise Forbidden(
+            "Whoever owns, made or rotated the asking key, or owns its agent, cannot approve."
+        )
+
+
+def _keys_approve(change: Change) -> bool:
+    projects = tables.projects.c
+    query = select(projects.key_approvers).where(projects.id == change.project_id)
+    return bool(change.connection.execute(query).scalar_one())
+
+
+def _is_key(actor: Actor) -> bool:
+    return actor.id.startswith("key_")
+
+
+def _same(person: str) -> str:
+    return unicodedata.normalize("NFKC", person).casefold().strip()

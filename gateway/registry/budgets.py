@@ -1,0 +1,131 @@
+"""Budgets: how much may be done in a window of UTC time. Admission holds and settles them."""
+
+from typing import Annotated, Any, Literal
+
+from pydantic import Field
+from sqlalchemy import Connection, Row, delete, insert, select, update
+
+from gateway.ids import new_id
+from gateway.registry import pages
+from gateway.registry.core import Change
+from gateway.registry.faults import Invalid
+from gateway.registry.fields import Id, Input, Patch, unsent
+from gateway.registry.pages import Page
+from gateway.store import tables
+from gateway.values import Budget, BudgetId, ProjectId
+
+_b = tables.budgets.c
+_TARGETS = {"agent": tables.agents, "server": tables.servers, "tool": tables.tools}
+
+Limit = Annotated[int, Field(ge=0, le=10**15)]
+WarnAt = Annotated[int, Field(ge=1, le=100, description="Per cent of the limit")]
+OnExceed = Literal["BLOCK", "WARN", "APPROVAL"]
+
+
+class NewBudget(Input):
+    scope: Literal["project", "agent", "server", "tool"]
+    target_id: Id | None = None
+    dimension: Literal["requests", "cost"] = "requests"
+    window: Literal["minute", "hour", "day", "month"]
+    limit: Limit
+    on_exceed: OnExceed = "BLOCK"
+    warn_at: WarnAt = 80
+
+
+class BudgetPatch(Patch):
+    """What is counted and where stays; make another budget for that."""
+
+    limit: Limit = unsent()
+    on_exceed: OnExceed = unsent()
+    warn_at: WarnAt = unsent()
+
+
+def create(change: Change, new: NewBudget) -> Row[Any]:
+    """Raises `Invalid`."""
+    _check(change, new)
+    budget_id = new_id("bud")
+    values = new.model_dump()
+    change.connection.execute(
+        insert(tables.budgets).values(
+            id=budget_id, project_id=change.project_id, created_at=change.now, **values
+        )
+    )
+    change.record("budget.created", budget_id, codes={"budget": budget_id}, after=values)
+    return get(change.connection, change.project_id, budget_id)
+
+
+def patch(change: Change, budget_id: str, asked: BudgetPatch) -> Row[Any]:
+    before = get(change.connection, change.project_id, budget_id)
+    sent = asked.sent()
+    if not sent:
+        return before
+    change.connection.execute(update(tables.budgets).where(_b.id == budget_id).values(**sent))
+    old = {name: getattr(before, name) for name in sent}
+    change.record("budget.changed", budget_id, codes={"budget": budget_id}, before=old, after=sent)
+    return get(change.connection, change.project_id, budget_id)
+
+
+def remove(change: Change, budget_id: str) -> None:
+    """Delete a budget. Its windows stay: calls that hold an amount settle them later."""
+    before = get(change.connection, change.project_id, budget_id)
+    change.connection.execute(delete(tables.budgets).where(_b.id == budget_id))
+    old = {name: getattr(before, name) for name in NewBudget.model_fields}
+    change.record("budget.removed", budget_id, codes={"budget": budget_id}, before=old)
+
+
+def get(connection: Connection, project_id: str, budget_id: str) -> Row[Any]:
+    """Raises `Missing`."""
+    return pages.one(connection, tables.budgets, project_id, budget_id, "budget")
+
+
+def listed(
+    connection: Connection,
+    project_id: str,
+    cursor: str | None,
+    limit: int,
+    agent_id: str | None = None,
+) -> Page[Row[Any]]:
+    """The project's budgets, or those of one agent."""
+    query = select(tables.budgets).where(_b.project_id == project_id)
+    if agent_id is not None:
+        query = query.where(_b.scope == "agent", _b.target_id == agent_id)
+    return pages.page(connection, query, _b.id, cursor, limit)
+
+
+def value(row: Row[Any]) -> Budget:
+    """The row as what the hot path knows it by."""
+    return Budget(
+        id=BudgetId(row.id),
+        project_id=ProjectId(row.project_id),
+        scope=row.scope,
+        target_id=row.target_id,
+        dimension=row.dimension,
+        window=row.window,
+        limit=row.limit,
+        on_exceed=row.on_exceed,
+    )
+
+
+def spent(connection: Connection, row: Row[Any], now: str) -> tuple[int, int]:
+    """Used and held in the window that holds `now`."""
+    windows = tables.budget_windows.c
+    query = select(windows.used, windows.held).where(
+        windows.budget_id == row.id, windows.window_start == value(row).window_at(now)
+    )
+    found = connection.execute(query).first()
+    return (0, 0) if found is None else (found.used, found.held)
+
+
+def _check(change: Change, new: NewBudget) -> None:
+    faults = {}
+    if new.scope == "project":
+        if new.target_id is not None:
+            faults["target_id"] = "a project's budget has none"
+    elif new.target_id is None:
+        faults["target_id"] = f"is needed: the id of the {new.scope}"
+    elif not pages.exists(change.connection, _TARGETS[new.scope], change.project_id, new.target_id):
+        faults["target_id"] = f"no such {new.scope}"
+    if new.dimension == "cost":
+        faults["dimension"] = "cost is not available yet; use requests"
+    if faults:
+        raise Invalid(faults)

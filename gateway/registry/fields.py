@@ -1,0 +1,74 @@
+"""The kinds of field that inputs are made of: bounded names, reasons, times; and their models."""
+
+import re
+from datetime import UTC, datetime
+from typing import Annotated, Any
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+
+from gateway.clock import rfc3339
+
+MAX_NAME = 128
+"""Bytes of UTF-8."""
+_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u200b-\u200f\u2028-\u202e\u2066-\u2069\ufeff]")
+_RFC3339 = re.compile(
+    r"\d{4}-\d\d-\d\d[Tt]\d\d:\d\d:\d\d(\.\d{1,9})?([Zz]|[+-]\d\d:\d\d)", re.ASCII
+)
+
+
+def _name(value: str) -> str:
+    if len(value.encode()) > MAX_NAME:
+        raise ValueError(f"must have at most {MAX_NAME} bytes")
+    # Invisible and direction-changing characters would let one name pass for another.
+    if _CONTROL.search(value):
+        raise ValueError("must not hold control or invisible characters")
+    if value != value.strip():
+        raise ValueError("must not begin or end with a space")
+    return value
+
+
+def _time(value: str) -> str:
+    if not _RFC3339.fullmatch(value):
+        raise ValueError("must be an RFC 3339 time, such as 2026-01-31T12:00:00Z")
+    try:
+        return rfc3339(datetime.fromisoformat(value.upper()).astimezone(UTC).timestamp())
+    except (ValueError, OverflowError):
+        raise ValueError("is no time that exists") from None
+
+
+def _no_nul(value: str) -> str:
+    if "\x00" in value:
+        raise ValueError("must not hold NUL")
+    return value
+
+
+Name = Annotated[str, Field(min_length=1), AfterValidator(_name)]
+Reason = Annotated[str, Field(min_length=1, max_length=2000), AfterValidator(_no_nul)]
+Description = Annotated[str, Field(max_length=4000), AfterValidator(_no_nul)]
+Id = Annotated[str, Field(min_length=1, max_length=64, pattern=r"^[A-Za-z0-9_-]+$")]
+Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+Time = Annotated[str, AfterValidator(_time), Field(json_schema_extra={"format": "date-time"})]
+"""RFC 3339 with any offset; kept as `gateway.clock.rfc3339` writes it."""
+
+
+class Input(BaseModel):
+    """What somebody sends: exact types, no unknown members, every fault at once."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+
+
+class Patch(Input):
+    """A change of some fields; those that are not sent stay as they are."""
+
+    def sent(self) -> dict[str, Any]:
+        """The fields that were sent, by name."""
+        return self.model_dump(exclude_unset=True)
+
+
+def _without_default(schema: dict[str, Any]) -> None:
+    schema.pop("default", None)
+
+
+def unsent() -> Any:
+    """The default of a patch's field: no value at all. Sending null is a fault of its own."""
+    return Field(default=None, json_schema_extra=_without_default)

@@ -1,0 +1,115 @@
+"""Projects and their settings."""
+
+import re
+from typing import Annotated, Any, Literal
+
+from pydantic import AfterValidator, Field
+from sqlalchemy import Connection, Row, insert, select, update
+
+from gateway.ids import new_id
+from gateway.registry import keys
+from gateway.registry.core import Actor, Change, Registry
+from gateway.registry.faults import Conflict, Missing
+from gateway.registry.fields import Input, Name, Patch, unsent
+from gateway.registry.keys import NewKey
+from gateway.store import tables
+from gateway.values import Action, ProjectId
+
+_p = tables.projects.c
+
+
+def _slug(value: str) -> str:
+    if not re.fullmatch(r"[a-z][a-z0-9_]{0,47}", value):
+        raise ValueError("must be small letters, digits and underscores, a letter first, up to 48")
+    return value
+
+
+class NewProject(Input):
+    name: Name
+    slug: Annotated[str, AfterValidator(_slug)]
+    default_action: Action = Action.ALLOW
+    enforcement: Literal["enforce", "monitor"] = "enforce"
+    key_approvers: bool = False
+
+
+class ProjectPatch(Patch):
+    name: Name = unsent()
+    enforcement: Literal["enforce", "monitor"] = unsent()
+    default_action: Action = unsent()
+    deny_style: Literal["error", "result"] = unsent()
+    on_tool_change: Literal["block", "alert"] = unsent()
+    unknown_tools: Literal["deny", "ask", "allow"] = unsent()
+    weakening: Literal["allowed", "second_person", "forbidden"] | None = unsent()
+    key_approvers: bool = unsent()
+    approval_ttl_seconds: Annotated[int, Field(ge=60, le=7 * 86_400)] = unsent()
+    record_inputs: Literal["all", "log_only", "none"] = unsent()
+    retention: Annotated[int, Field(ge=1, le=3650, description="Days that payloads are kept")] = (
+        unsent()
+    )
+
+
+def create_now(
+    registry: Registry, new: NewProject, first_key: NewKey, by: str = "operator"
+) -> tuple[Row[Any], Row[Any], str]:
+    """Make a project and its first key in one transaction: project row, key row, secret.
+
+    For commands; blocks. Raises `Conflict` when the slug is taken.
+    """
+    project_id = ProjectId(new_id("prj"))
+
+    def both(change: Change) -> tuple[Row[Any], Row[Any], str]:
+        project = create(change, new)
+        return project, *keys.create(change, first_key)
+
+    return registry.change_now(Actor.operator(project_id, by), both)
+
+
+def create(change: Change, new: NewProject) -> Row[Any]:
+    """Make the project whose id the change's actor already bears. Raises `Conflict`."""
+    if change.connection.execute(select(_p.id).where(_p.slug == new.slug)).first() is not None:
+        raise Conflict(f"A project with the slug {new.slug} exists.")
+    values = new.model_dump(mode="json")
+    change.connection.execute(
+        insert(tables.projects).values(
+            id=change.project_id,
+            deny_style="error",
+            on_tool_change="block",
+            unknown_tools="deny",
+            weakening=None,
+            approval_ttl_seconds=1800,
+            record_inputs="all",
+            retention_days=30,
+            created_at=change.now,
+            **values,
+        )
+    )
+    change.record("project.created", change.project_id, after=values)
+    return get(change.connection, change.project_id)
+
+
+def patch(change: Change, asked: ProjectPatch) -> Row[Any]:
+    before = get(change.connection, change.project_id)
+    sent = asked.model_dump(mode="json", exclude_unset=True)
+    if "retention" in sent:
+        sent["retention_days"] = sent.pop("retention")
+    if not sent:
+        return before
+    change.connection.execute(
+        update(tables.projects).where(_p.id == change.project_id).values(**sent)
+    )
+    old = {name: getattr(before, name) for name in sent}
+    change.record("project.changed", change.project_id, before=old, after=sent)
+    return get(change.connection, change.project_id)
+
+
+def get(connection: Connection, project_id: str) -> Row[Any]:
+    """Raises `Missing`."""
+    row = connection.execute(select(tables.projects).where(_p.id == project_id)).first()
+    if row is None:
+        raise Missing("project")
+    return row
+
+
+def all_of_them(connection: Connection) -> list[Row[Any]]:
+    """Every project, oldest first; for commands."""
+    return list(connection.execute(select(tables.projects).order_by(_p.id)))

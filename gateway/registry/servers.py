@@ -1,0 +1,261 @@
+"""MCP servers: registered, approved, blocked, changed, removed.
+
+What decides where a call goes and with which credential is approved by an administrator; a change
+of it needs that approval anew and voids whatever was granted before.
+"""
+
+import re
+import unicodedata
+from typing import Annotated, Any, Literal
+from urllib.parse import SplitResult, urlsplit
+
+from pydantic import AfterValidator, Field
+from sqlalchemy import Connection, Row, delete, func, insert, or_, select, update
+
+from gateway.ids import new_id
+from gateway.registry import approvals, credentials, pages, tools
+from gateway.registry.core import Change
+from gateway.registry.credentials import Auth, NoAuth
+from gateway.registry.faults import Conflict, Invalid
+from gateway.registry.fields import Description, Input, Name, Patch, unsent
+from gateway.registry.pages import Page
+from gateway.store import tables
+from gateway.trace.record import Field as Code
+
+Connector = Literal["custom", "salesforce", "copilot", "servicenow"]
+_PORTS = {"http": 80, "https": 443}
+_SLUG_LENGTH = 48
+_s = tables.servers.c
+
+
+def _url(value: str) -> str:
+    if re.search(r"[\x00-\x20\x7f\\]", value) or not value.isascii():
+        raise ValueError("must be a URL in ASCII without spaces; write other hosts in Punycode")
+    try:
+        parts = urlsplit(value)
+        port_is_valid = parts.port != 0
+    except ValueError:
+        raise ValueError("is no URL") from None
+    if parts.scheme not in _PORTS or not parts.hostname or not port_is_valid:
+        raise ValueError("must begin with http:// or https:// and name a host")
+    if "@" in parts.netloc:
+        raise ValueError("must not hold a password; send it as auth")
+    if "#" in value:
+        raise ValueError("must not hold a fragment")
+    return value
+
+
+def _transport(value: str) -> str:
+    if value != "streamable_http":
+        raise ValueError("is not available yet; use streamable_http")
+    return value
+
+
+Url = Annotated[str, Field(max_length=2048), AfterValidator(_url)]
+Transport = Annotated[Literal["streamable_http", "sse", "stdio"], AfterValidator(_transport)]
+
+
+class NewServer(Input):
+    name: Name
+    server_url: Url
+    transport: Transport = "streamable_http"
+    connector_type: Connector = "custom"
+    description: Description = ""
+    auth: Auth = NoAuth(type="none")
+    is_proxied: bool = True
+    enforcement: Literal["enforce", "monitor"] | None = None
+    allow_private_network: bool = False
+
+
+class ServerPatch(Patch):
+    """`slug` and `connector_type` cannot change: policies are routed by them."""
+
+    name: Name = unsent()
+    server_url: Url = unsent()
+    transport: Transport = unsent()
+    description: Description = unsent()
+    auth: Auth = unsent()
+    is_proxied: bool = unsent()
+    enforcement: Literal["enforce", "monitor"] | None = unsent()
+    allow_private_network: bool = unsent()
+    status: Literal["PENDING_APPROVAL", "ACTIVE", "BLOCKED"] = unsent()
+
+
+def slug_of(name: str) -> str:
+    """A name as a part of a Rego path: small ASCII letters, digits and underscores."""
+    ascii_ = unicodedata.normalize("NFKD", name).encode("ascii", "ignore").decode().lower()
+    slug = re.sub(r"[^a-z0-9]+", "_", ascii_).strip("_")[:_SLUG_LENGTH].rstrip("_")
+    if not slug or slug[0].isdigit():
+        slug = f"s_{slug}".rstrip("_")
+    return slug
+
+
+def origin_of(url: str) -> tuple[str, str, int]:
+    """Scheme, host and port (RFC 6454, section 4), the same for every spelling of them."""
+    parts: SplitResult = urlsplit(url)
+    host = (parts.hostname or "").rstrip(".")
+    return parts.scheme, host, parts.port or _PORTS[parts.scheme]
+
+
+def register(change: Change, new: NewServer) -> Row[Any]:
+    """Make a server that waits for approval. Raises `Invalid`."""
+    server_id = new_id("srv")
+    connector = _connector(change, new)
+    values = new.model_dump(exclude={"auth"})
+    values |= {
+        "connector_type": connector,
+        "slug": _free_slug(change, slug_of(new.name)),
+        "status": "PENDING_APPROVAL",
+        "auth_type": new.auth.type,
+    }
+    change.connection.execute(
+        insert(tables.servers).values(
+            id=server_id,
+            project_id=change.project_id,
+            params={},
+            auth_sealed=credentials.seal(change.keyring, server_id, new.auth),
+            revision=1,
+            created_at=change.now,
+            **values,
+        )
+    )
+    change.record("server.registered", server_id, codes={"server": server_id}, after=values)
+    return get(change.connection, change.project_id, server_id)
+
+
+def patch(change: Change, server_id: str, asked: ServerPatch) -> Row[Any]:
+    """Change a server. Raises `Invalid`, and `Conflict` when it cannot become ACTIVE yet."""
+    before = get(change.connection, change.project_id, server_id)
+    sent = asked.sent()
+    rerouted = _rerouted(before, sent)
+    values: dict[str, Any] = {name: value for name, value in sent.items() if name != "auth"}
+    if rerouted:
+        _check_reroute(change, before, sent)
+        values = {"status": "PENDING_APPROVAL", **values}
+        values |= {"revision": before.revision + 1, "scanned_at": None}
+    elif sent.get("status") == "ACTIVE" and before.status != "ACTIVE":
+        _activate(change, before)
+    if not values and not rerouted:
+        return before
+    old = {name: getattr(before, name) for name in values}
+    new = dict(values)
+    if "auth" in sent:
+        values["auth_type"] = new["auth_type"] = asked.auth.type
+        old["auth_type"] = before.auth_type
+        values["auth_sealed"] = credentials.seal(change.keyring, server_id, asked.auth)
+    change.connection.execute(update(tables.servers).where(_s.id == server_id).values(**values))
+    withdrawn = 0
+    if rerouted or sent.get("status") == "BLOCKED":
+        why = "the server was changed" if rerouted else "the server was blocked"
+        withdrawn = approvals.withdraw(change, approvals.of_server(server_id), why)
+    codes: dict[str, Code] = {
+        "server": server_id,
+        "status_after": values.get("status", before.status),
+        "approvals_withdrawn": withdrawn,
+    }
+    change.record("server.changed", server_id, codes=codes, before=old, after=new)
+    return get(change.connection, change.project_id, server_id)
+
+
+def remove(change: Change, server_id: str) -> None:
+    """Delete a server with its tools and whatever refers to them alone."""
+    before = get(change.connection, change.project_id, server_id)
+    connection = change.connection
+    withdrawn = approvals.withdraw(change, approvals.of_server(server_id), "the server was removed")
+    tool_ids = select(tables.tools.c.id).where(tables.tools.c.server_id == server_id)
+    rules, budgets = tables.rules, tables.budgets
+    connection.execute(
+        delete(rules).where(or_(rules.c.server_id == server_id, rules.c.mcp_tool_id.in_(tool_ids)))
+    )
+    connection.execute(
+        delete(budgets).where(
+            or_(budgets.c.target_id == server_id, budgets.c.target_id.in_(tool_ids))
+        )
+    )
+    for table in (tables.overrides, tables.tools):
+        connection.execute(delete(table).where(table.c.server_id == server_id))
+    connection.execute(delete(tables.servers).where(_s.id == server_id))
+    old = {"name": before.name, "slug": before.slug, "server_url": before.server_url}
+    codes = {"server": server_id, "approvals_withdrawn": withdrawn}
+    change.record("server.removed", server_id, codes=codes, before=old)
+
+
+def get(connection: Connection, project_id: str, server_id: str) -> Row[Any]:
+    """Raises `Missing`."""
+    return pages.one(connection, tables.servers, project_id, server_id, "server")
+
+
+def listed(
+    connection: Connection, project_id: str, cursor: str | None, limit: int
+) -> Page[Row[Any]]:
+    query = select(tables.servers).where(_s.project_id == project_id)
+    return pages.page(connection, query, _s.id, cursor, limit)
+
+
+def tool_counts(connection: Connection, project_id: str) -> dict[str, int]:
+    """Tools that each server has now, by server id."""
+    t = tables.tools.c
+    query = (
+        select(t.server_id, func.count())
+        .where(t.project_id == project_id, t.pin != "GONE")
+        .group_by(t.server_id)
+    )
+    return {server_id: count for server_id, count in connection.execute(query)}
+
+
+def _rerouted(before: Row[Any], sent: dict[str, Any]) -> bool:
+    # A credential is write-only, so a new one counts as another one.
+    return "auth" in sent or any(
+        name in sent and sent[name] != getattr(before, name) for name in ("server_url", "transport")
+    )
+
+
+def _check_reroute(change: Change, before: Row[Any], sent: dict[str, Any]) -> None:
+    faults = {}
+    if sent.get("status") == "ACTIVE":
+        faults["status"] = "a changed URL, credential or transport needs approval anew; activate it"
+    if "server_url" in sent:
+        bound = _bound_to(change, sent["server_url"])
+        if bound not in (None, before.connector_type):
+            faults["server_url"] = f"this origin is bound to {bound}; register a new server for it"
+    if faults:
+        raise Invalid(faults)
+
+
+def _activate(change: Change, server: Row[Any]) -> None:
+    if server.scanned_at is None:
+        raise Conflict("The server has no complete scan yet; scan it, then activate it.")
+    # What an unblocked server had accepted stays so; what it has not is not accepted unseen.
+    if server.status == "PENDING_APPROVAL":
+        tools.accept_scanned(change, server.id)
+
+
+def _connector(change: Change, new: NewServer) -> str:
+    bound = _bound_to(change, new.server_url)
+    if bound is None or new.connector_type == bound:
+        return new.connector_type
+    if "connector_type" in new.model_fields_set and new.connector_type != "custom":
+        raise Invalid({"connector_type": f"this origin is bound to {bound}"})
+    return bound
+
+
+def _bound_to(change: Change, url: str) -> str | None:
+    """The template to which a server of this project bound the URL's origin."""
+    query = select(_s.server_url, _s.connector_type).where(
+        _s.project_id == change.project_id, _s.connector_type != "custom"
+    )
+    wanted = origin_of(url)
+    for server_url, connector in change.connection.execute(query):
+        if origin_of(server_url) == wanted:
+            return str(connector)
+    return None
+
+
+def _free_slug(change: Change, slug: str) -> str:
+    query = select(_s.slug).where(_s.project_id == change.project_id)
+    taken = set(change.connection.execute(query).scalars())
+    candidate, number = slug, 1
+    while candidate in taken:
+        number += 1
+        candidate = f"{slug}_{number}"
+    return candidate

@@ -1,0 +1,153 @@
+"""The trace, read: a list by filter, one record with what belongs to it."""
+
+import base64
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import orjson
+from cryptography.exceptions import InvalidTag
+from sqlalchemy import ColumnElement, Connection, Row, select
+
+from gateway import clock
+from gateway.keyring import Keyring
+from gateway.registry import pages
+from gateway.registry.faults import Missing
+from gateway.registry.pages import Page
+from gateway.store import tables
+from gateway.trace import payloads
+from gateway.trace.payloads import PayloadErased, PayloadKeys
+
+_t = tables.trace.c
+_RANGES = {"1h": 3600, "24h": 86_400, "7d": 7 * 86_400, "30d": 30 * 86_400}
+_LISTED = [
+    _t.idx,
+    _t.id,
+    _t.call_id,
+    _t.ts,
+    _t.kind,
+    _t.decision,
+    _t.reason_code,
+    _t.risk,
+    _t.agent_id,
+    _t.server_id,
+    _t.tool,
+]
+_MAX_RELATED = 100
+# An event's id is made inside the transaction that gives the record its time.
+_BEFORE_ID, _AFTER_ID = 60, 60
+
+
+@dataclass(frozen=True, slots=True)
+class Filter:
+    """Which records; None leaves a side open. Times are RFC 3339, `start` inclusive."""
+
+    time_range: Literal["1h", "24h", "7d", "30d", "all"] | None = None
+    start: str | None = None
+    end: str | None = None
+    decision: str | None = None
+    agent_id: str | None = None
+    server_id: str | None = None
+    tool: str | None = None
+    risk: str | None = None
+    kind: str | None = None
+
+    def conditions(self, now: str) -> list[ColumnElement[bool]]:
+        equal = {
+            _t.decision: self.decision,
+            _t.agent_id: self.agent_id,
+            _t.server_id: self.server_id,
+            _t.tool: self.tool,
+            _t.risk: self.risk,
+            _t.kind: self.kind,
+        }
+        found = [column == wanted for column, wanted in equal.items() if wanted is not None]
+        if self.time_range in _RANGES:
+            found.append(_t.ts >= clock.after(now, -_RANGES[self.time_range]))
+        if self.start is not None:
+            found.append(_t.ts >= self.start)
+        if self.end is not None:
+            found.append(_t.ts < self.end)
+        return found
+
+
+@dataclass(frozen=True, slots=True)
+class Payload:
+    """A payload as it can be shown: JSON where it is JSON, text where it is text."""
+
+    value: Any = None
+    encoding: Literal["json", "text", "base64", "erased", "unreadable"] = "erased"
+
+
+def listed(
+    connection: Connection,
+    project_id: str,
+    wanted: Filter,
+    now: str,
+    cursor: str | None,
+    limit: int,
+) -> Page[Row[Any]]:
+    """Newest first."""
+    query = select(*_LISTED).where(_t.project_id == project_id, *wanted.conditions(now))
+    return pages.page_back(connection, query, (_t.ts, _t.idx), cursor, limit)
+
+
+def get(connection: Connection, project_id: str, trace_id: str) -> list[Row[Any]]:
+    """A call's records in order (decision first), or the one record with this id.
+
+    Raises `Missing`.
+    """
+    mine = select(tables.trace).where(_t.project_id == project_id)
+    rows = list(
+        connection.execute(mine.where(_t.call_id == trace_id).order_by(_t.idx).limit(_MAX_RELATED))
+    )
+    if not rows:
+        rows = list(connection.execute(mine.where(_t.id == trace_id, *_around(trace_id))))
+    if not rows:
+        raise Missing("trace")
+    return rows
+
+
+def open_payloads(connection: Connection, keyring: Keyring, row: Row[Any]) -> dict[str, Payload]:
+    """Every payload that the record commits to, opened as far as it still can be."""
+    record = orjson.loads(row.body)
+    shown = dict.fromkeys(record.get("payload", {}), Payload())
+    p = tables.payloads.c
+    keys = PayloadKeys(keyring)
+    query = select(tables.payloads).where(p.log == row.log, p.idx == row.idx)
+    for stored in connection.execute(query):
+        shown[stored.field] = _open(connection, keys, stored)
+    return shown
+
+
+def _open(connection: Connection, keys: PayloadKeys, stored: Row[Any]) -> Payload:
+    place = payloads.context(stored.log, stored.idx, stored.field)
+    try:
+        key = keys.for_reading(connection, stored.payload_key)
+        _, value = payloads.unseal(key, stored.sealed, place)
+    except PayloadErased:
+        return Payload()
+    except InvalidTag:
+        return Payload(None, "unreadable")
+    return _shown(value)
+
+
+def _shown(value: bytes) -> Payload:
+    if value[:1] in (b"{", b"["):
+        try:
+            return Payload(orjson.loads(value), "json")
+        except ValueError:
+            pass  # text that only begins like JSON
+    try:
+        return Payload(value.decode(), "text")
+    except UnicodeDecodeError:
+        return Payload(base64.b64encode(value).decode(), "base64")
+
+
+def _around(trace_id: str) -> list[ColumnElement[bool]]:
+    """The time in a UUIDv7 (RFC 9562, section 5.7) bounds the search: ids have no index."""
+    try:
+        made = int(trace_id.rpartition("_")[2][:12], 16) / 1000
+        text = clock.rfc3339(made)
+    except (ValueError, OverflowError, OSError):
+        return [_t.id.is_(None)]
+    return [_t.ts >= clock.after(text, -_BEFORE_ID), _t.ts < clock.after(text, _AFTER_ID)]
