@@ -1,0 +1,42 @@
+"""The stop that works without the API: a file in the data directory that every admission reads.
+
+`gateway stop --all-projects` writes it, removing it lifts the stop. A file that is there and
+cannot be read stops everything too.
+"""
+
+import json
+from pathlib import Path
+
+from gateway.values import Stop, StopId
+
+NAME = "emergency-stop.json"
+
+
+class StopFile:
+    """Call it: the stop in force, or None. Costs one `stat` while there is no file."""
+
+    def __init__(self, data_dir: Path) -> None:
+        self._path = data_dir / NAME
+
+    def __call__(self) -> Stop | None:
+        try:
+            raw = self._path.read_bytes()
+        except FileNotFoundError:
+            return None
+        except OSError as error:
+            return self._stop(f"{NAME} cannot be read: {error.strerror}")
+        try:
+            reason = str(json.loads(raw)["reason"])
+        except (ValueError, KeyError, TypeError):
+            reason = f"{NAME} is there, and not readable as JSON with a reason"
+        return self._stop(reason)
+
+    def _stop(self, reason: str) -> Stop:
+        return Stop(StopId("stp_file"), None, "all", None, reason)
+
+    def write(self, reason: str) -> None:
+        """Raise the stop: the file appears whole, or not at all."""
+        aside = self._path.with_suffix(".new")
+        aside.write_text(json.dumps({"reason": reason}))
+        aside.chmod(0o600)
+        aside.rename(self._path)

@@ -1,0 +1,111 @@
+"""Opens a data directory: its lock, its keys, its database, and the one thread that writes."""
+
+import os
+import secrets
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import structlog
+from sqlalchemy import Engine
+
+from gateway import keyring
+from gateway.budgets import Ledger
+from gateway.clock import Clock
+from gateway.keyring import Keyring
+from gateway.mcp.arguments import compile_schema
+from gateway.registry.core import Registry
+from gateway.registry.directory import Directory
+from gateway.registry.grants import Grants
+from gateway.settlement import Settlement
+from gateway.store import migrations
+from gateway.store.database import lock_data_dir, reading_engine, writing_engine
+from gateway.store.writer import Writer
+from gateway.trace.log import Log
+
+DATABASE = "gateway.db"
+KEYS = "keys"
+
+_log = structlog.get_logger(__name__)
+
+
+class NotInitialised(Exception):
+    """There is no gateway in this directory yet."""
+
+
+@dataclass(frozen=True, slots=True)
+class State:
+    """What a gateway keeps, open for this process alone."""
+
+    data_dir: Path
+    keyring: Keyring = field(repr=False)
+    clock: Clock
+    writer: Writer
+    reader: Engine
+    log: Log
+    directory: Directory
+    ledger: Ledger
+    grants: Grants
+    settlement: Settlement
+    registry: Registry
+
+
+@contextmanager
+def open_state(data_dir: Path, *, create: bool = False) -> Iterator[State]:
+    """Hold the directory while the block runs; migrate it, and settle what a crash left open.
+
+    With ``create`` the directory, keys and database are made where they are missing. Raises
+    `NotInitialised`, `gateway.store.database.DatabaseLocked`, `gateway.keyring.KeyringFault`.
+    """
+    if create:
+        data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+    elif not (data_dir / DATABASE).exists():
+        raise NotInitialised(f"{data_dir} holds no gateway; run `gateway init` first")
+    lock = lock_data_dir(data_dir)
+    try:
+        if create:
+            keyring.create(data_dir / KEYS)
+        state = _open(data_dir, keyring.load(data_dir / KEYS))
+        try:
+            yield state
+        finally:
+            state.writer.close()
+            state.reader.dispose()
+    finally:
+        os.close(lock)
+
+
+def _open(data_dir: Path, keys: Keyring) -> State:
+    path = data_dir / DATABASE
+    os.close(os.open(path, os.O_RDWR | os.O_CREAT, 0o600))  # not readable by others, ever
+    engine = writing_engine(path)
+    migrations.upgrade(engine)
+    clock = Clock()
+    log = Log(keys, clock)
+    directory = Directory(keys, compile_schema)
+    ledger = Ledger()
+    grants = Grants(keys)
+    with engine.connect() as connection, connection.begin():
+        log.load(connection, f"gateway-{secrets.token_hex(4)}/trace/main")
+        directory.load(connection)
+    writer = Writer(engine, [log, directory, ledger])
+    settlement = Settlement(writer, log, ledger, grants)
+    writer.start()
+    recovered = writer.change_now(settlement.recover)
+    if recovered:
+        _log.warning("calls of unknown outcome", calls=recovered)
+    reader = reading_engine(path)
+    return State(
+        data_dir=data_dir,
+        keyring=keys,
+        clock=clock,
+        writer=writer,
+        reader=reader,
+        log=log,
+        directory=directory,
+        ledger=ledger,
+        grants=grants,
+        settlement=settlement,
+        registry=Registry(writer, reader, log, directory, keys, clock),
+    )
