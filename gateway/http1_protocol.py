@@ -162,6 +162,7 @@ class AnswerReader:
         self._head_only = head_only
         self._fed = 0
         self._informational = 0
+        self._trailers = 0
         self._chunked = False
         self._last = b""
         self._why = ""
@@ -211,7 +212,11 @@ class AnswerReader:
 
     def on_header(self, name: bytes, value: bytes) -> None:
         if self._inbox.status:
-            return  # A trailer: never merged into the headers (RFC 9110, section 6.5.1).
+            # A trailer: dropped, never merged into the headers (RFC 9110, section 6.5.1).
+            self._trailers += 1
+            if self._trailers > MAX_HEADERS:
+                self._refuse("too many trailers")
+            return
         name = name.lower()
         value = value.strip(b" \t")
         if name == b"content-length":
