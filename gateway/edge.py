@@ -1,0 +1,285 @@
+"""What is refused before anything is read into a request: hosts, origins, floods, slow heads."""
+
+import asyncio
+import ipaddress
+from collections import OrderedDict
+from collections.abc import Callable, Collection, Sequence
+from time import monotonic
+from typing import Any
+
+import orjson
+from starlette.types import ASGIApp, Receive, Scope, Send
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+
+from gateway.ids import new_id
+
+Network = ipaddress.IPv4Network | ipaddress.IPv6Network
+
+PROXY_PATH = "/api/v1/mcp/proxy/"
+_WATCHED = frozenset({b"host", b"origin", b"authorization", b"content-length"})
+_REMEMBERED = 1024
+
+
+class Edge:
+    """ASGI around the whole application: `Host` and `Origin` checked on every route.
+
+    ``hosts`` are names and addresses in lower case, without port; ``origins`` are whole origins.
+    A browser's page may use its own origin; any other must be on the list, which is what stops
+    DNS rebinding (2026-07-28, basic/transports, "Security").
+    """
+
+    def __init__(self, app: ASGIApp, *, hosts: Collection[str], origins: Collection[str]) -> None:
+        self._app = app
+        self._hosts = frozenset(hosts)
+        self._origins = frozenset(origin.encode() for origin in origins)
+        self._good_hosts: set[bytes] = set()
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http":
+            fault = self._fault(scope["headers"])
+            if fault is not None:
+                await _refuse(scope, send, *fault)
+                return
+        elif scope["type"] != "lifespan":
+            await send({"type": "websocket.close", "code": 1008})
+            return
+        await self._app(scope, receive, send)
+
+    def _fault(self, headers: Sequence[tuple[bytes, bytes]]) -> tuple[int, str, str] | None:
+        host = origin = None
+        seen: set[bytes] = set()
+        for name, value in headers:
+            if name in _WATCHED:
+                if name in seen:
+                    text = name.decode()
+                    return 400, "bad_request", f"The header {text} appears more than once."
+                seen.add(name)
+                if name == b"host":
+                    host = value
+                elif name == b"origin":
+                    origin = value
+        if host is None:
+            return 400, "bad_request", "The header Host is missing."
+        if host not in self._good_hosts and not self._is_ours(host):
+            return 421, "wrong_host", "This host is not served here; see GATEWAY_ALLOWED_HOSTS."
+        if origin is not None and not self._may_call(origin, host):
+            return 403, "wrong_origin", "This origin may not call; see GATEWAY_ALLOWED_ORIGINS."
+        return None
+
+    def _is_ours(self, host: bytes) -> bool:
+        name = host.decode("latin-1").lower()
+        bare, colon, port = name.rpartition(":")
+        if colon and not name.endswith("]"):
+            if not port.isascii() or not port.isdigit():
+                return False
+            name = bare
+        if name.strip("[]") not in self._hosts:
+            return False
+        if len(self._good_hosts) < _REMEMBERED:
+            self._good_hosts.add(host)
+        return True
+
+    def _may_call(self, origin: bytes, host: bytes) -> bool:
+        scheme, _, rest = origin.partition(b"://")
+        own = scheme in (b"http", b"https") and rest.lower() == host.lower()
+        return own or origin in self._origins
+
+
+async def _refuse(scope: Scope, send: Send, status: int, code: str, message: str) -> None:
+    error: dict[str, Any]
+    if scope["path"].startswith(PROXY_PATH):
+        error = {"jsonrpc": "2.0", "id": None, "error": {"code": -32600, "message": message}}
+    else:
+        request_id = new_id("req")
+        error = {"code": code, "message": message, "request_id": request_id, "details": []}
+        error = {"error": error}
+    body = orjson.dumps(error)
+    headers = [
+        (b"content-type", b"application/json"),
+        (b"content-length", b"%d" % len(body)),
+        # The request's body has not been read.
+        (b"connection", b"close"),
+    ]
+    await send({"type": "http.response.start", "status": status, "headers": headers})
+    await send({"type": "http.response.body", "body": body})
+
+
+def client_ip(scope: Scope, trusted: Sequence[Network]) -> str:
+    """The caller's address: the peer, or what trusted proxies say of it.
+
+    `X-Forwarded-For` is read from the right for as long as the hop that wrote it is trusted; what
+    stands further left anyone may have written. Empty when there is no peer (a Unix socket).
+    """
+    peer: str = scope["client"][0] if scope.get("client") else ""
+    if not trusted or not _is_in(peer, trusted):
+        return peer
+    hops = b",".join(value for name, value in scope["headers"] if name == b"x-forwarded-for")
+    address = peer
+    for hop in reversed(hops.decode("latin-1").split(",")):
+        found = _address(hop.strip())
+        if found is None:
+            break
+        address = found
+        if not _is_in(address, trusted):
+            break
+    return address
+
+
+def _address(text: str) -> str | None:
+    try:
+        return str(ipaddress.ip_address(text.removeprefix("[").removesuffix("]")))
+    except ValueError:
+        return None
+
+
+def _is_in(text: str, networks: Sequence[Network]) -> bool:
+    try:
+        address = ipaddress.ip_address(text)
+    except ValueError:
+        return False
+    mapped = getattr(address, "ipv4_mapped", None)
+    return any((mapped or address) in network for network in networks)
+
+
+class TokenBuckets:
+    """So many calls at once, so many a second, for each key; the least recent are forgotten.
+
+    A forgotten bucket starts full again, so ``capacity`` should exceed the keys in use.
+    """
+
+    def __init__(
+        self,
+        *,
+        per_second: float,
+        burst: float,
+        capacity: int = 10_000,
+        clock: Callable[[], float] = monotonic,
+    ) -> None:
+        self._rate = per_second
+        self._burst = burst
+        self._capacity = capacity
+        self._clock = clock
+        self._full_at: OrderedDict[str, float] = OrderedDict()
+
+    def take(self, key: str) -> float:
+        """Take one token: 0.0 when there was one, else the seconds until there is."""
+        # A bucket is known by when it will be full (GCRA): one number, no refilling.
+        now = self._clock()
+        full_at = max(self._full_at.get(key, now), now) + 1.0 / self._rate
+        late = full_at - now - self._burst / self._rate
+        # Half a microtoken of rounding must not refuse the last of a burst.
+        if late > 1e-6:
+            return late
+        self._full_at[key] = full_at
+        self._full_at.move_to_end(key)
+        if len(self._full_at) > self._capacity:
+            self._full_at.popitem(last=False)
+        return 0.0
+
+
+def _plain(status: bytes, text: bytes) -> bytes:
+    return (
+        b"HTTP/1.1 %s\r\ncontent-type: text/plain; charset=utf-8\r\ncontent-length: %d\r\n"
+        b"connection: close\r\n\r\n%s" % (status, len(text), text)
+    )
+
+
+_TOO_LARGE = _plain(
+    b"431 Request Header Fields Too Large", b"The request's headers are too large.\n"
+)
+_TOO_SLOW = _plain(b"408 Request Timeout", b"The request's headers took too long to arrive.\n")
+
+
+class _HeadTooLarge(Exception):
+    """Raised through llhttp, which then reads no further."""
+
+
+class EdgeProtocol(HttpToolsProtocol):
+    """uvicorn's protocol, with the bounds on a request's head that it lacks.
+
+    Bytes are counted as they come, so that one endless header is noticed too; the time runs from
+    a connection's start, later from a head's first byte.
+    """
+
+    head_limit = 32 * 1024
+    """Bytes; a pipelined head may exceed it by one read."""
+    head_seconds = 5.0
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._in_head = True
+        self._begun = False
+        self._head_bytes = 0
+        self._heads = 0
+        self._head_timer: asyncio.TimerHandle | None = None
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        super().connection_made(transport)
+        self._arm()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._disarm()
+        super().connection_lost(exc)
+
+    def data_received(self, data: bytes) -> None:
+        heads = self._heads
+        if self._in_head:
+            self._head_bytes += len(data)
+        super().data_received(data)
+        if not self._in_head or self.transport.is_closing():
+            self._disarm()
+        elif self._heads == heads and self._head_bytes > self.head_limit:
+            self._close_with(_TOO_LARGE)
+        elif self._begun or not self._answering():
+            # Line ends before a request begin none, but they have ended uvicorn's own time-out.
+            if self._heads != heads:
+                self._disarm()
+            if self._begun or self._heads == heads:
+                self._arm()
+
+    def on_message_begin(self) -> None:
+        self._begun = True
+        super().on_message_begin()
+
+    def on_headers_complete(self) -> None:
+        # The count includes what came of the body in the same read.
+        if self._head_bytes > self.head_limit and self._head_size() > self.head_limit:
+            raise _HeadTooLarge
+        self._in_head = self._begun = False
+        self._heads += 1
+        super().on_headers_complete()
+
+    def on_message_complete(self) -> None:
+        self._in_head = True
+        self._head_bytes = 0
+        super().on_message_complete()
+
+    def send_400_response(self, msg: str) -> None:
+        if self._in_head and self._head_bytes > self.head_limit:
+            self._close_with(_TOO_LARGE)
+        else:
+            super().send_400_response(msg)
+
+    def _head_size(self) -> int:
+        return len(self.url) + sum(len(name) + len(value) + 4 for name, value in self.headers)
+
+    def _answering(self) -> bool:
+        return self.cycle is not None and not self.cycle.response_complete
+
+    def _arm(self) -> None:
+        if self._head_timer is None:
+            self._head_timer = self.loop.call_later(self.head_seconds, self._close_with, _TOO_SLOW)
+
+    def _disarm(self) -> None:
+        if self._head_timer is not None:
+            self._head_timer.cancel()
+            self._head_timer = None
+
+    def _close_with(self, answer: bytes) -> None:
+        self._disarm()
+        if self.transport.is_closing():
+            return
+        # In the middle of an earlier answer there is no place for another.
+        if not self._answering():
+            self.transport.write(answer)
+        self.transport.close()
