@@ -9,20 +9,17 @@ import ssl
 from collections.abc import Callable
 from dataclasses import dataclass
 from time import monotonic
-from urllib.parse import urlsplit
 
 import orjson
+import structlog
 
+from gateway.egress import EgressPolicy, Network, check_url, client_for
 from gateway.http1 import (
     BeforeWrite,
     Client,
     Exchange,
     Http1Error,
-    Interrupted,
-    InvalidHead,
     NotSent,
-    Resolve,
-    TcpAddress,
     TooLarge,
     build_head,
 )
@@ -32,6 +29,8 @@ from gateway.mcp.streams import RelayedEvents
 from gateway.values import Caller, Era, Fate, Forwarded, Permit, Request, Server, ServerId
 
 __all__ = ["Limits", "Route", "Upstreams"]
+
+_log = structlog.get_logger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,17 +74,20 @@ class _Running:
 
 
 class Upstreams:
-    """``resolver`` gives the guarded name resolution for a server (`gateway.egress`)."""
+    """``private_allowed`` and ``listeners`` are the deployment's, as `gateway.egress` has them."""
 
     def __init__(
         self,
-        resolver: Callable[[Server], Resolve],
+        *,
+        private_allowed: tuple[Network, ...] = (),
+        listeners: frozenset[tuple[str, int]] = frozenset(),
         limits: Limits | None = None,
         tls: ssl.SSLContext | None = None,
     ) -> None:
         self.limits = limits or Limits()
-        self._resolver = resolver
-        self._tls = tls
+        self._private_allowed = private_allowed
+        self._listeners = listeners
+        self._tls = tls or ssl.create_default_context()
         self._routes: dict[ServerId, tuple[Server, Route]] = {}
         self._running: set[_Running] = set()
         self._farewells: set[asyncio.Task[None]] = set()
@@ -160,15 +162,26 @@ class Upstreams:
         await asyncio.gather(*self._farewells, return_exceptions=True)
 
     def _open(self, server: Server) -> Route:
-        address, host, target = _address(server.url, self._tls)
-        client = Client(
-            address,
-            resolve=self._resolver(server),
+        private, listeners = server.allow_private_network, self._listeners
+        origin = check_url(
+            server.url,
+            allow_private=private,
+            private_allowed=self._private_allowed,
+            listeners=listeners,
+        )
+        client = client_for(
+            origin,
+            EgressPolicy(private, self._private_allowed, listeners),
+            ssl=self._tls,
             max_connections=self.limits.connections,
             connect_seconds=self.limits.connect_seconds,
         )
-        fixed = ((b"host", host), (b"accept-encoding", b"identity"), *server.auth_headers)
-        return Route(client, target, fixed)
+        fixed = (
+            (b"host", origin.host_header),
+            (b"accept-encoding", b"identity"),
+            *server.auth_headers,
+        )
+        return Route(client, origin.target, fixed)
 
     async def _exchange(self, running: _Running, before_write: BeforeWrite | None) -> Forwarded:
         def last_act() -> None:
@@ -186,11 +199,11 @@ class Upstreams:
         except TimeoutError:
             # Nothing else here has a time-out of this kind: `cut` set it.
             return self._cut_short(running)
-        except InvalidHead:
-            return Forwarded(Fate.NOT_FORWARDED, reason="upstream_error")
-        except NotSent:
+        except NotSent as fault:
+            _log.warning("not sent", server=running.caller.server.id, why=fault.why)
             return Forwarded(Fate.NOT_FORWARDED, reason="upstream_unreachable")
-        except Http1Error:
+        except Http1Error as fault:
+            _log.warning("no answer", server=running.caller.server.id, why=fault.why)
             return Forwarded(Fate.UNKNOWN, reason="upstream_error")
         finally:
             running.waiting = None
@@ -279,8 +292,8 @@ class Upstreams:
             await route.client.request(
                 head, body, deadline=monotonic() + self.limits.connect_seconds, max_body=65536
             )
-        except (NotSent, Interrupted):
-            # The stream is closed already; a server that cannot be told finds out by itself.
+        except Http1Error:
+            # Its stream is closed already; a server that cannot be told finds out by itself.
             return
 
 
@@ -301,21 +314,3 @@ def _without(headers: list[Header], fixed: tuple[Header, ...]) -> list[Header]:
     """A credential may use any header, which the caller then cannot set beside it."""
     names = {name.lower() for name, _ in fixed}
     return [header for header in headers if header[0] not in names]
-
-
-def _address(url: str, tls: ssl.SSLContext | None) -> tuple[TcpAddress, bytes, str]:
-    """Take a server's URL apart: where to connect, the Host header, the request target."""
-    try:
-        parts = urlsplit(url)
-        port = parts.port
-        host = (parts.hostname or "").encode("idna").decode()
-    except (ValueError, UnicodeError):
-        raise NotSent("the server's URL cannot be read") from None
-    if parts.scheme not in ("http", "https") or not host or parts.username is not None:
-        raise NotSent("the server's URL is not http:// or https:// with a host and no user")
-    secure = parts.scheme == "https"
-    context = (tls or ssl.create_default_context()) if secure else None
-    address = TcpAddress(host, port or (443 if secure else 80), ssl=context)
-    shown = f"[{host}]" if ":" in host else host
-    target = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
-    return address, (f"{shown}:{port}" if port else shown).encode(), target
