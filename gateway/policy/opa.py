@@ -278,20 +278,26 @@ class Opa:
         assert process.stderr is not None
         while chunk := await process.stderr.read(1 << 16):
             for line in chunk.splitlines():
-                complaint = _complaint(line)
-                self._last_error = complaint or self._last_error
-                _log.warning("opa says", message=complaint or line[:500].decode("utf-8", "replace"))
+                said, harmless = _read_line(line)
+                if harmless:
+                    _log.info("opa says", message=said)
+                else:
+                    self._last_error = said
+                    _log.warning("opa complains", message=said)
 
 
-def _complaint(line: bytes) -> str:
-    """The text of an error; empty for a warning (such as that OPA runs as root)."""
+def _read_line(line: bytes) -> tuple[str, bool]:
+    """What OPA wrote, and whether it is no error (such as that it runs as root)."""
     try:
         entry = orjson.loads(line)
     except ValueError:
-        return line[:500].decode("utf-8", "replace") if line.startswith(b"fatal") else ""
-    if not isinstance(entry, Mapping) or entry.get("level") == "warning":
-        return ""
-    return " ".join(str(entry[k]) for k in ("msg", "err", "error") if k in entry)[:500]
+        # A dying Go program writes one line that says why, and hundreds of its stacks.
+        text = line[:500].decode("utf-8", "replace")
+        return text, not text.startswith(("fatal error", "runtime:", "panic", "error:"))
+    if not isinstance(entry, Mapping):
+        return str(entry)[:500], True
+    text = " ".join(str(entry[key]) for key in ("msg", "err", "error") if key in entry)
+    return text[:500], entry.get("level") == "warning"
 
 
 def _kill(process: Process) -> None:
