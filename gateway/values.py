@@ -423,6 +423,14 @@ class EventStream(ByteStream, Protocol):
         """The JSON-RPC response to the request that opened the stream, once it has come by."""
 
     @property
+    def data(self) -> bytes:
+        """The last item's `data` lines joined, empty for comments and oversize pieces."""
+
+    @property
+    def oversize(self) -> bool:
+        """The last item is a piece of an event over the limit, in which nothing was looked for."""
+
+    @property
     def ended(self) -> Literal["", "complete", "broken", "cut", "closed"]:
         """Why there is no more; empty while it runs. `cut` is an emergency stop's doing."""
 

@@ -95,6 +95,13 @@ def data_of(raw: bytes) -> bytes:
     return lines[0] if len(lines) == 1 else b"\n".join(lines)
 
 
+def with_data(raw: bytes, data: bytes) -> bytes:
+    """The event with other data, which must hold no line end; its other lines stay as they are."""
+    lines = _LINE.split(raw.removeprefix(_BOM))
+    kept = [line for line in lines if line and line.partition(b":")[0] != b"data"]
+    return b"\n".join((*kept, b"data: " + data, b"", b""))
+
+
 def response_in(data: bytes, rpc_id: str | int) -> bool:
     """Whether an event's data is the JSON-RPC response to `rpc_id`, of exactly that type.
 

@@ -5,7 +5,7 @@ from collections.abc import Callable
 from typing import Literal, Protocol
 
 from gateway.http1 import Interrupted
-from gateway.mcp.sse import Event, EventScanner, error_event, response_in
+from gateway.mcp.sse import Event, EventScanner, data_of, error_event, response_in
 from gateway.refusals import REASONS
 from gateway.values import Era
 
@@ -45,6 +45,8 @@ class RelayedEvents:
         self._on_end = on_end
         self._queue: deque[Event] = deque()
         self._torn = False
+        self._data = b""
+        self._oversize = False
         self._resumable = False
         self._last_words = b""
         self._response = b""
@@ -53,6 +55,14 @@ class RelayedEvents:
     @property
     def response(self) -> bytes:
         return self._response
+
+    @property
+    def data(self) -> bytes:
+        return self._data
+
+    @property
+    def oversize(self) -> bool:
+        return self._oversize
 
     @property
     def ended(self) -> Ended:
@@ -98,6 +108,7 @@ class RelayedEvents:
                 self._queue.extend(self._scanner.feed(chunk))
 
     def _pass(self, event: Event) -> bytes:
+        self._data, self._oversize = event.data, event.oversize
         self._torn = event.oversize and not event.raw.endswith((b"\n\n", b"\r\n\r\n", b"\r\r"))
         self._resumable = self._resumable or event.raw.startswith(b"id") or b"\nid" in event.raw
         if self._open_id is not None and event.data and response_in(event.data, self._open_id):
@@ -125,6 +136,7 @@ class RelayedEvents:
 
     def _take_last_words(self) -> bytes:
         words, self._last_words = self._last_words, b""
+        self._data, self._oversize = data_of(words), False
         if not words:
             raise StopAsyncIteration
         return words

@@ -1,0 +1,198 @@
+"""Answers to `tools/list` on their way to the caller: read strictly, definitions withheld.
+
+Bytes pass as they came unless a definition is withheld. What two readers could understand
+differently is not passed on at all: a definition that only some clients see escapes comparison.
+"""
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+import jiter
+import orjson
+
+from gateway.mcp.folding import fold
+from gateway.mcp.sse import error_event, with_data
+from gateway.refusals import REASONS
+from gateway.values import EventStream, Json
+
+Judge = Callable[[Mapping[str, Json]], bool]
+"""Whether one definition may be shown to this caller."""
+
+_ENVELOPE = frozenset({"jsonrpc", "id", "result", "error"})
+_RESULT = frozenset({"tools", "nextCursor", "_meta", "resultType", "ttlMs", "cacheScope"})
+_DEFINITION = frozenset(
+    {
+        "annotations",
+        "description",
+        "execution",
+        "icons",
+        "inputSchema",
+        "name",
+        "outputSchema",
+        "title",
+        "_meta",
+    }
+)
+
+
+class Unreadable(Exception):
+    """The answer cannot be understood in one way only; the text says why."""
+
+
+@dataclass(frozen=True, slots=True)
+class Listing:
+    """One page of a server's tools."""
+
+    body: bytes
+    """The message to pass on."""
+    definitions: tuple[Mapping[str, Json], ...]
+    """All that the server sent, withheld or not."""
+    withheld: int
+    last: bool
+    """No page follows. With the first page's request this was a complete walk."""
+
+
+def read_listing(body: bytes, judge: Judge) -> Listing | None:
+    """Read a message; None if it is no answer that lists tools. Raises `Unreadable`."""
+    # The bytes of any other message show that it lists none, so they need no parse.
+    if body.isascii() and b"tools" not in body.lower() and b"\\u" not in body:
+        return None
+    message = read_json(body)
+    if not isinstance(message, dict) or "method" in message:
+        return None
+    _refuse_lookalikes(message, _ENVELOPE, "message")
+    result = message.get("result")
+    if not isinstance(result, dict):
+        return None
+    _refuse_lookalikes(result, _RESULT, "result")
+    tools = result.get("tools")
+    if tools is None:
+        return None
+    definitions = _definitions(tools)
+    released = [tool for tool in definitions if not _lookalike(tool, _DEFINITION) and judge(tool)]
+    withheld = len(definitions) - len(released)
+    if withheld:
+        body = _rewritten(message, result, released)
+    return Listing(body, tuple(definitions), withheld, result.get("nextCursor") is None)
+
+
+def read_json(body: bytes) -> Json:
+    """Parse what an upstream sent, numbers as they are written. Raises `Unreadable`."""
+    try:
+        return jiter.from_json(
+            body, allow_inf_nan=False, catch_duplicate_keys=True, float_mode="lossless-float"
+        )
+    except ValueError as fault:
+        raise Unreadable(f"the answer is not strict JSON: {fault}") from None
+
+
+class ListingEvents:
+    """An `EventStream` in which listings are read and filtered as they pass.
+
+    They are known by what they hold, not by an id: a client that resumes a stream gets the answer
+    to another request than the one it just sent. ``report`` is told of each.
+    """
+
+    def __init__(
+        self,
+        events: EventStream,
+        rpc_id: str | int | None,
+        judge: Judge,
+        report: Callable[[Listing], None],
+    ) -> None:
+        self._events = events
+        self._rpc_id = rpc_id
+        self._judge = judge
+        self._report = report
+        self._over = False
+        self._data = b""
+
+    @property
+    def response(self) -> bytes:
+        return self._events.response
+
+    @property
+    def data(self) -> bytes:
+        return self._data
+
+    @property
+    def oversize(self) -> bool:
+        return self._events.oversize
+
+    @property
+    def ended(self) -> Literal["", "complete", "broken", "cut", "closed"]:
+        return self._events.ended
+
+    def __aiter__(self) -> "ListingEvents":
+        return self
+
+    async def __anext__(self) -> bytes:
+        if self._over:
+            raise StopAsyncIteration
+        raw = await self._events.__anext__()
+        self._data = self._events.data
+        if self._events.oversize:
+            return await self._stop("answer_too_large")
+        try:
+            listing = read_listing(self._data, self._judge)
+        except Unreadable:
+            return await self._stop("answer_unreadable")
+        if listing is None:
+            return raw
+        self._report(listing)
+        self._data = listing.body
+        return with_data(raw, listing.body) if listing.withheld else raw
+
+    async def aclose(self) -> None:
+        await self._events.aclose()
+
+    async def _stop(self, reason: str) -> bytes:
+        """What cannot be read cannot be compared either, so nothing more passes."""
+        self._over = True
+        await self._events.aclose()
+        if self._rpc_id is None:
+            raise StopAsyncIteration
+        row = REASONS[reason]
+        data: dict[str, object] = {"reason_code": reason, "retryable": row.retryable != "no"}
+        return error_event(self._rpc_id, row.code, row.message, data)
+
+
+def _definitions(tools: Json) -> list[dict[str, Json]]:
+    if not isinstance(tools, list) or not all(
+        isinstance(tool, dict) and isinstance(tool.get("name"), str) for tool in tools
+    ):
+        raise Unreadable("result.tools is not a list of objects with names")
+    return tools
+
+
+def _refuse_lookalikes(keys: Iterable[str], known: frozenset[str], where: str) -> None:
+    key = _lookalike(keys, known)
+    if key is not None:
+        raise Unreadable(f"a key of the {where} differs from a known one only in its spelling")
+
+
+def _lookalike(keys: Iterable[str], known: frozenset[str]) -> str | None:
+    folded = {fold(key) for key in known}
+    return next((key for key in keys if key not in known and fold(key) in folded), None)
+
+
+def _rewritten(message: dict[str, Json], result: dict[str, Json], released: Json) -> bytes:
+    filtered = {**result, "tools": released}
+    if filtered.get("cacheScope") == "public":
+        # Another caller may be shown more.
+        filtered["cacheScope"] = "private"
+    return orjson.dumps(_writable({**message, "result": filtered}))
+
+
+def _writable(value: Json) -> Json:
+    """Numbers that orjson would change or refuse, as they were written."""
+    if isinstance(value, dict):
+        return {key: _writable(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_writable(item) for item in value]
+    if isinstance(value, jiter.LosslessFloat):
+        return orjson.Fragment(bytes(value))
+    if isinstance(value, int) and not isinstance(value, bool) and not -(2**63) <= value < 2**63:
+        return orjson.Fragment(str(value))
+    return value
