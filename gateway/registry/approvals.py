@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 from sqlalchemy import ColumnElement, Connection, Row, and_, or_, select, update
 
-from gateway.keyring import Keyring, decrypt, encrypt
+from gateway.keyring import Keyring, decrypt
 from gateway.registry import pages
 from gateway.registry.core import Actor, Change
 from gateway.registry.faults import Conflict, Forbidden, Invalid, Missing
@@ -29,13 +29,8 @@ class Ruling(Input):
     reason: Reason
 
 
-def seal_call(keyring: Keyring, approval_id: str, params: bytes) -> bytes:
-    """Encrypt the JSON of a call's `params` for `call_sealed`; bound to its approval."""
-    return encrypt(keyring.data, params, approval_id.encode())
-
-
 def open_call(keyring: Keyring, row: Row[Any]) -> bytes:
-    """The inverse of `seal_call`: what an approver has to see."""
+    """The JSON of the call's `params`, sealed by `gateway.registry.grants`: what is approved."""
     return decrypt(keyring.data, row.call_sealed, row.id.encode())
 
 

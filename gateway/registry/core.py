@@ -135,9 +135,14 @@ class Registry:
         with self.reader.connect() as connection, connection.begin():
             return fn(connection)
 
-    async def changed(self, seconds: float) -> None:
-        """Return after the next change made here, or after so many seconds."""
-        await self._changed.wait(seconds)
+    @property
+    def changes(self) -> int:
+        """How many changes were made here; read it before the state that you wait to see change."""
+        return self._changed.count
+
+    async def changed(self, since: int, seconds: float) -> None:
+        """Return once there are more changes than `since`, or after so many seconds."""
+        await self._changed.wait(since, seconds)
 
     def _begin(self, connection: Connection, by: Actor) -> Change:
         return Change(connection, self.log.now, by, self.keyring, self.log, self.directory)
@@ -147,15 +152,19 @@ class Pulse:
     """Wakes whoever waits; belongs to one event loop."""
 
     def __init__(self) -> None:
+        self.count = 0
         self._waiting: set[asyncio.Future[None]] = set()
 
     def beat(self) -> None:
+        self.count += 1
         for future in self._waiting:
             if not future.done():
                 future.set_result(None)
         self._waiting.clear()
 
-    async def wait(self, seconds: float) -> None:
+    async def wait(self, since: int, seconds: float) -> None:
+        if self.count != since:
+            return
         future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._waiting.add(future)
         try:

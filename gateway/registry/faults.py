@@ -6,7 +6,8 @@
      ├─ Missing    404  not in this project, or nowhere: the two look alike
      ├─ Invalid    400  what was asked for cannot be; says so field by field
      ├─ Conflict   409  it was true once; the state has moved on
-     └─ Forbidden  403  this person may not do it, whatever the role
+     ├─ Forbidden  403  this person may not do it, whatever the role
+     └─ Unready    503  something that is needed for it does not answer now
 """
 
 from collections.abc import Mapping
@@ -34,4 +35,8 @@ class Conflict(Fault):
 
 
 class Forbidden(Fault):
+    pass
+
+
+class Unready(Fault):
     pass

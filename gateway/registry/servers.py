@@ -176,7 +176,7 @@ def remove(change: Change, server_id: str) -> None:
         connection.execute(delete(table).where(table.c.server_id == server_id))
     connection.execute(delete(tables.servers).where(_s.id == server_id))
     old = {"name": before.name, "slug": before.slug, "server_url": before.server_url}
-    codes = {"server": server_id, "approvals_withdrawn": withdrawn}
+    codes: dict[str, Code] = {"server": server_id, "approvals_withdrawn": withdrawn}
     change.record("server.removed", server_id, codes=codes, before=old)
 
 

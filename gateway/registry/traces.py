@@ -51,9 +51,19 @@ class Filter:
     risk: str | None = None
     kind: str | None = None
 
+    def _decided(self) -> list[ColumnElement[bool]]:
+        match self.decision:
+            case None:
+                return []
+            case "PASSED":
+                return [_t.kind == "decision", _t.reason_code.is_(None)]
+            case "BLOCKED":
+                return [_t.kind == "decision", _t.reason_code.is_not(None)]
+            case action:
+                return [_t.decision == action]
+
     def conditions(self, now: str) -> list[ColumnElement[bool]]:
         equal = {
-            _t.decision: self.decision,
             _t.agent_id: self.agent_id,
             _t.server_id: self.server_id,
             _t.tool: self.tool,
@@ -61,6 +71,7 @@ class Filter:
             _t.kind: self.kind,
         }
         found = [column == wanted for column, wanted in equal.items() if wanted is not None]
+        found += self._decided()
         if self.time_range in _RANGES:
             found.append(_t.ts >= clock.after(now, -_RANGES[self.time_range]))
         if self.start is not None:
