@@ -1,0 +1,75 @@
+"""The two sockets: one for agents and administrators, one for management."""
+
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import uvicorn
+from starlette.types import ASGIApp
+
+from gateway.edge import EdgeProtocol
+
+GRACE_SECONDS = 10
+"""How long running requests may take to end once the gateway is told to."""
+_BACKLOG = 2048
+
+
+class PortTaken(Exception):
+    """Something else listens there already."""
+
+
+def bind(host: str, port: int, setting: str) -> socket.socket:
+    """A listening socket; port 0 takes a free one. Raises `PortTaken`."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    sock = socket.socket(family, socket.SOCK_STREAM)
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        sock.bind((host, port))
+    except OSError as error:
+        sock.close()
+        raise PortTaken(
+            f"cannot listen on {host} port {port}: {error.strerror}; "
+            f"end what uses it, or set {setting} to another port"
+        ) from None
+    sock.listen(_BACKLOG)
+    sock.setblocking(False)
+    return sock
+
+
+class Listener(uvicorn.Server):
+    """uvicorn on a socket that is bound already; signals are for whoever runs it."""
+
+    def __init__(
+        self, app: ASGIApp, sock: socket.socket, cert: Path | None = None, key: Path | None = None
+    ) -> None:
+        self.socket = sock
+        super().__init__(
+            uvicorn.Config(
+                app,
+                http=EdgeProtocol,
+                ws="none",
+                lifespan="off",
+                access_log=False,
+                log_config=None,
+                # What a client says of itself is judged in `gateway.edge`.
+                proxy_headers=False,
+                server_header=False,
+                timeout_graceful_shutdown=GRACE_SECONDS,
+                ssl_certfile=cert,
+                ssl_keyfile=key,
+            )
+        )
+
+    @contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        yield
+
+    async def run_until_told(self) -> None:
+        """Serve until `should_exit` is set."""
+        await self.serve(sockets=[self.socket])
+
+    @property
+    def address(self) -> tuple[str, int]:
+        host, port = self.socket.getsockname()[:2]
+        return str(host), int(port)

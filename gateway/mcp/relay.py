@@ -1,0 +1,112 @@
+"""What is no tool call: passed on as it came, and tool lists compared on their way back.
+
+A definition that is not the accepted one is withheld from the list, and what the list showed is
+stored, so that the tool is refused from then on.
+"""
+
+import asyncio
+from collections.abc import Mapping
+
+import structlog
+
+from gateway import answers
+from gateway.mcp.digests import definition_digests
+from gateway.mcp.envelope import Message, RequestMessage
+from gateway.mcp.listing import Judge, Listing, ListingEvents, Unreadable, read_listing
+from gateway.mcp.upstream import Upstreams
+from gateway.registry import pins
+from gateway.registry.core import Actor, Registry
+from gateway.values import Answer, Caller, Era, Forwarded, Json, Request, Tool
+
+_log = structlog.get_logger(__name__)
+
+
+class Relay:
+    def __init__(self, upstreams: Upstreams, registry: Registry) -> None:
+        self._upstreams = upstreams
+        self._registry = registry
+        self._observing: set[asyncio.Task[None]] = set()
+
+    async def pass_on(self, caller: Caller, request: Request, message: Message | None) -> Answer:
+        """Send on and return the answer; ``message`` is None for GET and DELETE."""
+        rpc_id = message.id if isinstance(message, RequestMessage) else None
+        era = Era.LEGACY if message is None else message.era
+        forwarded = await self._upstreams.relay(caller, request, rpc_id=rpc_id, era=era)
+        if forwarded.reason:
+            return answers.failed_message(rpc_id, forwarded.reason)
+        judge = self._judge(caller)
+        if forwarded.stream is not None:
+            # Whichever request opened it: a resumed stream carries the answers of others.
+            events = ListingEvents(
+                forwarded.stream, rpc_id, judge, lambda listing: self._note(caller, listing)
+            )
+            return Answer(forwarded.status, forwarded.headers, stream=events)
+        return await self._whole(caller, message, forwarded, judge)
+
+    async def close(self) -> None:
+        """Finish storing what lists showed."""
+        await asyncio.gather(*self._observing)
+
+    async def _whole(
+        self, caller: Caller, message: Message | None, forwarded: Forwarded, judge: Judge
+    ) -> Answer:
+        body = forwarded.body or b""
+        if isinstance(message, RequestMessage) and message.method == "tools/list":
+            try:
+                listing = read_listing(body, judge)
+            except Unreadable as fault:
+                _log.warning("a tool list is withheld", server=caller.server.id, why=str(fault))
+                return answers.failed_message(message.id, "answer_unreadable")
+            if listing is not None:
+                body = listing.body
+                self._note(caller, listing)
+                await self.close()
+        return Answer(forwarded.status, forwarded.headers, body)
+
+    def _judge(self, caller: Caller) -> Judge:
+        project = caller.project
+
+        def judge(definition: Mapping[str, Json]) -> bool:
+            tool = self._tools(caller).get(str(definition.get("name")))
+            if tool is None:
+                return project.unknown_tools != "deny"
+            if tool.pin == "CHANGED" and project.on_tool_change == "alert":
+                return True
+            return tool.pin == "ACCEPTED" and _is_accepted(tool, definition)
+
+        return judge
+
+    def _tools(self, caller: Caller) -> Mapping[str, Tool]:
+        return self._registry.directory.view(caller.project.id).tools.get(caller.server.id, {})
+
+    def _note(self, caller: Caller, listing: Listing) -> None:
+        tools = self._tools(caller)
+        news = [d for d in listing.definitions if _is_news(tools.get(str(d["name"])), d)]
+        if news:
+            task = asyncio.create_task(self._observe(caller, news))
+            self._observing.add(task)
+            task.add_done_callback(self._observing.discard)
+
+    async def _observe(self, caller: Caller, definitions: list[Mapping[str, Json]]) -> None:
+        by = Actor.gateway(caller.project.id)
+        findings = await self._registry.change(
+            by, lambda change: pins.observe(change, caller.server.id, definitions)
+        )
+        _log.warning(
+            "a tool list shows what was not accepted",
+            server=caller.server.id,
+            added=findings.added,
+            changed=findings.changed,
+            suspects=findings.suspects,
+        )
+
+
+def _is_accepted(tool: Tool, definition: Mapping[str, Json]) -> bool:
+    return definition_digests(definition)[0] == tool.definition_sha256
+
+
+def _is_news(tool: Tool | None, definition: Mapping[str, Json]) -> bool:
+    """Not stored yet: an unknown tool, one that changed, or one that is back."""
+    if tool is None or tool.pin == "GONE":
+        return True
+    return tool.pin == "ACCEPTED" and not _is_accepted(tool, definition)
