@@ -39,6 +39,11 @@ def command_line(*names: str) -> typer.Typer:
     return root
 
 
+def as_click(*names: str) -> object:
+    """The same as what typer makes of it: commands in ``.commands``, for who lists them."""
+    return typer.main.get_command(command_line(*names))
+
+
 def main() -> None:
     """Run the command line of this process; never returns."""
     given = next((word for word in sys.argv[1:] if not word.startswith("-")), "")

@@ -37,5 +37,6 @@ def demo(
     with CrmProcess(crm_port) as crm:
         # Imported only now: meanwhile the sample server imports its own, on another core.
         demonstration = importlib.import_module("gateway.demo.run")
-        with told_plainly(*demonstration.FORESEEN):
+        foreseen = importlib.import_module("gateway.commands.foreseen").FORESEEN
+        with told_plainly(*foreseen, demonstration.DemoFailed, states.StateUnreadable):
             demonstration.run(folder, port, crm, ready)

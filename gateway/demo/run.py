@@ -12,6 +12,7 @@ from gateway.demo.crm_process import CrmDidNotStart, CrmProcess
 from gateway.demo.instructions import Demo
 from gateway.demo.prepare import PROJECT_NAME, ApiRefused, prepare
 from gateway.settings import LOOPBACK_NETWORKS, Settings
+from gateway.telemetry import log_to_stderr
 
 
 class DemoFailed(Exception):
@@ -26,6 +27,7 @@ def run(data_dir: Path, port: int | None, crm: CrmProcess, ready: Callable[[Demo
     settings = Settings.read(
         data_dir=data_dir, port=port, management_port=0, private_upstreams=LOOPBACK_NETWORKS
     )
+    log_to_stderr(settings.log_level)
     state = states.read(data_dir)
     if not state.admin_key:
         made = initialise(settings, project=PROJECT_NAME, owner="demo-administrator")

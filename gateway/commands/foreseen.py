@@ -1,0 +1,23 @@
+"""What can keep a gateway from starting, told as one line each; anything else is a defect."""
+
+from gateway.assets import AssetMissing
+from gateway.keyring import KeyringFault
+from gateway.listeners import PortTaken
+from gateway.policy.opa_binary import OpaMissing
+from gateway.policy.sources import BundleFault
+from gateway.registry.faults import Fault
+from gateway.settings import SettingsFault
+from gateway.state import NotInitialised
+from gateway.store.database import DatabaseLocked
+
+FORESEEN = (
+    SettingsFault,
+    NotInitialised,
+    DatabaseLocked,
+    KeyringFault,
+    Fault,
+    PortTaken,
+    OpaMissing,
+    BundleFault,
+    AssetMissing,
+)

@@ -1,0 +1,41 @@
+"""`gateway init`: a data directory that `gateway serve` can run on."""
+
+from typing import Annotated
+
+import typer
+
+from gateway.commands.foreseen import FORESEEN
+from gateway.commands.options import AsJson, DataDir, told_plainly
+from gateway.commands.project import Owner, make, tell
+from gateway.registry import projects
+from gateway.registry.faults import Conflict
+from gateway.settings import Settings
+from gateway.state import open_state
+from gateway.telemetry import log_to_stderr
+
+app = typer.Typer()
+
+
+@app.command()
+def init(
+    project: Annotated[
+        str, typer.Option("--project", help="The first project's name.")
+    ] = "Default",
+    owner: Owner = "operator",
+    data_dir: DataDir = None,
+    json: AsJson = False,
+) -> None:
+    """Make the data directory, its four keys, the database, a project and its first admin key.
+
+    An init that was cut short can be run again; a finished one is never overwritten.
+    """
+    with told_plainly(*FORESEEN):
+        settings = Settings.read(data_dir=data_dir)
+        log_to_stderr(settings.log_level)
+        with open_state(settings.data_dir, create=True) as state:
+            if state.registry.read_now(projects.all_of_them):
+                raise Conflict(
+                    f"{settings.data_dir} is initialised; `gateway project create` adds a project"
+                )
+            told = make(state, project, None, owner)
+    tell({"data_dir": str(settings.data_dir), **told}, json)

@@ -1,0 +1,82 @@
+"""`gateway project`: projects, made by whoever holds the data directory."""
+
+import json as json_text
+import re
+from typing import Annotated
+
+import typer
+from pydantic import ValidationError
+
+from gateway.commands.foreseen import FORESEEN
+from gateway.commands.options import AsJson, DataDir, told_plainly
+from gateway.registry import projects
+from gateway.registry.keys import NewKey
+from gateway.registry.projects import NewProject
+from gateway.settings import Settings
+from gateway.state import State, open_state
+from gateway.telemetry import log_to_stderr
+
+app = typer.Typer()
+project = typer.Typer(help="Projects of this data directory.", no_args_is_help=True)
+app.add_typer(project, name="project")
+
+Owner = Annotated[
+    str, typer.Option("--owner", help="The person who answers for the project's first admin key.")
+]
+
+
+@project.callback()
+def _project() -> None:
+    pass
+
+
+@project.command()
+def create(
+    name: Annotated[str, typer.Argument(help="The project's name.")],
+    slug: Annotated[
+        str | None,
+        typer.Option("--slug", help="Its name in Rego, for good; otherwise made from the name."),
+    ] = None,
+    owner: Owner = "operator",
+    data_dir: DataDir = None,
+    json: AsJson = False,
+) -> None:
+    """Add a project with its first admin key, while the gateway is stopped."""
+    with told_plainly(*FORESEEN):
+        settings = Settings.read(data_dir=data_dir)
+        log_to_stderr(settings.log_level)
+        with open_state(settings.data_dir) as state:
+            told = make(state, name, slug, owner)
+    tell(told, json)
+
+
+def make(state: State, name: str, slug: str | None, owner: str) -> dict[str, str]:
+    """Make a project and its first admin key. Raises `Fault`, or `typer.BadParameter`."""
+    try:
+        new = NewProject(name=name, slug=slug or _slug_from(name))
+        key = NewKey(
+            role="admin", name="First admin key", owner=owner, server_ids=None, may_assert=[]
+        )
+    except ValidationError as error:
+        faults = [f"{fault['loc'][0]} {_message(fault['msg'])}" for fault in error.errors()]
+        raise typer.BadParameter("; ".join(faults)) from None
+    row, _, secret = projects.create_now(state.registry, new, key, by=owner)
+    return {"project_id": row.id, "slug": row.slug, "admin_key": secret}
+
+
+def tell(told: dict[str, str], json: bool) -> None:
+    """Print what was made; the key is shown here and nowhere again."""
+    if json:
+        typer.echo(json_text.dumps(told))
+        return
+    for name, value in told.items():
+        typer.echo(f"{name.replace('_', ' '):12} {value}")
+    typer.echo("The key is not shown again.")
+
+
+def _message(of_pydantic: str) -> str:
+    return of_pydantic.removeprefix("Value error, ")
+
+
+def _slug_from(name: str) -> str:
+    return re.sub(r"[^a-z0-9]+", "_", name.lower()).strip("_")[:48]

@@ -1,0 +1,129 @@
+"""The command line: exit codes, what goes to which stream, and that every command explains itself."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner, Result
+
+from gateway import cli
+
+
+@pytest.fixture(autouse=True)
+def _no_settings_of_this_machine(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in list(os.environ):
+        if name.upper().startswith("GATEWAY_"):
+            monkeypatch.delenv(name)
+
+
+def gateway(*words: str | Path) -> Result:
+    return CliRunner().invoke(cli.command_line(*cli.COMMANDS), [str(word) for word in words])
+
+
+def every_command() -> list[list[str]]:
+    """The words of each command, read from what is registered."""
+
+    def below(command: object, words: list[str]) -> list[list[str]]:
+        inner = getattr(command, "commands", None)
+        if inner is None:
+            return [words]
+        return [found for name in inner for found in below(inner[name], [*words, name])]
+
+    return below(cli.as_click(*cli.COMMANDS), [])
+
+
+@pytest.mark.parametrize("words", every_command(), ids=" ".join)
+def test_every_command_explains_itself(words: list[str]) -> None:
+    result = gateway(*words, "--help")
+    assert result.exit_code == 0
+    assert "Usage: gateway" in result.stdout
+
+
+def test_the_table_of_modules_names_what_they_define() -> None:
+    assert {words[0] for words in every_command()} == set(cli.COMMANDS)
+
+
+def test_a_wrong_word_is_wrong_usage() -> None:
+    assert gateway("no-such-command").exit_code == 2
+    assert gateway("project", "create").exit_code == 2
+    assert gateway("serve", "--port", "99999").exit_code == 2
+
+
+def test_init_makes_a_directory_that_only_its_owner_reads(tmp_path: Path) -> None:
+    result = gateway("init", "--data-dir", tmp_path / "d", "--owner", "Ada", "--json")
+    assert result.exit_code == 0, result.stderr
+    told = json.loads(result.stdout)
+    assert told["admin_key"].startswith("gwa_")
+    assert told["slug"] == "default"
+    modes = {path.name: path.stat().st_mode & 0o077 for path in (tmp_path / "d").rglob("*")}
+    assert {"gateway.db", "data.key", "log.key", "bundle.key", "seal.key"} <= set(modes)
+    assert set(modes.values()) == {0}
+    assert told["admin_key"].encode() not in (tmp_path / "d" / "gateway.db").read_bytes()
+
+
+def test_init_never_overwrites(tmp_path: Path) -> None:
+    assert gateway("init", "--data-dir", tmp_path).exit_code == 0
+    keys = {path: path.read_bytes() for path in tmp_path.rglob("*.key")}
+    again = gateway("init", "--data-dir", tmp_path)
+    assert again.exit_code == 1
+    assert again.stdout == ""
+    assert "gateway project create" in again.stderr
+    assert len(again.stderr.splitlines()) == 1
+    assert {path: path.read_bytes() for path in tmp_path.rglob("*.key")} == keys
+
+
+def test_a_project_is_added_beside_the_first(tmp_path: Path) -> None:
+    gateway("init", "--data-dir", tmp_path)
+    added = gateway("project", "create", "Sales & CRM", "--data-dir", tmp_path, "--json")
+    assert json.loads(added.stdout)["slug"] == "sales_crm"
+    twice = gateway("project", "create", "Sales CRM", "--data-dir", tmp_path)
+    assert twice.exit_code == 1
+    assert "sales_crm" in twice.stderr
+
+
+def test_a_name_that_gives_no_slug_is_wrong_usage(tmp_path: Path) -> None:
+    gateway("init", "--data-dir", tmp_path)
+    assert gateway("project", "create", "2026", "--data-dir", tmp_path).exit_code == 2
+
+
+def test_a_project_needs_a_directory_that_was_initialised(tmp_path: Path) -> None:
+    result = gateway("project", "create", "X", "--data-dir", tmp_path / "empty")
+    assert result.exit_code == 1
+    assert "gateway init" in result.stderr
+
+
+def test_faulty_settings_are_told_line_by_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("GATEWAY_PORTT", "1")
+    monkeypatch.setenv("GATEWAY_LOG_LEVEL", "loud")
+    result = gateway("serve", "--data-dir", tmp_path)
+    assert result.exit_code == 1
+    assert len(result.stderr.splitlines()) == 2
+    assert "did you mean GATEWAY_PORT?" in result.stderr
+
+
+def test_serve_needs_a_directory_that_was_initialised(tmp_path: Path) -> None:
+    result = gateway("serve", "--data-dir", tmp_path)
+    assert result.exit_code == 1
+    assert "gateway init" in result.stderr
+
+
+def test_the_module_runs_as_the_command() -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "gateway", "opa", "install", "--nonsense"],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 2
+    assert "--nonsense" in done.stderr
+
+
+def test_the_description_of_the_api_is_json() -> None:
+    result = gateway("openapi")
+    assert result.exit_code == 0, result.stderr
+    assert json.loads(result.stdout)["openapi"].startswith("3.1")
