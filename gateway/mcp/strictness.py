@@ -41,9 +41,9 @@ def shown(text: str) -> str:
 def check_values(root: dict[str, Json]) -> None:
     """Raise `BadMessage` for what two readers of JSON could understand differently.
 
-    At any depth: nesting past 64, keys of one object that are alike once folded, integers outside
-    64 bits, decimals that no double holds exactly (RFC 7493, section 2.2). Strings need no look,
-    since the parser refuses lone surrogates.
+    At any depth: nesting past 64, keys of one object that are alike once folded, the key
+    ``__proto__``, integers outside 64 bits, decimals that no double holds (RFC 7493, section
+    2.2). Strings need no look, since the parser refuses lone surrogates.
     """
     depth = 0
     level: list[Json] = [root]
@@ -59,8 +59,7 @@ def _below(level: list[Json]) -> list[Json]:
     below: list[Json] = []
     for node in level:
         if type(node) is dict:
-            if len(node) > 1:
-                _check_keys(node)
+            _check_keys(node)
             node = node.values()
         for value in node:
             kind = type(value)
@@ -77,6 +76,11 @@ def _below(level: list[Json]) -> list[Json]:
 
 
 def _check_keys(members: dict[str, Json]) -> None:
+    if "__proto__" in members:
+        # A reader in JavaScript drops it, or makes its value the object's prototype.
+        raise BadMessage(400, -32602, "The key '__proto__' is not accepted.")
+    if len(members) < 2:
+        return
     # Most keys are ASCII without NUL; then folding is lower case, and one string at a time is fast.
     joined = "\0".join(members)
     if joined.isascii():
