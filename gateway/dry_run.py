@@ -4,22 +4,20 @@ The policy is asked for any tool name, whether a scan knows it or not, and whate
 way besides the policy is named beside it.
 """
 
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
+from gateway.api.context import Question
 from gateway.ids import new_id
-from gateway.mcp.strictness import check_values
 from gateway.refusals import Refused
 from gateway.refused_calls import RefusedCalls
 from gateway.registry.directory import Directory
+from gateway.registry.faults import Unready
 from gateway.steps.budget import BudgetLook
 from gateway.steps.emergency_stop import EmergencyStop
 from gateway.steps.enforcement import enforce
 from gateway.steps.policy import Policy
 from gateway.steps.tool_pins import ToolPins
 from gateway.values import (
-    Agent,
     Call,
     Caller,
     CallId,
@@ -30,8 +28,6 @@ from gateway.values import (
     Key,
     Pinned,
     Request,
-    Role,
-    Server,
 )
 
 
@@ -44,31 +40,27 @@ class DryRun:
     budget: BudgetLook
     refused_calls: RefusedCalls
 
-    async def decide(
-        self,
-        key: Key,
-        server: Server,
-        agent: Agent | None,
-        tool_name: str,
-        arguments: Mapping[str, Json],
-        client_ip: str,
-    ) -> dict[str, Any]:
-        """The answer of ``POST /mcp/decide``. Raises `Refused` when the policy cannot be asked.
+    async def decide(self, key: Key, question: Question) -> dict[str, Json]:
+        """The answer of ``POST /mcp/decide``, whole; the API hides what a role may not see.
 
-        ``arguments`` come from the strict parser. Policy ids and reasons are for admins only.
+        Raises `Unready` when the policy cannot be asked.
         """
-        check_values({"arguments": dict(arguments)})
         view = self.directory.view(key.project_id)
+        server = view.servers[question.server_id]
+        agent_id = question.agent_id or key.agent_id
+        agent = None if agent_id is None else view.agents[agent_id]
         asserted = agent is not None and agent.id != key.agent_id
-        caller = Caller(view.project, key, agent, asserted, server)
-        call = _call(caller, tool_name, arguments, client_ip)
+        call = _call(Caller(view.project, key, agent, asserted, server), question)
         blocked_by = self._blocked_by(call)
-        tool = view.tools[server.id].get(tool_name)
+        tool = view.tools[server.id].get(question.tool_name)
         pinned = Pinned(Cleared(call, self.directory.epoch), tool, must_ask=False)
-        decision = await self.policy.decide(pinned)
+        try:
+            decision = await self.policy.decide(pinned)
+        except Refused as refused:
+            raise Unready(refused.message) from None
         blocked_by += self._over_budget(decision)
         self.refused_calls.probe(key.project_id, key.id, decision.verdict.action.value)
-        return _answer(decision, blocked_by, key.role is Role.ADMIN)
+        return _answer(decision, blocked_by)
 
     def _blocked_by(self, call: Call) -> list[str]:
         blocked = []
@@ -92,8 +84,8 @@ class DryRun:
         return []
 
 
-def _call(caller: Caller, tool_name: str, arguments: Mapping[str, Json], client_ip: str) -> Call:
-    request = Request("POST", caller.server.id, (), b"", client_ip, gone=lambda: False)
+def _call(caller: Caller, question: Question) -> Call:
+    request = Request("POST", caller.server.id, (), b"", client_ip="", gone=lambda: False)
     return Call(
         id=CallId(new_id("trc")),
         caller=caller,
@@ -101,13 +93,13 @@ def _call(caller: Caller, tool_name: str, arguments: Mapping[str, Json], client_
         source="decide",
         era=Era.MODERN,
         rpc_id=0,
-        tool_name=tool_name,
-        arguments=arguments,
+        tool_name=question.tool_name,
+        arguments=question.arguments,
         meta={},
         task=None,
         input_responses=None,
         is_retry=False,
-        params={"name": tool_name, "arguments": arguments},
+        params={"name": question.tool_name, "arguments": question.arguments},
         session=None,
     )
 
@@ -120,17 +112,15 @@ _REASON_CODES = {
 }
 
 
-def _answer(decision: Decision, blocked_by: list[str], full: bool) -> dict[str, Any]:
+def _answer(decision: Decision, blocked_by: list[str]) -> dict[str, Json]:
     verdict = decision.verdict
-    answer: dict[str, Any] = {
+    return {
         "action": verdict.action.value,
         "reason_code": _REASON_CODES[verdict.action.value],
         "enforced": decision.enforced,
         "risk_level": decision.risk.value,
         "revision": verdict.bundle_digest,
         "blocked_by": blocked_by,
+        "policy_ids": list(verdict.policy_ids),
+        "reasons": list(verdict.reasons),
     }
-    if full:
-        answer["policy_ids"] = list(verdict.policy_ids)
-        answer["reasons"] = list(verdict.reasons)
-    return answer

@@ -69,7 +69,8 @@ class Listener(uvicorn.Server):
         """Serve until `should_exit` is set."""
         await self.serve(sockets=[self.socket])
 
-    @property
-    def address(self) -> tuple[str, int]:
-        host, port = self.socket.getsockname()[:2]
-        return str(host), int(port)
+
+def address_of(sock: socket.socket) -> tuple[str, int]:
+    """Host and port that a socket is bound to."""
+    host, port = sock.getsockname()[:2]
+    return str(host), int(port)

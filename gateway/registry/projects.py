@@ -24,6 +24,12 @@ def _slug(value: str) -> str:
     return value
 
 
+def slug_of(name: str) -> str:
+    """The slug a name suggests; it may still be taken."""
+    words = re.sub(r"[^a-z0-9]+", "_", name.lower()).strip("_")[:48].rstrip("_")
+    return words if words[:1].isalpha() else f"p_{words}"[:48]
+
+
 class NewProject(Input):
     name: Name
     slug: Annotated[str, AfterValidator(_slug)]

@@ -1,0 +1,373 @@
+"""Builds everything and runs it: the one place where the parts are put together."""
+
+import asyncio
+import contextlib
+import secrets
+import signal
+import socket
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import structlog
+import uvloop
+from starlette.applications import Starlette
+from starlette.routing import Route
+from starlette.types import ASGIApp
+
+from gateway.admission import Admission
+from gateway.api.context import ApiContext, Readiness
+from gateway.api.routes import management_routes, routes
+from gateway.assets import asset
+from gateway.dry_run import DryRun
+from gateway.edge import Edge, TokenBuckets
+from gateway.http1 import Client, UnixAddress
+from gateway.listeners import GRACE_SECONDS, Listener, address_of, bind
+from gateway.mcp.proxy import Proxy
+from gateway.mcp.relay import Relay
+from gateway.mcp.scan import ScanFailed, scan
+from gateway.mcp.upstream import Upstreams
+from gateway.pipeline import Pipeline
+from gateway.policy import opa_binary
+from gateway.policy.bundle_server import PATH as BUNDLE_PATH
+from gateway.policy.bundle_server import BundleServer
+from gateway.policy.bundles import Bundle, build_bundle, keep, last_good
+from gateway.policy.engine import Engine, EngineFault
+from gateway.policy.opa import Opa
+from gateway.policy.risk import RiskAssessor
+from gateway.policy.sources import BundleFault, the_sources
+from gateway.refused_calls import RefusedCalls
+from gateway.registry import projects
+from gateway.registry.faults import Unready
+from gateway.registry.keys import NewKey
+from gateway.registry.pins import Assessment, Scan
+from gateway.registry.projects import NewProject
+from gateway.registry.stop_file import StopFile
+from gateway.settings import Settings
+from gateway.state import State, open_state
+from gateway.steps.approvals import Approvals
+from gateway.steps.authenticate import Authenticate
+from gateway.steps.budget import BudgetLook
+from gateway.steps.emergency_stop import EmergencyStop
+from gateway.steps.inspection import Inspection
+from gateway.steps.policy import Policy
+from gateway.steps.tool_pins import ToolPins
+from gateway.values import Caller, Server, Stop
+
+CALLS_PER_SECOND = 10_000.0
+CALLS_AT_ONCE = 20_000.0
+"""One key's token bucket at the edge: a flood's bound, not a budget."""
+OPA_READY_SECONDS = 15.0
+HOUSEKEEPING_SECONDS = 2.0
+DRAIN_SECONDS = 3.0
+
+_log = structlog.get_logger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Ready:
+    """Where a gateway that has started answers."""
+
+    base_url: str
+    management_url: str
+
+
+@dataclass(frozen=True, slots=True)
+class Initialised:
+    """What `initialise` made; the key is shown here and nowhere again."""
+
+    project_id: str
+    project_slug: str
+    admin_key: str
+
+
+def initialise(settings: Settings, *, project: str, owner: str) -> Initialised:
+    """Make data directory, keys and database where missing, and a project with its first admin.
+
+    Blocks. Raises what `gateway.state.open_state` raises, and `gateway.registry.faults.Conflict`
+    when there is a project of that name.
+    """
+    slug = projects.slug_of(project)
+    with open_state(settings.data_dir, create=True) as state:
+        row, _, key = projects.create_now(
+            state.registry,
+            NewProject.model_validate({"name": project, "slug": slug}),
+            NewKey.model_validate({"role": "admin", "name": "First administrator", "owner": owner}),
+        )
+    return Initialised(row.id, row.slug, key)
+
+
+def serve(settings: Settings, *, ready: Callable[[Ready], None] | None = None) -> None:
+    """Run the gateway until SIGINT or SIGTERM. `ready` is called once, when calls are answered.
+
+    Raises `gateway.state.NotInitialised`, `gateway.listeners.PortTaken`,
+    `gateway.policy.opa_binary.OpaMissing` and the like before anything has started.
+    """
+    binary = opa_binary.find()
+    public = bind(settings.host, settings.port, "GATEWAY_PORT")
+    management = bind(settings.management_host, settings.management_port, "GATEWAY_MANAGEMENT_PORT")
+    with public, management, open_state(settings.data_dir) as state:
+        uvloop.run(_run(settings, state, binary, (public, management), ready))
+
+
+@dataclass(frozen=True, slots=True)
+class Gateway:
+    """All that runs, put together; see `build`."""
+
+    settings: Settings
+    state: State
+    bundles: BundleServer
+    opa: Opa
+    upstreams: Upstreams
+    pipeline: Pipeline
+    dry_run: DryRun
+    risks: RiskAssessor
+    stop_file: StopFile
+    public_url: str
+    management_url: str
+
+    async def scan(self, server: Server) -> Scan:
+        """Walk the server's tools and have them assessed. Raises `Unready`."""
+        try:
+            walked = await scan(self.upstreams, server)
+            assessed = await self.risks.risks(walked.definitions)
+        except ScanFailed as failed:
+            raise Unready(str(failed)) from None
+        except EngineFault as fault:
+            _log.error("tools cannot be assessed", why=str(fault))
+            raise Unready("The policy engine cannot assess the tools now; try again.") from None
+        names = [str(definition.get("name")) for definition in walked.definitions]
+        assessments = {
+            name: Assessment(one.risk, one.reasons)
+            for name, one in zip(names, assessed, strict=True)
+        }
+        return Scan(walked.definitions, assessments, server.revision, walked.complete)
+
+    async def readiness(self) -> Readiness:
+        opa = self.opa.status()
+        checks = {
+            "log": "the last write failed" if self.state.writer.failing else "ok",
+            "opa": "ok" if opa.ready else opa.last_error or "not on the current bundle yet",
+        }
+        return Readiness(all(check == "ok" for check in checks.values()), checks)
+
+    def cancel_calls(self, stop: Stop) -> int:
+        """Cut the running calls that a stop covers."""
+
+        def covers(caller: Caller) -> bool:
+            if stop.project_id not in (None, caller.project.id):
+                return False
+            agents = {caller.agent.id} if caller.agent else set()
+            match stop.scope:
+                case "all":
+                    return True
+                case "server":
+                    return stop.target_id == caller.server.id
+                case "agent":
+                    return stop.target_id in agents | caller.key.agent_ids
+
+        return self.upstreams.cut(covers)
+
+
+def build(
+    settings: Settings,
+    state: State,
+    binary: Path,
+    sockets: tuple[socket.socket, socket.socket],
+) -> Gateway:
+    """Put the parts together; nothing runs yet, and nothing is asked of the network."""
+    now = state.clock.now
+    token = _management_token(settings.data_dir)
+    bundles = BundleServer(token)
+    opa = Opa(
+        binary=binary,
+        config=asset("opa-config.yaml"),
+        data_dir=settings.data_dir,
+        token=token,
+        key=state.keyring.bundle,
+        bundles=bundles,
+    )
+    engine = Engine(Client(UnixAddress(str(opa.socket_path))), bundles, ready=lambda: opa.ready)
+    listeners = frozenset(address_of(sock) for sock in sockets)
+    upstreams = Upstreams(private_allowed=settings.private_upstreams, listeners=listeners)
+    stop_file = StopFile(settings.data_dir)
+    buckets = TokenBuckets(per_second=CALLS_PER_SECOND, burst=CALLS_AT_ONCE)
+    directory = state.directory
+    emergency_stop = EmergencyStop(directory, stop_file)
+    tool_pins = ToolPins(directory)
+    policy = Policy(engine, view=directory.view, now=now)
+    budget = BudgetLook(directory, state.ledger, now)
+    refused_calls = RefusedCalls(state.writer, state.log, now)
+    pipeline = Pipeline(
+        directory=directory,
+        authenticate=Authenticate(directory, now, buckets.take),
+        emergency_stop=emergency_stop,
+        tool_pins=tool_pins,
+        policy=policy,
+        budget=budget,
+        approvals=Approvals(),
+        admission=Admission(
+            state.writer, state.log, directory, state.ledger, state.grants, stop_file
+        ),
+        upstreams=upstreams,
+        inspection=Inspection(),
+        settlement=state.settlement,
+        refused_calls=refused_calls,
+        relay=Relay(upstreams, state.registry),
+        running=set(),
+    )
+    dry_run = DryRun(directory, emergency_stop, tool_pins, policy, budget, refused_calls)
+    return Gateway(
+        settings=settings,
+        state=state,
+        bundles=bundles,
+        opa=opa,
+        upstreams=upstreams,
+        pipeline=pipeline,
+        dry_run=dry_run,
+        risks=RiskAssessor(engine),
+        stop_file=stop_file,
+        public_url=_url(sockets[0], secure=settings.tls_cert is not None),
+        management_url=_url(sockets[1], secure=False),
+    )
+
+
+def _public(gateway: Gateway) -> ASGIApp:
+    settings = gateway.settings
+    proxy = Proxy(gateway.pipeline, trusted_proxies=settings.trusted_proxies)
+    application = Starlette(
+        routes=[
+            # First, because most requests are for it.
+            Route("/api/v1/mcp/proxy/{server_id}", proxy),
+            *routes(_api_context(gateway)),
+        ]
+    )
+    return Edge(application, hosts=settings.hosts, origins=settings.allowed_origins)
+
+
+def _management(gateway: Gateway) -> ASGIApp:
+    application = Starlette(
+        routes=[Route(BUNDLE_PATH, gateway.bundles), *management_routes(_api_context(gateway))]
+    )
+    return Edge(application, hosts={"127.0.0.1", "::1", "localhost"}, origins=())
+
+
+def _api_context(gateway: Gateway) -> ApiContext:
+    return ApiContext(
+        registry=gateway.state.registry,
+        public_url=gateway.settings.public_url or gateway.public_url,
+        scan=gateway.scan,
+        decide=gateway.dry_run.decide,
+        readiness=gateway.readiness,
+        cancel_calls=gateway.cancel_calls,
+    )
+
+
+def _url(sock: socket.socket, *, secure: bool) -> str:
+    host, port = address_of(sock)
+    shown = f"[{host}]" if ":" in host else host
+    return f"{'https' if secure else 'http'}://{shown}:{port}"
+
+
+def _management_token(data_dir: Path) -> str:
+    """The management listener's bearer token, made once: `management.token`, mode 600."""
+    path = data_dir / "management.token"
+    with contextlib.suppress(FileNotFoundError):
+        return path.read_text().strip()
+    token = secrets.token_urlsafe(32)
+    aside = path.with_suffix(".new")
+    aside.touch(mode=0o600)
+    aside.write_text(token)
+    aside.rename(path)
+    return token
+
+
+async def _run(
+    settings: Settings,
+    state: State,
+    binary: Path,
+    sockets: tuple[socket.socket, socket.socket],
+    ready: Callable[[Ready], None] | None,
+) -> None:
+    gateway = build(settings, state, binary, sockets)
+    public = Listener(_public(gateway), sockets[0], settings.tls_cert, settings.tls_key)
+    management = Listener(_management(gateway), sockets[1])
+    told = asyncio.Event()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        asyncio.get_running_loop().add_signal_handler(number, told.set)
+    serving = [
+        asyncio.create_task(public.run_until_told()),
+        asyncio.create_task(management.run_until_told()),
+    ]
+    housekeeping = asyncio.create_task(_keep_house(gateway))
+    try:
+        gateway.bundles.offer(await asyncio.to_thread(_bundle, settings, state, binary))
+        await gateway.opa.start(gateway.management_url)
+        await _until_ready(gateway, told)
+        if ready is not None and not told.is_set():
+            ready(Ready(gateway.public_url, gateway.management_url))
+        stopping = asyncio.create_task(told.wait())
+        await asyncio.wait([stopping, housekeeping], return_when=asyncio.FIRST_COMPLETED)
+        stopping.cancel()
+    finally:
+        gateway.bundles.close()
+        public.should_exit = management.should_exit = True
+        # Calls under way may end by themselves; a stream may never, so it is ended.
+        await asyncio.wait(serving, timeout=DRAIN_SECONDS)
+        await gateway.upstreams.close()
+        await asyncio.wait(serving)
+        await _finish_calls(gateway)
+        housekeeping.cancel()
+        await asyncio.wait([housekeeping])
+        await gateway.opa.stop()
+    if not housekeeping.cancelled():
+        housekeeping.result()
+
+
+def _bundle(settings: Settings, state: State, binary: Path) -> Bundle:
+    """Build the policy; with broken sources the last good one serves. Raises `BundleFault`."""
+    folder = settings.data_dir / "bundles"
+    try:
+        bundle = build_bundle(
+            the_sources(settings.policy_dirs), opa=binary, key=state.keyring.bundle
+        )
+    except BundleFault as fault:
+        kept = last_good(folder)
+        if kept is None:
+            raise
+        _log.error("the policy does not build; the last good one serves", why=str(fault))
+        return kept
+    keep(bundle, folder)
+    return bundle
+
+
+async def _until_ready(gateway: Gateway, told: asyncio.Event) -> None:
+    """Wait for OPA, but not for ever: until it answers, calls are refused."""
+    waiting = asyncio.create_task(gateway.opa.wait_ready(OPA_READY_SECONDS))
+    stopping = asyncio.create_task(told.wait())
+    await asyncio.wait([waiting, stopping], return_when=asyncio.FIRST_COMPLETED)
+    for task in (waiting, stopping):
+        task.cancel()
+    await asyncio.wait([waiting, stopping])
+    if not gateway.opa.ready and not told.is_set():
+        _log.error("OPA is not ready; calls are refused until it is", opa=gateway.opa.status())
+
+
+async def _keep_house(gateway: Gateway) -> None:
+    """What happens by itself every few seconds. An error here ends the gateway, loudly."""
+    stopped = False
+    while True:
+        await asyncio.sleep(HOUSEKEEPING_SECONDS)
+        await gateway.pipeline.refused_calls.flush()
+        stop = gateway.stop_file()
+        if stop is not None and not stopped:
+            gateway.cancel_calls(stop)
+        stopped = stop is not None
+
+
+async def _finish_calls(gateway: Gateway) -> None:
+    """Every admitted call ends with an outcome, also when the gateway does."""
+    if gateway.pipeline.running:
+        await asyncio.wait(gateway.pipeline.running, timeout=GRACE_SECONDS)
+    await gateway.pipeline.relay.close()
+    await gateway.pipeline.refused_calls.flush(everything=True)
