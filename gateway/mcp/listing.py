@@ -49,8 +49,8 @@ class Listing:
     definitions: tuple[Mapping[str, Json], ...]
     """All that the server sent, withheld or not."""
     withheld: int
-    last: bool
-    """No page follows. With the first page's request this was a complete walk."""
+    next_cursor: Json
+    """None on the last page; if that was the first page's request too, this was the whole walk."""
 
 
 def read_listing(body: bytes, judge: Judge) -> Listing | None:
@@ -74,7 +74,7 @@ def read_listing(body: bytes, judge: Judge) -> Listing | None:
     withheld = len(definitions) - len(released)
     if withheld:
         body = _rewritten(message, result, released)
-    return Listing(body, tuple(definitions), withheld, result.get("nextCursor") is None)
+    return Listing(body, tuple(definitions), withheld, result.get("nextCursor"))
 
 
 def read_json(body: bytes) -> Json:

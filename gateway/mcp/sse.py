@@ -69,7 +69,7 @@ class EventScanner:
 
     def _event(self, raw: bytes) -> Event:
         first, self._first = self._first, False
-        if self._oversize:
+        if self._oversize or len(raw) > self._limit:
             self._oversize = False
             return Event(raw, b"", oversize=True)
         return Event(raw, data_of(raw[3:] if first and raw.startswith(_BOM) else raw))
