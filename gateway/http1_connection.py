@@ -8,6 +8,7 @@ import socket
 from collections.abc import Callable
 from enum import Enum
 from math import inf
+from ssl import SSLError
 from time import monotonic
 from typing import Protocol, cast
 
@@ -204,7 +205,7 @@ class Connection(asyncio.Protocol):
 
     def eof_received(self) -> bool:
         inbox = self._inbox
-        if inbox is not None and inbox.status and self._reader.until_close:
+        if inbox is not None and inbox.status and self._reader.until_close and self._ended_well():
             inbox.complete = True
             self._finish()
         else:
@@ -235,6 +236,18 @@ class Connection(asyncio.Protocol):
             self._rest()
         else:
             self.end()
+
+    def _ended_well(self) -> bool:
+        """Return whether the server ended the stream: over TLS, anyone on the way can send a FIN.
+
+        asyncio reports a missing close_notify (RFC 8446, section 6.1) as a plain end of file.
+        """
+        assert self._transport is not None
+        tls = self._transport.get_extra_info("ssl_object")
+        try:
+            return tls is None or tls.read(1) == b""
+        except SSLError:
+            return False
 
     def _rest(self) -> None:
         if self._pool is not None:
