@@ -1,4 +1,4 @@
-"""The command line: exit codes, what goes to which stream, and that every command explains itself."""
+"""The command line: exit codes, which stream holds what, and that each command explains itself."""
 
 import json
 import os
