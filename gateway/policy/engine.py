@@ -1,5 +1,6 @@
 """Asks OPA a question and believes only a complete answer from a bundle that the gateway knows."""
 
+import asyncio
 import os
 import time
 from collections.abc import Callable
@@ -8,8 +9,8 @@ from typing import Protocol
 
 import orjson
 
-from gateway.http1 import Client, Http1Error
-from gateway.policy.lanes import Lanes
+from gateway.http1 import Client, Http1Error, Response
+from gateway.policy.lanes import LARGE_BYTES, Lanes
 from gateway.values import Json
 
 LARGEST_QUESTION = 256 << 10
@@ -18,6 +19,7 @@ LARGEST_QUESTION = 256 << 10
 _DEADLINE = 0.25
 _RELOADING_DEADLINE = 1.0
 _RELOAD_SECONDS = 10.0
+_LINGER = 1.0
 _LARGEST_ANSWER = 4 << 20
 _HEAD = (
     b"POST /v1/data/%b?strict-builtin-errors=true&provenance=true HTTP/1.1\r\n"
@@ -62,6 +64,7 @@ class Engine:
         self._revisions = revisions
         self._ready = ready
         self._lanes = Lanes(2 * (cores or os.cpu_count() or 1))
+        self._large: set[asyncio.Task[Response]] = set()
         self._answered: str | None = None
 
     async def ask(
@@ -76,20 +79,52 @@ class Engine:
             raise EngineFault("OPA is not running, or not on the current bundle")
         seconds = seconds or self._seconds()
         due = time.monotonic() + seconds
+        if len(question) <= LARGE_BYTES:
+            response = await self._send(document, question, key, due, due)
+        else:
+            response = await self._send_large(document, question, key, seconds)
+        return self._believed(response.status, response.body)
+
+    async def _send(
+        self, document: bytes, question: bytes, key: str, place_due: float, due: float
+    ) -> Response:
         size = len(question)
         try:
-            await self._lanes.enter(key, size, due)
+            await self._lanes.enter(key, size, place_due)
         except TimeoutError:
-            raise EngineFault(f"no place to decide became free in {seconds:g} s") from None
+            raise EngineFault("no place to decide became free in time") from None
         try:
-            response = await self._client.request(
+            return await self._client.request(
                 _HEAD % (document, size), question, deadline=due, max_body=_LARGEST_ANSWER
             )
         except Http1Error as error:
             raise EngineFault(f"OPA did not answer: {error}") from error
         finally:
             self._lanes.leave(size)
-        return self._believed(response.status, response.body)
+
+    async def _send_large(
+        self, document: bytes, question: bytes, key: str, seconds: float
+    ) -> Response:
+        """Keep the lane until OPA is done, even when the one who asked has given up.
+
+        OPA goes on reading a large input whose connection is closed; giving the lane away then
+        would let it read many at once. Half the time is kept for the decision itself.
+        """
+        now = time.monotonic()
+        sending = asyncio.create_task(
+            self._send(document, question, key, now + seconds / 2, now + seconds + _LINGER)
+        )
+        self._large.add(sending)
+        sending.add_done_callback(self._large_done)
+        done, _ = await asyncio.wait([sending], timeout=seconds)
+        if not done:
+            raise EngineFault(f"OPA did not answer in {seconds:g} s")
+        return sending.result()
+
+    def _large_done(self, sending: "asyncio.Task[Response]") -> None:
+        self._large.discard(sending)
+        if not sending.cancelled():
+            sending.exception()  # seen: nobody may be left to ask for it
 
     def _seconds(self) -> float:
         """A reload of thousands of policies stalls OPA for half a second, and is no failure."""

@@ -46,18 +46,17 @@ class Tree:
 def the_sources(policy_folders: Iterable[Path] = ()) -> list[Source]:
     """The gateway's own Rego, every connector template, and the organisation's folders."""
     rego = assets.asset("rego")
-    sources = [Source(root, rego / root, (root,)) for root in ("gateway", "lib", "policies")]
+    own = [Source(root, rego / root, (root,)) for root in ("gateway", "lib", "policies")]
     try:
-        templates = assets.asset("connector_templates")
+        templates = sorted(assets.asset("connector_templates").iterdir())
     except assets.AssetMissing:
-        templates = None
-    for folder in sorted(templates.iterdir()) if templates else ():
-        if folder.is_dir():
-            name = f"connectors/{folder.name}"
-            sources.append(Source(name, folder, ("connectors", folder.name)))
-    for n, folder in enumerate(policy_folders, 1):
-        sources.append(Source(f"organisation/{n}", folder, ("policies",)))
-    return [source for source in sources if source.folder.is_dir() or source.name[0] == "o"]
+        templates = []
+    own += [Source(f"connectors/{t.name}", t, ("connectors", t.name)) for t in templates]
+    # A folder that an operator named must exist; of our own, an empty one may be missing.
+    return [source for source in own if source.folder.is_dir()] + [
+        Source(f"organisation/{n}", folder, ("policies",))
+        for n, folder in enumerate(policy_folders, 1)
+    ]
 
 
 def compose(sources: Iterable[Source], opa: Path) -> Tree:
