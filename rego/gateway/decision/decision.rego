@@ -1,0 +1,121 @@
+# METADATA
+# title: The decision
+# description: >-
+#   Combines what database rules, template policies and organisation policies find about one tool
+#   call into one action. It always answers, and whatever it cannot understand it denies.
+# schemas:
+#   - input: schema.input
+package gateway
+
+import rego.v2
+
+import data.gateway.document
+import data.gateway.obligations
+import data.gateway.organisation
+import data.gateway.rules
+import data.gateway.templates
+
+# METADATA
+# title: Decision
+# description: >-
+#   {action, policy_ids, reasons, obligations}. Ids and reasons, sorted, are those of the findings
+#   that decided; the obligations are those of every finding, combined.
+# entrypoint: true
+decision := {
+	"action": _action,
+	"policy_ids": sort({policy_id | some [action, policy_id, _] in _counted; action == _action}),
+	"reasons": sort({reason | some [action, _, reason] in _counted; action == _action; reason != ""}),
+	"obligations": obligations.combined,
+}
+
+default _action := "DENY"
+
+_action := "DENY" if {
+	some ["DENY", _, _] in _counted
+} else := "REQUIRE_APPROVAL" if {
+	some ["REQUIRE_APPROVAL", _, _] in _counted
+} else := "LOG_ONLY" if {
+	some ["LOG_ONLY", _, _] in _counted
+} else := "ALLOW" if {
+	some ["ALLOW", _, _] in _counted
+}
+
+# What counts, as [action, policy_id, reason]. The base is the stricter of rules and template, the
+# action the stricter of base and organisation: so the strictest of them all, and one set holds
+# them. What may only tighten stays out of it where it is an ALLOW.
+
+_counted contains [rule.action, concat("", ["rule:", rule.id]), rule.reason] if {
+	some rule in rules.winners
+}
+
+_counted contains [rule.action, concat("", ["rule:", rule.id]), rule.reason] if {
+	some rule in rules.tightening
+}
+
+_counted contains [finding.action, finding.policy_id, _reason(finding)] if {
+	some finding in templates.findings
+}
+
+_counted contains [finding.action, finding.policy_id, _reason(finding)] if {
+	some finding in organisation.findings
+	finding.action != "ALLOW"
+}
+
+_counted contains [
+	input.project.default_action,
+	"gateway.default",
+	"the project's default: no rule and no template policy matches",
+] if {
+	document.whole
+	rules.winners == []
+	templates.findings == set()
+	not templates.missing
+}
+
+_counted contains ["REQUIRE_APPROVAL", "gateway.unknown_tool", "no scan knows this tool"] if {
+	input.tool.pin == "UNKNOWN"
+}
+
+_counted contains [
+	"DENY",
+	"gateway.input_incomplete",
+	"the input document lacks a field or has one of the wrong type",
+] if {
+	not document.whole
+}
+
+_counted contains [
+	"DENY",
+	"gateway.template_missing",
+	"the server is bound to a template that no bundle holds",
+] if {
+	templates.missing
+}
+
+_counted contains [
+	"DENY",
+	"gateway.override_unreadable",
+	"an override of this server has no readable policy, action or expiry",
+] if {
+	some _ in templates.unreadable
+}
+
+_counted contains [
+	"DENY",
+	"gateway.obligation_unknown",
+	"a finding has an obligation that is unknown or lacks what its type needs",
+] if {
+	some _ in obligations.unknown
+}
+
+_counted contains [
+	"DENY",
+	"gateway.no_common_approver",
+	"the policies that ask for approval name no approver in common",
+] if {
+	some {"type": "approvers", "names": []} in obligations.combined
+}
+
+_reason(finding) := finding.reason if {
+	is_string(finding.reason)
+} else := "no reason given"
