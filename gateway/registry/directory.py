@@ -217,15 +217,15 @@ class Directory:
             pin=row.pin,
             definition_sha256=digest,
             description_sha256=row.description_sha256,
-            risk=Risk(row.risk_override or _stricter(row.risk_computed, row.accepted_risk)),
+            risk=Risk(row.risk_override or stricter(row.risk_computed, row.accepted_risk)),
             risk_computed=Risk(row.risk_computed),
             annotations=definition.get("annotations") or {},
             argument_fault=self._compiled[digest],
         )
 
 
-def _stricter(computed: str, accepted: str | None) -> Risk:
-    # A definition that changes must not talk its risk down before somebody accepts it.
+def stricter(computed: str, accepted: str | None) -> Risk:
+    """A definition that changes must not talk its risk down before somebody accepts it."""
     return max(Risk(computed), Risk(accepted or computed), key=_RISK_ORDER.__getitem__)
 
 

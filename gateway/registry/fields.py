@@ -54,7 +54,7 @@ Time = Annotated[str, AfterValidator(_time), Field(json_schema_extra={"format": 
 class Input(BaseModel):
     """What somebody sends: exact types, no unknown members, every fault at once."""
 
-    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True, defer_build=True)
 
 
 class Patch(Input):

@@ -7,7 +7,7 @@ from pydantic import AfterValidator, Field
 from sqlalchemy import Connection, Row, delete, insert, select, update
 
 from gateway.ids import new_id
-from gateway.registry import pages
+from gateway.registry import pages, tools
 from gateway.registry.core import Change
 from gateway.registry.faults import Invalid
 from gateway.registry.fields import Description, Id, Input, Name, Patch, Time, unsent
@@ -117,7 +117,7 @@ def in_force(connection: Connection, project_id: str, now: str) -> list[Row[Any]
 
 def covering(in_force: list[Row[Any]], tool: Row[Any]) -> list[str]:
     """Ids of the rules that may match a call of the tool, by some agent at least."""
-    risk = Risk(tool.risk_override or tool.risk_computed)
+    risk = tools.risk_of(tool)
     return [
         rule.id
         for rule in in_force

@@ -25,6 +25,8 @@ from gateway.trace.record import Field as Code
 Connector = Literal["custom", "salesforce", "copilot", "servicenow"]
 _PORTS = {"http": 80, "https": 443}
 _SLUG_LENGTH = 48
+REROUTING = frozenset({"server_url", "transport", "auth"})
+"""What decides where calls go, and as whom: a change of it is approved anew."""
 _s = tables.servers.c
 
 
@@ -206,7 +208,7 @@ def tool_counts(connection: Connection, project_id: str) -> dict[str, int]:
 def _rerouted(before: Row[Any], sent: dict[str, Any]) -> bool:
     # A credential is write-only, so a new one counts as another one.
     return "auth" in sent or any(
-        name in sent and sent[name] != getattr(before, name) for name in ("server_url", "transport")
+        name in sent and sent[name] != getattr(before, name) for name in REROUTING - {"auth"}
     )
 
 

@@ -11,6 +11,7 @@ from sqlalchemy import Connection, Row, select, update
 
 from gateway.registry import pages
 from gateway.registry.core import Change
+from gateway.registry.directory import stricter
 from gateway.registry.faults import Conflict
 from gateway.registry.fields import Input, Patch, Reason, Sha256, unsent
 from gateway.registry.pages import Page
@@ -84,6 +85,19 @@ def listed(
 ) -> Page[Row[Any]]:
     query = select(tables.tools).where(_t.project_id == project_id, _t.server_id == server_id)
     return pages.page(connection, query, _t.id, cursor, limit)
+
+
+def of_server(connection: Connection, server_id: str) -> list[Row[Any]]:
+    """Every tool that the server offers now."""
+    query = select(tables.tools).where(_t.server_id == server_id, _t.pin != "GONE")
+    return list(connection.execute(query.order_by(_t.name)))
+
+
+def risk_of(row: Row[Any]) -> Risk:
+    """What binds: the override, else the stricter of what was accepted and what is shown."""
+    if row.risk_override is not None:
+        return Risk(row.risk_override)
+    return stricter(row.risk_computed, row.accepted_risk)
 
 
 def changed_members(row: Row[Any]) -> list[str]:

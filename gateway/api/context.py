@@ -1,0 +1,44 @@
+"""What the API's handlers are given: the registry, and the few things that only the app can do."""
+
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass
+
+from gateway.registry.core import Registry
+from gateway.registry.pins import Scan
+from gateway.values import AgentId, Json, Key, Server, ServerId, Stop
+
+
+@dataclass(frozen=True, slots=True)
+class Question:
+    """What `/mcp/decide` asks: a call that nobody makes. Ids are of the key's project."""
+
+    server_id: ServerId
+    agent_id: AgentId | None
+    tool_name: str
+    arguments: Mapping[str, Json]
+    """As the strict parser made them, with numbers as they were sent."""
+
+
+@dataclass(frozen=True, slots=True)
+class Readiness:
+    """Whether calls can be decided, traced and forwarded now."""
+
+    ready: bool
+    checks: Mapping[str, str]
+    """What was looked at: ``ok``, or what is wrong. Shown on the management listener only."""
+
+
+@dataclass(frozen=True, slots=True)
+class ApiContext:
+    registry: Registry
+    public_url: str
+    """Under which clients reach the gateway, without a slash at its end."""
+    scan: Callable[[Server], Awaitable[Scan]]
+    """Walks the server's `tools/list` and has it assessed. Raises `gateway.registry.faults.Unready`
+    with a message for the administrator; never the upstream's text."""
+    decide: Callable[[Key, Question], Awaitable[Mapping[str, Json]]]
+    """Answers the members of `gateway.api.decide.Answer`, all of them; the API hides what the
+    key's role may not see. Raises `gateway.registry.faults.Unready` when OPA cannot decide."""
+    readiness: Callable[[], Awaitable[Readiness]]
+    cancel_calls: Callable[[Stop], int]
+    """Cuts the running calls that a stop covers; returns how many there were."""

@@ -1,0 +1,178 @@
+"""From an HTTP request to a handler: who asks, whether they may, and what they say, in this order.
+
+Nothing of the body is read before the key is known and its role may use the route.
+"""
+
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import anyio
+import jiter
+from pydantic import BaseModel
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import Response
+
+from gateway.api.call import ApiCall, Idempotency, Replay, dump
+from gateway.api.context import ApiContext
+from gateway.api.errors import FORESEEN, ApiError, Detail, answer, unauthenticated
+from gateway.ids import new_id
+from gateway.mcp.strictness import check_values
+from gateway.values import Json, Key, Role
+
+MAX_BODY = 4 * 1024 * 1024
+BODY_SECONDS = 10
+_MAX_IDEMPOTENCY_KEY = 128
+
+Handler = Callable[..., Awaitable[BaseModel | None]]
+"""Takes the `ApiCall`, then the query and the body where the route has them."""
+
+
+@dataclass(frozen=True, slots=True)
+class Route:
+    """One row of the table: everything that is known of a route, for use and for OpenAPI."""
+
+    method: str
+    path: str
+    """Below `/api/v1`."""
+    roles: frozenset[Role]
+    handler: Handler
+    summary: str
+    answer: type[BaseModel] | None
+    body: type[BaseModel] | None = None
+    query: type[BaseModel] | None = None
+    status: int = 200
+
+
+class Endpoint:
+    """All methods of one path."""
+
+    def __init__(self, context: ApiContext, routes: Sequence[Route]) -> None:
+        self._context = context
+        self._routes = {route.method: route for route in routes}
+
+    async def __call__(self, request: Request) -> Response:
+        request_id = new_id("req")
+        route = self._routes["GET" if request.method == "HEAD" else request.method]
+        try:
+            return await self._answer(route, request, request_id)
+        except FORESEEN as fault:
+            return answer(fault, request_id)
+        except Replay as before:
+            return _json(before.status, before.body, request_id)
+
+    async def _answer(self, route: Route, request: Request, request_id: str) -> Response:
+        key = authenticated(self._context, request)
+        if key.role not in route.roles:
+            raise ApiError(403, f"A key with the role {key.role} may not do this.")
+        raw = b"" if request.method in ("GET", "HEAD") else await _body(request)
+        if raw and route.body is None:
+            raise ApiError(400, "This request takes no body.")
+        arguments: list[BaseModel] = []
+        if route.query is not None:
+            arguments.append(route.query.model_validate(_query(request)))
+        elif request.url.query:
+            raise ApiError(400, "This request takes no query.")
+        document: Mapping[str, Json] = {}
+        if route.body is not None:
+            document = parsed(request, raw)
+            arguments.append(route.body.model_validate_json(raw))
+        call = ApiCall(
+            context=self._context,
+            key=key,
+            path=request.path_params,
+            document=document,
+            status=route.status,
+            idempotency=_idempotency(request, raw),
+        )
+        result = await route.handler(call, *arguments)
+        return _json(route.status, dump(result), request_id)
+
+
+def authenticated(context: ApiContext, request: Request) -> Key:
+    """The living key of a request; cookies and queries are never looked at. Raises `ApiError`."""
+    headers = request.headers.getlist("authorization")
+    if len(headers) != 1:
+        raise unauthenticated("Send one key as `Authorization: Bearer <key>`.", invalid_token=False)
+    scheme, _, token = headers[0].partition(" ")
+    if scheme.lower() != "bearer":
+        raise unauthenticated("The scheme of Authorization must be Bearer.", invalid_token=False)
+    registry = context.registry
+    key = registry.directory.key_of(token.strip())
+    now = registry.clock.now()
+    if key is None or (key.expires_at is not None and key.expires_at <= now):
+        raise unauthenticated("The key is unknown, expired or revoked.", invalid_token=True)
+    if key.agent_id is not None:
+        agent = registry.directory.view(key.project_id).agents.get(key.agent_id)
+        if agent is None or agent.state == "REVOKED":
+            raise unauthenticated("The key's agent is revoked.", invalid_token=True)
+    return key
+
+
+def parsed(request: Request, raw: bytes) -> Mapping[str, Json]:
+    """The body, strictly: one object, no key twice, nothing that two readers take differently."""
+    media_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    if media_type != "application/json":
+        raise ApiError(415, "Send JSON with the Content-Type application/json.")
+    try:
+        document: Json = jiter.from_json(
+            raw, allow_inf_nan=False, catch_duplicate_keys=True, float_mode="lossless-float"
+        )
+    except ValueError as fault:
+        raise ApiError(400, f"The body is not strict JSON in UTF-8: {fault}.") from None
+    if not isinstance(document, dict):
+        raise ApiError(400, "The body must be one JSON object.")
+    check_values(document)
+    return document
+
+
+async def _body(request: Request) -> bytes:
+    length = request.headers.get("content-length", "0")
+    if length.isdigit() and int(length) > MAX_BODY:
+        raise _too_large()
+    chunks = bytearray()
+    try:
+        with anyio.fail_after(BODY_SECONDS):
+            async for chunk in request.stream():
+                chunks += chunk
+                if len(chunks) > MAX_BODY:
+                    raise _too_large()
+    except TimeoutError:
+        raise ApiError(408, "The body took too long.", headers={"Connection": "close"}) from None
+    except ClientDisconnect:
+        raise ApiError(400, "The body is not whole.") from None
+    return bytes(chunks)
+
+
+def _too_large() -> ApiError:
+    message = f"The body has more than {MAX_BODY} bytes."
+    return ApiError(413, message, headers={"Connection": "close"})
+
+
+def _query(request: Request) -> dict[str, str]:
+    found: dict[str, str] = {}
+    doubles = []
+    for name, value in request.query_params.multi_items():
+        if name in found:
+            doubles.append(Detail(name[:128], "is given more than once"))
+        found[name] = value
+    if doubles:
+        raise ApiError(400, "The request has faults; see details.", doubles, code="validation")
+    return found
+
+
+def _idempotency(request: Request, raw: bytes) -> Idempotency | None:
+    keys = request.headers.getlist("idempotency-key")
+    if not keys or request.method in ("GET", "HEAD"):
+        return None
+    key = keys[0]
+    if len(keys) > 1 or not 0 < len(key) <= _MAX_IDEMPOTENCY_KEY or not key.isprintable():
+        wrong = f"must be one text of up to {_MAX_IDEMPOTENCY_KEY} printable characters"
+        details = [Detail("Idempotency-Key", wrong)]
+        raise ApiError(400, "The request has faults; see details.", details, code="validation")
+    return Idempotency.of(key, request.method, request.url.path, raw)
+
+
+def _json(status: int, body: bytes, request_id: str) -> Response:
+    headers: dict[str, Any] = {"X-Request-Id": request_id, "Cache-Control": "no-store"}
+    return Response(body, status, headers, "application/json" if body else None)

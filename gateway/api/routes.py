@@ -1,0 +1,202 @@
+"""The one table of the API: each route with who may use it, what it takes and what it answers.
+
+Roles are enforced from this table and nowhere else; OpenAPI is written from it. A key sees its own
+project: every handler looks ids up in the key's project only, so that another project's id and one
+that does not exist are answered alike.
+"""
+
+from collections.abc import Sequence
+from functools import cache
+
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route as HttpRoute
+
+from gateway.api import (
+    agents,
+    approvals,
+    budgets,
+    decide,
+    emergency_stop,
+    keys,
+    openapi,
+    policies,
+    project,
+    servers,
+    tools,
+    traces,
+)
+from gateway.api.context import ApiContext
+from gateway.api.endpoint import Endpoint, Route
+from gateway.api.errors import ApiError, answer
+from gateway.api.health import HealthEndpoints
+from gateway.api.models import Listing, ListQuery
+from gateway.ids import new_id
+from gateway.registry.agents import AgentPatch, NewAgent
+from gateway.registry.approvals import Ruling
+from gateway.registry.budgets import BudgetPatch, NewBudget
+from gateway.registry.keys import NewKey
+from gateway.registry.projects import ProjectPatch
+from gateway.registry.rules import NewRule, RulePatch
+from gateway.registry.servers import NewServer, ServerPatch
+from gateway.registry.stops import Lift, NewStop
+from gateway.registry.tools import Acceptance, ToolPatch
+from gateway.values import Role
+
+BASE = "/api/v1"
+
+_ADMIN = frozenset({Role.ADMIN})
+_READERS = frozenset({Role.ADMIN, Role.AUDITOR})
+_APPROVERS = frozenset({Role.ADMIN, Role.APPROVER})
+_APPROVAL_READERS = _APPROVERS | _READERS
+_CALLERS = frozenset({Role.PROJECT})
+_DECIDERS = frozenset({Role.PROJECT, Role.ADMIN})
+
+# fmt: off
+ROUTES: tuple[Route, ...] = (
+    Route("GET", "/mcp/servers", _READERS, servers.list_servers, "List servers",
+          Listing[servers.ServerOut], query=ListQuery),
+    Route("POST", "/mcp/servers", _ADMIN, servers.register, "Register a server",
+          servers.ServerOut, body=NewServer, status=201),
+    Route("GET", "/mcp/servers/{id}", _READERS, servers.get, "Read a server", servers.ServerOut),
+    Route("PATCH", "/mcp/servers/{id}", _ADMIN, servers.patch,
+          "Change, approve or block a server", servers.ServerOut, body=ServerPatch),
+    Route("DELETE", "/mcp/servers/{id}", _ADMIN, servers.remove,
+          "Remove a server with its tools and rules", None, status=204),
+    Route("POST", "/mcp/servers/{id}/scan", _ADMIN, servers.scan, "Scan a server's tools",
+          servers.ScanOut),
+    Route("GET", "/mcp/servers/{id}/tools", _READERS, tools.list_tools, "List a server's tools",
+          Listing[tools.ToolOut], query=ListQuery),
+    Route("PATCH", "/mcp/tools/{id}", _ADMIN, tools.patch, "Override a tool's risk",
+          tools.ToolOut, body=ToolPatch),
+    Route("GET", "/mcp/tools/{id}/diff", _READERS, tools.diff,
+          "Compare the accepted definition with the current one", tools.DiffOut),
+    Route("POST", "/mcp/tools/{id}/accept", _ADMIN, tools.accept,
+          "Accept the definition that was shown", tools.ToolOut, body=Acceptance),
+    Route("GET", "/mcp/policies", _READERS, policies.list_policies, "List rules",
+          Listing[policies.PolicyOut], query=ListQuery),
+    Route("POST", "/mcp/policies", _ADMIN, policies.create, "Make a rule",
+          policies.PolicyOut, body=NewRule, status=201),
+    Route("GET", "/mcp/policies/{id}", _READERS, policies.get, "Read a rule",
+          policies.PolicyOut),
+    Route("PATCH", "/mcp/policies/{id}", _ADMIN, policies.patch, "Change a rule",
+          policies.PolicyOut, body=RulePatch),
+    Route("DELETE", "/mcp/policies/{id}", _ADMIN, policies.remove, "Remove a rule", None,
+          status=204),
+    Route("POST", "/mcp/decide", _DECIDERS, decide.decide,
+          "Ask what would be decided of a call", decide.Answer, body=decide.DecideBody),
+    Route("GET", "/mcp/emergency-stop", _APPROVAL_READERS, emergency_stop.list_stops,
+          "List emergency stops", Listing[emergency_stop.StopOut], query=ListQuery),
+    Route("POST", "/mcp/emergency-stop", _APPROVERS, emergency_stop.raise_stop,
+          "Stop the project, a server or an agent", emergency_stop.RaisedOut, body=NewStop,
+          status=201),
+    Route("POST", "/mcp/emergency-stop/{id}/lift", _ADMIN, emergency_stop.lift,
+          "Lift an emergency stop", emergency_stop.StopOut, body=Lift),
+    Route("GET", "/agents", _READERS, agents.list_agents, "List agents",
+          Listing[agents.AgentOut], query=ListQuery),
+    Route("POST", "/agents", _ADMIN, agents.create, "Make an agent", agents.AgentOut,
+          body=NewAgent, status=201),
+    Route("GET", "/agents/{id}", _READERS, agents.get, "Read an agent", agents.AgentOut),
+    Route("PATCH", "/agents/{id}", _ADMIN, agents.patch, "Change an agent", agents.AgentOut,
+          body=AgentPatch),
+    Route("POST", "/agents/{id}/pause", _ADMIN, agents.pause, "Pause an agent",
+          agents.AgentOut),
+    Route("POST", "/agents/{id}/resume", _ADMIN, agents.resume, "Let an agent go on",
+          agents.AgentOut),
+    Route("POST", "/agents/{id}/suspend", _ADMIN, agents.suspend, "Suspend an agent",
+          agents.AgentOut),
+    Route("POST", "/agents/{id}/revoke", _ADMIN, agents.revoke, "Revoke an agent for good",
+          agents.AgentOut),
+    Route("GET", "/agents/{id}/budgets", _READERS, agents.list_budgets,
+          "List an agent's budgets", Listing[budgets.BudgetOut], query=ListQuery),
+    Route("GET", "/keys", _READERS, keys.list_keys, "List keys", Listing[keys.KeyOut],
+          query=ListQuery),
+    Route("POST", "/keys", _ADMIN, keys.create, "Make a key; its secret is shown once",
+          keys.NewKeyOut, body=NewKey, status=201),
+    Route("DELETE", "/keys/{id}", _ADMIN, keys.revoke, "Revoke a key", keys.KeyOut),
+    Route("POST", "/keys/{id}/rotate", _ADMIN, keys.rotate,
+          "Give a key a new secret, shown once", keys.NewKeyOut),
+    Route("GET", "/budgets", _READERS, budgets.list_budgets, "List budgets",
+          Listing[budgets.BudgetOut], query=ListQuery),
+    Route("POST", "/budgets", _ADMIN, budgets.create, "Make a budget", budgets.BudgetOut,
+          body=NewBudget, status=201),
+    Route("GET", "/budgets/{id}", _READERS, budgets.get, "Read a budget and what is used",
+          budgets.BudgetOut),
+    Route("PATCH", "/budgets/{id}", _ADMIN, budgets.patch, "Change a budget",
+          budgets.BudgetOut, body=BudgetPatch),
+    Route("DELETE", "/budgets/{id}", _ADMIN, budgets.remove, "Remove a budget", None,
+          status=204),
+    Route("GET", "/approvals", _APPROVAL_READERS, approvals.list_approvals, "List approvals",
+          Listing[approvals.ApprovalOut], query=approvals.ApprovalsQuery),
+    Route("GET", "/approvals/status", _CALLERS, approvals.status,
+          "Ask how an approval stands, or wait for it", approvals.ApprovalStatus,
+          query=approvals.StatusQuery),
+    Route("GET", "/approvals/{id}", _APPROVAL_READERS, approvals.get,
+          "Read an approval with its call", approvals.OpenedApproval),
+    Route("POST", "/approvals/{id}/approve", _APPROVERS, approvals.approve,
+          "Let this exact call pass, once", approvals.ApprovalOut, body=Ruling),
+    Route("POST", "/approvals/{id}/deny", _APPROVERS, approvals.deny, "Deny the call",
+          approvals.ApprovalOut, body=Ruling),
+    Route("GET", "/traces", _READERS, traces.list_traces, "List records, newest first",
+          Listing[traces.TraceOut], query=traces.TracesQuery),
+    Route("GET", "/traces/{id}", _READERS, traces.get, "Read a call's records and payloads",
+          traces.FullTrace),
+    Route("GET", "/projects/current", _READERS, project.get, "Read the project's settings",
+          project.ProjectOut),
+    Route("PATCH", "/projects/current", _ADMIN, project.patch, "Change the project's settings",
+          project.ProjectOut, body=ProjectPatch),
+)
+# fmt: on
+
+
+def routes(context: ApiContext) -> list[HttpRoute]:
+    """The API for Starlette: every route of the table, health without details, OpenAPI.
+
+    The application also needs `gateway.api.errors.EXCEPTION_HANDLERS`.
+    """
+    found = [
+        HttpRoute(BASE + path, Endpoint(context, group).__call__, methods=_methods(group))
+        for path, group in _by_path(ROUTES).items()
+    ]
+    found.append(HttpRoute("/openapi.json", _specification, methods=["GET"]))
+    # Clients probe these; what they must not get is a page of HTML.
+    found.append(HttpRoute("/.well-known/{rest:path}", _nothing_here))
+    return [*found, *_health(context, with_details=False)]
+
+
+def management_routes(context: ApiContext) -> list[HttpRoute]:
+    """Health for the management listener, with what is wrong."""
+    return _health(context, with_details=True)
+
+
+def _health(context: ApiContext, *, with_details: bool) -> list[HttpRoute]:
+    health = HealthEndpoints(context, with_details=with_details)
+    return [
+        HttpRoute("/healthz", health.health, methods=["GET"]),
+        HttpRoute("/readyz", health.ready, methods=["GET"]),
+    ]
+
+
+@cache
+def specification() -> bytes:
+    """The API's OpenAPI 3.1 document; made when first asked for, since start-up is hurried."""
+    return openapi.document(ROUTES, BASE)
+
+
+async def _specification(_request: Request) -> Response:
+    return Response(specification(), media_type="application/json")
+
+
+async def _nothing_here(_request: Request) -> Response:
+    return answer(ApiError(404, "No such path."), new_id("req"))
+
+
+def _by_path(table: Sequence[Route]) -> dict[str, list[Route]]:
+    found: dict[str, list[Route]] = {}
+    for route in table:
+        found.setdefault(route.path, []).append(route)
+    return found
+
+
+def _methods(group: Sequence[Route]) -> list[str]:
+    return [route.method for route in group]

@@ -1,0 +1,121 @@
+"""`/mcp/servers/{id}/tools` and `/mcp/tools`: what is offered, what was accepted."""
+
+from typing import Any
+
+import orjson
+from sqlalchemy import Connection, Row
+
+from gateway.api.call import ApiCall
+from gateway.api.models import Listing, ListQuery, Output, listing
+from gateway.registry import rules, servers, tools
+from gateway.registry.core import Change
+from gateway.registry.tools import Acceptance, ToolPatch
+from gateway.values import Risk
+
+
+class ToolOut(Output):
+    id: str
+    server_id: str
+    name: str
+    pin: str
+    is_poisoning_suspect: bool
+    risk_level: Risk
+    risk_computed: Risk
+    risk_override: Risk | None
+    risk_reasons: list[str]
+    description_sha256: str
+    definition_sha256: str
+    """Of the definition that the server shows now: what `accept` wants to be told."""
+    accepted_sha256: str | None
+    covered_by: list[str]
+    """Rules that apply to the tool, for some agent at least."""
+    first_seen: str
+    last_seen: str
+
+
+class DefinitionOut(Output):
+    definition: dict[str, Any]
+    definition_sha256: str
+    risk: Risk
+
+
+class DiffOut(Output):
+    """What was accepted beside what the server shows now."""
+
+    id: str
+    name: str
+    pin: str
+    accepted: DefinitionOut | None
+    current: DefinitionOut
+    changed: list[str]
+    """Members that differ."""
+
+
+async def list_tools(call: ApiCall, query: ListQuery) -> Listing[ToolOut]:
+    def read(connection: Connection) -> Listing[ToolOut]:
+        server = servers.get(connection, call.project_id, call.path["id"])
+        in_force = rules.in_force(connection, call.project_id, call.now)
+        page = tools.listed(connection, call.project_id, server.id, query.cursor, query.limit)
+        return listing(page, lambda row: _shown(row, in_force))
+
+    return await call.read(read)
+
+
+async def patch(call: ApiCall, body: ToolPatch) -> ToolOut:
+    return await call.change(
+        lambda change: _now(change, tools.patch(change, call.path["id"], body))
+    )
+
+
+async def diff(call: ApiCall) -> DiffOut:
+    row = await call.read(lambda c: tools.get(c, call.project_id, call.path["id"]))
+    accepted = None
+    if row.accepted is not None:
+        accepted = DefinitionOut(
+            definition=orjson.loads(row.accepted),
+            definition_sha256=row.accepted_sha256,
+            risk=row.accepted_risk,
+        )
+    current = DefinitionOut(
+        definition=orjson.loads(row.current),
+        definition_sha256=row.current_sha256,
+        risk=row.risk_computed,
+    )
+    return DiffOut(
+        id=row.id,
+        name=row.name,
+        pin=row.pin,
+        accepted=accepted,
+        current=current,
+        changed=tools.changed_members(row),
+    )
+
+
+async def accept(call: ApiCall, body: Acceptance) -> ToolOut:
+    return await call.change(
+        lambda change: _now(change, tools.accept(change, call.path["id"], body))
+    )
+
+
+def _now(change: Change, row: Row[Any]) -> ToolOut:
+    return _shown(row, rules.in_force(change.connection, change.project_id, change.now))
+
+
+def _shown(row: Row[Any], in_force: list[Row[Any]]) -> ToolOut:
+    return ToolOut(
+        id=row.id,
+        server_id=row.server_id,
+        name=row.name,
+        pin=row.pin,
+        is_poisoning_suspect=row.pin in ("CHANGED", "SUSPECT"),
+        risk_level=tools.risk_of(row),
+        risk_computed=row.risk_computed,
+        risk_override=row.risk_override,
+        risk_reasons=row.risk_reasons,
+        description_sha256=row.description_sha256,
+        definition_sha256=row.current_sha256,
+        accepted_sha256=row.accepted_sha256,
+        covered_by=rules.covering(in_force, row),
+        first_seen=row.first_seen,
+        last_seen=row.last_seen,
+    )

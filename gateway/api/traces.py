@@ -1,0 +1,114 @@
+"""`/traces`: what was decided and done, and what was changed by whom."""
+
+from typing import Annotated, Any, Literal
+
+import orjson
+from pydantic import Field
+from sqlalchemy import Connection, Row
+
+from gateway.api.call import ApiCall
+from gateway.api.models import Listing, ListQuery, Output, listing
+from gateway.registry import traces
+from gateway.registry.fields import Id, Time
+from gateway.values import Risk
+
+_Tool = Annotated[str, Field(min_length=1, max_length=512)]
+
+
+class TracesQuery(ListQuery):
+    time_range: Literal["1h", "24h", "7d", "30d", "all"] | None = None
+    from_: Time | None = Field(None, alias="from")
+    to: Time | None = None
+    decision: (
+        Literal["PASSED", "BLOCKED", "ALLOW", "LOG_ONLY", "REQUIRE_APPROVAL", "DENY"] | None
+    ) = None
+    agent_id: Id | None = None
+    server_id: Id | None = None
+    tool: _Tool | None = None
+    risk: Risk | None = None
+    kind: Id | None = None
+
+
+class TraceOut(Output):
+    """One record's index columns; `trace_id` is the call's, or the record's own."""
+
+    id: str
+    trace_id: str
+    idx: int
+    ts: str
+    kind: str
+    decision: str | None
+    reason_code: str | None
+    risk: str | None
+    agent_id: str | None
+    server_id: str | None
+    tool: str | None
+
+
+class PayloadOut(Output):
+    encoding: str
+    value: Any
+
+
+class RecordOut(TraceOut):
+    record: dict[str, Any]
+    """The record as it was hashed."""
+    leaf: str
+    """Its leaf hash in the log, hex (RFC 6962, section 2.1)."""
+    payloads: dict[str, PayloadOut]
+    """What the record commits to, as far as it is still there."""
+
+
+class FullTrace(Output):
+    """A call's records in their order: the decision, then what became of it."""
+
+    trace_id: str
+    records: list[RecordOut]
+
+
+async def list_traces(call: ApiCall, query: TracesQuery) -> Listing[TraceOut]:
+    wanted = traces.Filter(
+        time_range=query.time_range,
+        start=query.from_,
+        end=query.to,
+        decision=query.decision,
+        agent_id=query.agent_id,
+        server_id=query.server_id,
+        tool=query.tool,
+        risk=query.risk,
+        kind=query.kind,
+    )
+    page = await call.read(
+        lambda c: traces.listed(c, call.project_id, wanted, call.now, query.cursor, query.limit)
+    )
+    return listing(page, _shown)
+
+
+async def get(call: ApiCall) -> FullTrace:
+    """One call with its payloads opened, or one record by its own id."""
+
+    def read(connection: Connection) -> FullTrace:
+        rows = traces.get(connection, call.project_id, call.path["id"])
+        records = [_opened(call, connection, row) for row in rows]
+        return FullTrace(trace_id=call.path["id"], records=records)
+
+    return await call.read(read)
+
+
+def _shown(row: Row[Any]) -> TraceOut:
+    names = (name for name in TraceOut.model_fields if name != "trace_id")
+    columns = {name: getattr(row, name) for name in names}
+    return TraceOut(trace_id=row.call_id or row.id, **columns)
+
+
+def _opened(call: ApiCall, connection: Connection, row: Row[Any]) -> RecordOut:
+    opened = traces.open_payloads(connection, call.context.registry.keyring, row)
+    return RecordOut(
+        **_shown(row).model_dump(),
+        record=orjson.loads(row.body),
+        leaf=row.leaf.hex(),
+        payloads={
+            name: PayloadOut(encoding=payload.encoding, value=payload.value)
+            for name, payload in opened.items()
+        },
+    )
