@@ -12,7 +12,12 @@ from typing import Final
 import jiter
 
 from gateway.mcp.folding import fold
-from gateway.mcp.routing import Routing, check_routing_headers, read_routing_headers
+from gateway.mcp.routing import (
+    Routing,
+    check_content_type,
+    check_routing_headers,
+    read_routing_headers,
+)
 from gateway.mcp.strictness import BadMessage, check_values, shown
 from gateway.values import Era, Json
 
@@ -161,6 +166,7 @@ def parse(body: bytes, headers: tuple[tuple[bytes, bytes], ...]) -> Message:
     understands alike (RFC 7493), and its `tools/call` parameters have their types.
     """
     routing = read_routing_headers(headers)
+    check_content_type(routing)
     root = _read(body)
     rpc_id = _readable_id(root)
     try:
@@ -202,7 +208,9 @@ def _read(body: bytes) -> dict[str, Json]:
             float_mode="lossless-float",
         )
     except ValueError as fault:
-        raise BadMessage(400, -32700, f"The body is not strict JSON in UTF-8: {fault}.") from fault
+        # The fault may quote a key of any length.
+        said = str(fault)[:200]
+        raise BadMessage(400, -32700, f"The body is not strict JSON in UTF-8: {said}.") from fault
     if type(root) is dict:
         return root
     if type(root) is list:

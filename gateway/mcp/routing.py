@@ -35,12 +35,15 @@ _NAMED_BY: Final = {
 }
 _NAME_REQUIRED: Final = frozenset({"tools/call", "prompts/get", "resources/read"})
 _DATE: Final = re.compile(r"\d{4}-\d{2}-\d{2}", re.ASCII)
+_UTF_8: Final = (b"", b"charset=utf-8", b'charset="utf-8"')
 _SENTINEL: Final = re.compile(r"=\?base64\?(.*)\?=", re.ASCII | re.DOTALL)
 
 
 @dataclass(frozen=True, slots=True)
 class Routing:
     """The routing headers of one request, each at most once."""
+
+    content_type: bytes
 
     method: str | None
     name: str | None
@@ -56,7 +59,7 @@ class Routing:
 
 
 def read_routing_headers(headers: tuple[tuple[bytes, bytes], ...]) -> Routing:
-    """Return the routing headers; refuse doubles and any body that does not claim to be JSON."""
+    """Return the routing headers of any request; refuse one that repeats a header of these."""
     found: dict[bytes, bytes] = {}
     for name, value in headers:
         if name in _SINGLE:
@@ -65,15 +68,22 @@ def read_routing_headers(headers: tuple[tuple[bytes, bytes], ...]) -> Routing:
                     400, HEADER_MISMATCH, f"The header {name.decode()} appears more than once."
                 )
             found[name] = value
-    content_type = found.get(b"content-type", b"")
-    if content_type != b"application/json":
-        _check_content_type(content_type)
     return Routing(
+        content_type=found.get(b"content-type", b""),
         method=_text(found.get(b"mcp-method")),
         name=_text(found.get(b"mcp-name")),
         version=_text(found.get(b"mcp-protocol-version")),
         session=_text(found.get(b"mcp-session-id")),
     )
+
+
+def check_content_type(routing: Routing) -> None:
+    """Accept ``application/json``, alone or with ``charset=utf-8`` (RFC 9110, section 8.3)."""
+    if routing.content_type == b"application/json":
+        return
+    kind, *parameters = [part.strip().lower() for part in routing.content_type.split(b";")]
+    if kind != b"application/json" or not all(part in _UTF_8 for part in parameters):
+        raise BadMessage(415, -32600, "The Content-Type must be application/json, in UTF-8.")
 
 
 def check_routing_headers(
@@ -133,13 +143,3 @@ def _decoded(value: str | None) -> str | None:
 
 def _text(value: bytes | None) -> str | None:
     return None if value is None else value.decode("latin-1")
-
-
-def _check_content_type(value: bytes) -> None:
-    """Accept ``application/json``, alone or with ``charset=utf-8`` (RFC 9110, section 8.3)."""
-    kind, *parameters = [part.strip().lower() for part in value.split(b";")]
-    if kind == b"application/json" and all(
-        part in (b"", b"charset=utf-8", b'charset="utf-8"') for part in parameters
-    ):
-        return
-    raise BadMessage(415, -32600, "The Content-Type must be application/json, in UTF-8.")
