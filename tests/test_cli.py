@@ -10,6 +10,7 @@ import pytest
 from typer.testing import CliRunner, Result
 
 from gateway import cli
+from tests.end_to_end.demonstration import need_opa
 
 
 @pytest.fixture(autouse=True)
@@ -107,6 +108,7 @@ def test_faulty_settings_are_told_line_by_line(
 
 
 def test_serve_needs_a_directory_that_was_initialised(tmp_path: Path) -> None:
+    need_opa()
     result = gateway("serve", "--data-dir", tmp_path)
     assert result.exit_code == 1
     assert "gateway init" in result.stderr
