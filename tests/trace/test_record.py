@@ -1,0 +1,87 @@
+"""The canonical bytes: what is hashed is RFC 8785, whatever a record's fields hold."""
+
+import hashlib
+import hmac
+
+import orjson
+import pytest
+import rfc8785
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from gateway.trace.record import (
+    MAX_BODY,
+    MAX_NAME,
+    Draft,
+    Field,
+    Place,
+    RecordTooLarge,
+    body,
+    bounded,
+    commitment,
+)
+from gateway.values import ProjectId
+
+# The profile of a record: ASCII keys, no floats, |int| < 2^53, valid Unicode.
+ascii_keys = st.text(st.characters(min_codepoint=0x20, max_codepoint=0x7E), min_size=1, max_size=12)
+texts = st.text(st.characters(exclude_categories=["Cs"]), max_size=30)
+integers = st.integers(-(2**53) + 1, 2**53 - 1)
+values = st.one_of(texts, integers, st.booleans(), st.none(), st.lists(texts, max_size=4))
+
+PLACE = Place(41, "2026-11-22T14:35:00.123456Z", 8, "ab" * 32)
+
+
+def a_draft(**fields: Field) -> Draft:
+    return Draft("decision", "trc_1", ProjectId("prj_1"), fields)
+
+
+@settings(max_examples=400, deadline=None)
+@given(
+    st.dictionaries(ascii_keys, values, max_size=12),
+    st.dictionaries(ascii_keys, texts, max_size=4),
+    st.one_of(st.none(), texts),
+)
+def test_a_record_has_the_bytes_of_rfc_8785(
+    fields: dict[str, Field], commitments: dict[str, str], call_id: str | None
+) -> None:
+    draft = Draft("decision", "trc_1", ProjectId("prj_1"), fields, call_id=call_id)
+    raw = body(draft, PLACE, commitments)
+    assert raw == rfc8785.dumps(orjson.loads(raw))
+
+
+def test_what_the_writer_gives_cannot_be_set_by_a_draft() -> None:
+    forged = a_draft(v=9, idx=0, kind="genesis", id="trc_0", ts="", project="prj_2", pseq=0)
+    told = orjson.loads(body(forged, PLACE, {}))
+    assert told == {
+        "v": 1,
+        "idx": 41,
+        "kind": "decision",
+        "id": "trc_1",
+        "ts": PLACE.ts,
+        "project": "prj_1",
+        "pseq": 8,
+        "pprev": PLACE.pprev,
+    }
+
+
+def test_a_record_over_16_kib_is_refused_and_one_of_16_kib_is_not() -> None:
+    empty = len(body(a_draft(x=""), PLACE, {}))
+    assert len(body(a_draft(x="y" * (MAX_BODY - empty)), PLACE, {})) == MAX_BODY
+    with pytest.raises(RecordTooLarge, match="trc_1 has 16385 bytes"):
+        body(a_draft(x="y" * (MAX_BODY - empty + 1)), PLACE, {})
+
+
+@given(texts.map(lambda text: text * 9))
+def test_a_bounded_name_is_a_beginning_of_the_name_and_short_enough(name: str) -> None:
+    cut = bounded(name)
+    assert name.startswith(cut)
+    assert len(cut.encode()) <= MAX_NAME
+    if len(name.encode()) <= MAX_NAME:
+        assert cut == name
+    else:
+        assert len(cut.encode()) > MAX_NAME - 4
+
+
+def test_a_commitment_is_the_hmac_under_its_nonce() -> None:
+    expected = hmac.new(b"n" * 32, b"value", hashlib.sha256).hexdigest()
+    assert commitment(b"n" * 32, b"value") == f"hmac-sha256:{expected}"
