@@ -22,6 +22,12 @@ PATH = "/api/v1/mcp/proxy/srv_1"
 Answering = Callable[[Request], Awaitable[Answer]]
 
 
+@pytest.fixture
+def anyio_backend() -> tuple[str, dict[str, bool]]:
+    """The loop that serves in production."""
+    return "asyncio", {"use_uvloop": True}
+
+
 class Handler:
     """Answers as the test says, and keeps what was asked."""
 
