@@ -1,0 +1,175 @@
+"""A real database, the API over it in memory, and keys of every role in two projects."""
+
+from collections.abc import AsyncIterator, Iterator, Mapping
+from contextlib import asynccontextmanager, contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import httpx
+from sqlalchemy import insert
+from starlette.applications import Starlette
+
+from gateway.api.context import ApiContext, Question, Readiness
+from gateway.api.errors import EXCEPTION_HANDLERS
+from gateway.api.routes import BASE, routes
+from gateway.clock import after
+from gateway.ids import new_id
+from gateway.keyring import encrypt
+from gateway.registry import projects
+from gateway.registry.core import Actor
+from gateway.registry.faults import Unready
+from gateway.registry.keys import NewKey, create
+from gateway.registry.pins import Assessment, Scan
+from gateway.registry.projects import NewProject
+from gateway.state import State, open_state
+from gateway.store import tables
+from gateway.values import Json, Key, ProjectId, Risk, Role, Server, Stop
+
+PUBLIC_URL = "https://gateway.example.com"
+
+
+def a_tool(name: str = "query_records", description: str = "Read records") -> dict[str, Any]:
+    return {"name": name, "description": description, "inputSchema": {"type": "object"}}
+
+
+@dataclass
+class Upstream:
+    """What the app would do over the network; `tools` are what the next scan finds."""
+
+    tools: list[dict[str, Any]] = field(default_factory=lambda: [a_tool()])
+    complete: bool = True
+    reachable: bool = True
+    risk: Risk = Risk.LOW
+    scans: int = 0
+    ready: bool = True
+    running_calls: int = 3
+    stops: list[Stop] = field(default_factory=list)
+    questions: list[tuple[Key, Question]] = field(default_factory=list)
+
+    async def scan(self, server: Server) -> Scan:
+        self.scans += 1
+        if not self.reachable:
+            raise Unready("The server cannot be reached.")
+        assessed = {tool["name"]: Assessment(self.risk, ("because",)) for tool in self.tools}
+        return Scan(list(self.tools), assessed, server.revision, self.complete)
+
+    async def decide(self, key: Key, question: Question) -> Mapping[str, Json]:
+        self.questions.append((key, question))
+        return {
+            "action": "DENY",
+            "reason_code": "policy_denied",
+            "risk_level": "HIGH",
+            "revision": "sha256:" + "0" * 64,
+            "blocked_by": None,
+            "policy_ids": ["salesforce.bulk_export"],
+            "reasons": ["Bulk export is denied"],
+        }
+
+    async def readiness(self) -> Readiness:
+        return Readiness(self.ready, {"opa": "ok" if self.ready else "down"})
+
+    def cancel_calls(self, stop: Stop) -> int:
+        self.stops.append(stop)
+        return self.running_calls
+
+
+@dataclass
+class World:
+    state: State
+    upstream: Upstream
+    context: ApiContext
+    project_id: ProjectId
+    keys: dict[Role, str]
+    """Secrets, by role."""
+    foreign_id: ProjectId
+    foreign: str
+    """An admin's secret in the other project."""
+
+    @asynccontextmanager
+    async def client(self, key: str | Role | None = Role.ADMIN) -> AsyncIterator[httpx.AsyncClient]:
+        secret = self.keys[key] if isinstance(key, Role) else key
+        headers = {} if secret is None else {"Authorization": f"Bearer {secret}"}
+        app = Starlette(routes=routes(self.context), exception_handlers=EXCEPTION_HANDLERS)
+        transport = httpx.ASGITransport(app, raise_app_exceptions=False)
+        base = PUBLIC_URL + BASE + "/"
+        async with httpx.AsyncClient(transport=transport, base_url=base, headers=headers) as client:
+            yield client
+
+    def key(self, role: Role = Role.PROJECT, **given: Any) -> tuple[Key, str]:
+        """Make another key: its value and its secret."""
+        new = NewKey.model_validate({"role": role.value, "name": "k", "owner": "Kim"} | given)
+        by = Actor.operator(self.project_id)
+        _, secret = self.state.registry.change_now(by, lambda change: create(change, new))
+        found = self.state.directory.key_of(secret)
+        assert found is not None
+        return found, secret
+
+    def approval(self, secret: str, *, seconds: float = 1800, **given: Any) -> str:
+        """Put an approval into the table as admission would, asked for by the key."""
+        key = self.state.directory.key_of(secret)
+        assert key is not None
+        approval_id = new_id("apr")
+        now = self.state.clock.now()
+        params = b'{"name":"delete_record","arguments":{"id":"001"}}'
+        row = {
+            "id": approval_id,
+            "project_id": key.project_id,
+            "key_id": key.id,
+            "agent_id": key.agent_id,
+            "server_id": "srv_1",
+            "tool_name": "delete_record",
+            "definition_sha256": "0" * 64,
+            "server_revision": 1,
+            "digest": "d",
+            "risk": "HIGH",
+            "policy_ids": ["p"],
+            "reason": "deletes ask",
+            "call_sealed": encrypt(self.state.keyring.data, params, approval_id.encode()),
+            "trace_id": new_id("trc"),
+            "state": "PENDING",
+            "created_at": now,
+            "expires_at": after(now, seconds),
+        } | given
+        self.state.writer.change_now(
+            lambda connection: connection.execute(insert(tables.approvals).values(**row)).rowcount
+        )
+        return approval_id
+
+
+@contextmanager
+def a_world(folder: Path) -> Iterator[World]:
+    """Two projects; in the first a key of each role, the approver's owner being Robin."""
+    upstream = Upstream()
+    with open_state(folder, create=True) as state:
+        context = ApiContext(
+            registry=state.registry,
+            public_url=PUBLIC_URL,
+            scan=upstream.scan,
+            decide=upstream.decide,
+            readiness=upstream.readiness,
+            cancel_calls=upstream.cancel_calls,
+        )
+        own, _, admin = projects.create_now(
+            state.registry, NewProject(name="One", slug="one", key_approvers=True), _an_admin()
+        )
+        other, _, foreign = projects.create_now(
+            state.registry, NewProject(name="Two", slug="two"), _an_admin()
+        )
+        world = World(
+            state=state,
+            upstream=upstream,
+            context=context,
+            project_id=ProjectId(own.id),
+            keys={Role.ADMIN: admin},
+            foreign_id=ProjectId(other.id),
+            foreign=foreign,
+        )
+        for role in (Role.PROJECT, Role.APPROVER, Role.AUDITOR):
+            owner = {"owner": "Robin"} if role is Role.APPROVER else {}
+            world.keys[role] = world.key(role, **owner)[1]
+        yield world
+
+
+def _an_admin() -> NewKey:
+    return NewKey(role="admin", name="first", owner="Alex")
