@@ -260,7 +260,7 @@ def _build(aside: Path, progress: Progress, go: str) -> Path:
         [program, "version", "-m", built], capture_output=True, text=True, check=False
     ).stdout
     wanted = f"\tmod\t{MODULE}\tv{OPA_VERSION}\t{MODULE_HASH}"
-    if not any(line.startswith(wanted) for line in details.splitlines()):
+    if wanted not in details.splitlines():
         raise _SourceFailed(f"what go built is not {MODULE}@v{OPA_VERSION} with {MODULE_HASH}")
     return built
 

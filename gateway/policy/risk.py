@@ -31,7 +31,7 @@ class RiskAssessor:
         found: list[RiskAssessment] = []
         for tools in _pieces(definitions):
             if tools is None:
-                found.append(RiskAssessment(Risk.HIGH, (_TOO_LARGE,)))
+                found.append(RiskAssessment(Risk.CRITICAL, (_TOO_LARGE,)))
             else:
                 found += await self._assess(tools)
         return found
@@ -73,9 +73,12 @@ def as_sent(value: object) -> object:
 
 def _assessment(item: Json) -> RiskAssessment:
     try:
-        reasons = item["reasons"]
-        if not isinstance(reasons, list) or not all(isinstance(text, str) for text in reasons):
-            raise TypeError
-        return RiskAssessment(Risk(item["risk"]), tuple(reasons))
+        reasons = tuple(_sentence(reason) for reason in item["reasons"])
+        return RiskAssessment(Risk(item["level"]), reasons)
     except (KeyError, TypeError, ValueError):
         raise EngineFault(f"data.gateway.risks answered {item!r}") from None
+
+
+def _sentence(reason: Json) -> str:
+    level, word, where = Risk(reason["level"]), reason["word"], reason["where"]
+    return f"{level}: “{word}” in {where}" if word else f"{level}: unreadable {where}"

@@ -64,8 +64,6 @@ decision := _allow if {
 }
 
 decision := object.union(_allow, {"reasons": [json.marshal(input)]}) if _mode == "echo"
-
-risks := [{"risk": "LOW", "reasons": [tool.name]} | some tool in input.tools]
 """
 
 
