@@ -1,0 +1,335 @@
+"""The edge: hosts and origins over ASGI, heads on a real socket, buckets, forwarded addresses."""
+
+import asyncio
+import socket
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from ipaddress import ip_network
+
+import httpx
+import orjson
+import pytest
+import uvicorn
+from starlette.types import Receive, Scope, Send
+
+from gateway.edge import Edge, EdgeProtocol, TokenBuckets, client_ip
+
+pytestmark = pytest.mark.anyio
+
+HOSTS = {"gateway.example", "127.0.0.1", "::1"}
+
+
+async def hello(scope: Scope, receive: Receive, send: Send) -> None:
+    await send({"type": "http.response.start", "status": 200, "headers": []})
+    await send({"type": "http.response.body", "body": b"hello"})
+
+
+async def ask(path: str, *headers: tuple[str, str]) -> httpx.Response:
+    edge = Edge(hello, hosts=HOSTS, origins=["https://app.example"])
+    transport = httpx.ASGITransport(edge)
+    async with httpx.AsyncClient(transport=transport, base_url="http://gateway.example") as client:
+        return await client.get(path, headers=list(headers))
+
+
+@pytest.mark.parametrize(
+    ("host", "status"),
+    [
+        ("gateway.example", 200),
+        ("GATEWAY.example:8080", 200),
+        ("127.0.0.1:1", 200),
+        ("[::1]", 200),
+        ("[::1]:8080", 200),
+        ("evil.example", 421),
+        ("gateway.example.evil.example", 421),
+        ("gateway.example:80@evil.example", 421),
+        ("gateway.example:", 421),
+        ("gateway.example, evil.example", 421),
+        ("", 421),
+    ],
+)
+async def test_only_our_hosts_are_served(host: str, status: int) -> None:
+    assert (await ask("/healthz", ("host", host))).status_code == status
+
+
+@pytest.mark.parametrize(
+    ("origin", "status"),
+    [
+        ("http://gateway.example", 200),
+        ("https://gateway.example", 200),
+        ("https://app.example", 200),
+        ("http://app.example", 403),
+        ("http://gateway.example:3000", 403),
+        ("https://evil.example", 403),
+        ("file://gateway.example", 403),
+        ("null", 403),
+        ("", 403),
+    ],
+)
+async def test_only_its_own_pages_and_listed_origins_may_call(origin: str, status: int) -> None:
+    assert (await ask("/healthz", ("origin", origin))).status_code == status
+
+
+@pytest.mark.parametrize("header", ["host", "origin", "authorization", "content-length"])
+async def test_a_header_given_twice_is_refused(header: str) -> None:
+    answer = await ask("/healthz", (header, "gateway.example"), (header, "gateway.example"))
+    assert answer.status_code == 400
+
+
+async def test_the_refusal_is_json_in_the_form_of_each_door() -> None:
+    api = await ask("/api/v1/agents", ("origin", "null"))
+    assert api.json()["error"]["code"] == "wrong_origin"
+    assert api.json()["error"]["request_id"].startswith("req_")
+    proxy = await ask("/api/v1/mcp/proxy/srv_1", ("origin", "null"))
+    assert proxy.json()["id"] is None
+    assert proxy.json()["error"]["code"] == -32600
+    assert "GATEWAY_ALLOWED_ORIGINS" in proxy.json()["error"]["message"]
+
+
+async def test_hosts_are_remembered_without_bound_for_none() -> None:
+    edge = Edge(hello, hosts=HOSTS, origins=())
+    for port in range(3000):
+        assert edge._fault([(b"host", b"127.0.0.1:%d" % port)]) is None
+    assert len(edge._good_hosts) <= 1024
+
+
+# Addresses
+
+TRUSTED = (ip_network("10.0.0.0/8"), ip_network("::1/128"))
+
+
+@pytest.mark.parametrize(
+    ("peer", "forwarded", "address"),
+    [
+        ("192.0.2.1", ["198.51.100.7"], "192.0.2.1"),
+        ("10.0.0.1", [], "10.0.0.1"),
+        ("10.0.0.1", ["198.51.100.7"], "198.51.100.7"),
+        ("10.0.0.1", ["1.1.1.1, 198.51.100.7"], "198.51.100.7"),
+        ("10.0.0.1", ["1.1.1.1, 198.51.100.7, 10.0.0.2"], "198.51.100.7"),
+        ("10.0.0.1", ["1.1.1.1", "198.51.100.7"], "198.51.100.7"),
+        ("10.0.0.1", ["10.0.0.3,10.0.0.2"], "10.0.0.3"),
+        ("10.0.0.1", ["198.51.100.7, rubbish, 10.0.0.2"], "10.0.0.2"),
+        ("::ffff:10.0.0.1", ["198.51.100.7"], "198.51.100.7"),
+        ("::1", ["[2001:db8::1]"], "2001:db8::1"),
+    ],
+)
+def test_the_callers_address_is_the_last_hop_that_nobody_trusted_wrote(
+    peer: str, forwarded: list[str], address: str
+) -> None:
+    headers = [(b"x-forwarded-for", value.encode()) for value in forwarded]
+    assert client_ip({"client": (peer, 1), "headers": headers}, TRUSTED) == address
+
+
+def test_without_trusted_proxies_only_the_peer_counts() -> None:
+    headers = [(b"x-forwarded-for", b"198.51.100.7")]
+    assert client_ip({"client": ("10.0.0.1", 1), "headers": headers}, ()) == "10.0.0.1"
+
+
+# Buckets
+
+
+def test_a_bucket_gives_its_burst_then_its_rate_and_each_key_has_its_own() -> None:
+    now = 100.0
+    buckets = TokenBuckets(per_second=2, burst=3, clock=lambda: now)
+    assert [buckets.take("a") for _ in range(3)] == [0, 0, 0]
+    assert buckets.take("a") == pytest.approx(0.5)
+    assert buckets.take("a") == pytest.approx(0.5), "being refused costs nothing"
+    assert buckets.take("b") == 0
+    now += 0.5
+    assert buckets.take("a") == 0
+    assert buckets.take("a") > 0
+    now += 100
+    assert [buckets.take("a") > 0 for _ in range(4)] == [False, False, False, True]
+
+
+def test_buckets_are_bounded_and_the_least_recent_is_forgotten() -> None:
+    buckets = TokenBuckets(per_second=1, burst=1, capacity=2, clock=lambda: 0.0)
+    buckets.take("a")
+    buckets.take("b")
+    assert buckets.take("a") > 0
+    buckets.take("c")
+    assert len(buckets._full_at) == 2
+
+
+# Heads, on a socket
+
+
+@asynccontextmanager
+async def served(limit: int = 32 * 1024, seconds: float = 5.0) -> AsyncIterator[int]:
+    class Protocol(EdgeProtocol):
+        head_limit = limit
+        head_seconds = seconds
+
+    config = uvicorn.Config(
+        Edge(echo, hosts={"x"}, origins=()),
+        http=Protocol,
+        ws="none",
+        lifespan="off",
+        access_log=False,
+        log_config=None,
+    )
+    server = uvicorn.Server(config)
+    with socket.create_server(("127.0.0.1", 0)) as sock:
+        serving = asyncio.create_task(server._serve([sock]))
+        try:
+            yield sock.getsockname()[1]
+        finally:
+            server.should_exit = server.force_exit = True
+            await serving
+
+
+async def echo(scope: Scope, receive: Receive, send: Send) -> None:
+    body = b""
+    while True:
+        message = await receive()
+        if message["type"] == "http.disconnect":
+            return
+        body += message["body"]
+        if not message["more_body"]:
+            break
+    answer = orjson.dumps({"headers": len(scope["headers"]), "body": len(body)})
+    headers = [(b"content-length", b"%d" % len(answer))]
+    await send({"type": "http.response.start", "status": 200, "headers": headers})
+    await send({"type": "http.response.body", "body": answer})
+
+
+def head(*headers: bytes, size: int = 0) -> bytes:
+    start = b"POST / HTTP/1.1\r\nHost: x\r\n" + b"".join(line + b"\r\n" for line in headers)
+    return start + b"Content-Length: %d\r\n\r\n" % size
+
+
+async def exchange(port: int, *data: bytes) -> bytes:
+    """Send, one piece after the other, and return what comes until the server closes."""
+    reader, writer = await asyncio.open_connection("127.0.0.1", port)
+    answer = b""
+    try:
+        async with asyncio.timeout(5):
+            for piece in data:
+                writer.write(piece)
+                await writer.drain()
+                await asyncio.sleep(0.01)
+            while part := await reader.read(65536):
+                answer += part
+                if b'"body"' in part:
+                    break
+    except ConnectionError:
+        pass
+    finally:
+        writer.close()
+    return answer
+
+
+async def test_a_head_at_the_limit_passes_with_a_body_far_over_it() -> None:
+    async with served(limit=2000) as port:
+        data = head(b"A: " + b"x" * 1800, size=50_000) + b"b" * 50_000
+        assert b'"body":50000' in await exchange(port, data)
+        assert b'"body":50000' in await exchange(port, data[:1000], data[1000:1900], data[1900:])
+
+
+async def test_a_head_over_the_limit_is_431_and_closed_whole_or_in_pieces() -> None:
+    async with served(limit=2000) as port:
+        whole = head(b"A: " + b"x" * 2000)
+        many = head(*(b"A%d: x" % n for n in range(400)))
+        assert (await exchange(port, whole)).startswith(b"HTTP/1.1 431 ")
+        assert (await exchange(port, many)).startswith(b"HTTP/1.1 431 ")
+        assert (await exchange(port, many[:1500], many[1500:])).startswith(b"HTTP/1.1 431 ")
+
+
+async def test_one_endless_header_is_noticed_before_it_ends() -> None:
+    async with served(limit=2000) as port:
+        pieces = [b"x" * 500] * 5
+        answer = await exchange(port, b"GET / HTTP/1.1\r\nHost: x\r\nA: ", *pieces)
+        assert answer.startswith(b"HTTP/1.1 431 ")
+
+
+async def test_an_endless_target_is_noticed_too() -> None:
+    async with served(limit=2000) as port:
+        answer = await exchange(port, b"GET /" + b"x" * 1500, b"x" * 1500)
+        assert answer.startswith(b"HTTP/1.1 431 ")
+
+
+async def test_the_limit_holds_for_the_second_request_of_a_connection() -> None:
+    async with served(limit=2000) as port:
+        first, second = head(size=3) + b"abc", head(b"A: " + b"x" * 2000)
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        for _ in range(2):
+            writer.write(first)
+            assert await reader.readuntil(b'"body":3}')
+        writer.write(second)
+        assert (await reader.readline()).startswith(b"HTTP/1.1 431 ")
+        writer.close()
+
+
+@pytest.mark.parametrize("sent", [b"", b"GET / HT", head()[:-2], b"\r\n"])
+async def test_a_head_that_does_not_come_in_time_is_closed(sent: bytes) -> None:
+    async with served(seconds=0.05) as port:
+        answer = await exchange(port, sent)
+    assert answer.startswith(b"HTTP/1.1 408 ")
+
+
+async def test_dripping_bytes_buys_a_head_no_time() -> None:
+    async with served(seconds=0.1) as port:
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        started = asyncio.get_running_loop().time()
+
+        async def drip() -> None:
+            writer.write(b"GET / HTTP/1.1\r\nA: ")
+            while True:
+                writer.write(b"x")
+                await asyncio.sleep(0.01)
+
+        dripping = asyncio.create_task(drip())
+        async with asyncio.timeout(5):
+            assert (await reader.readline()).startswith(b"HTTP/1.1 408 ")
+        dripping.cancel()
+        assert asyncio.get_running_loop().time() - started >= 0.09
+        writer.close()
+
+
+async def test_the_second_head_of_a_connection_is_timed_from_its_first_byte() -> None:
+    async with served(seconds=0.1) as port:
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        writer.write(head(size=1) + b"a")
+        await reader.readuntil(b'"body":1}')
+        await asyncio.sleep(0.15)
+        writer.write(b"POST")
+        async with asyncio.timeout(5):
+            assert (await reader.readline()).startswith(b"HTTP/1.1 408 ")
+        writer.close()
+
+
+async def test_a_slow_body_is_not_a_slow_head() -> None:
+    async with served(seconds=0.05) as port:
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        writer.write(head(size=2) + b"a")
+        await asyncio.sleep(0.1)
+        writer.write(b"b")
+        await reader.readuntil(b'"body":2}')
+        writer.close()
+
+
+async def test_line_ends_before_a_request_do_not_hold_a_connection_open() -> None:
+    async with served(seconds=0.05) as port:
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        writer.write(head(size=1) + b"a")
+        await reader.readuntil(b'"body":1}')
+        writer.write(b"\r\n")
+        async with asyncio.timeout(5):
+            assert (await reader.readline()).startswith(b"HTTP/1.1 408 ")
+        writer.close()
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        (b"Content-Length: 5",),
+        (b"Transfer-Encoding: chunked",),
+        (b"Host: x",),
+        (b"Authorization: Bearer a", b"Authorization: Bearer b"),
+    ],
+)
+async def test_what_frames_or_authorizes_a_request_twice_is_refused(
+    headers: tuple[bytes, ...],
+) -> None:
+    async with served() as port:
+        answer = await exchange(port, head(*headers, size=5) + b"0\r\n\r\n")
+    assert answer.startswith(b"HTTP/1.1 400 ")
