@@ -21,6 +21,7 @@ from gateway.values import Json, Server
 
 MODERN: Final = "2026-07-28"
 LEGACY: Final = "2025-11-25"
+_PREFIX: Final = "io.modelcontextprotocol/"
 _CLIENT: Final = {"name": "policy-gateway", "version": "0.1.0"}
 
 
@@ -117,15 +118,23 @@ async def _walk(talk: "_Talk", greeting: dict[str, Json]) -> Walk:
     if not isinstance(capabilities, dict) or "tools" in capabilities:
         because = await _pages(talk, definitions)
     instructions = greeting.get("instructions")
-    info = greeting.get("serverInfo")
     return Walk(
         definitions=tuple(definitions),
         complete=not because,
         incomplete_because=because,
         protocol_version=talk.version,
-        server_info=info if isinstance(info, dict) else {},
+        server_info=_server_info(greeting),
         instructions=instructions if isinstance(instructions, str) else None,
     )
+
+
+def _server_info(greeting: dict[str, Json]) -> dict[str, Json]:
+    """In `_meta` since 2026-07-28 (basic/index, "_meta"), before it in the greeting itself."""
+    meta = greeting.get("_meta")
+    if isinstance(meta, dict) and isinstance(meta.get(f"{_PREFIX}serverInfo"), dict):
+        return dict(meta[f"{_PREFIX}serverInfo"])
+    info = greeting.get("serverInfo")
+    return info if isinstance(info, dict) else {}
 
 
 async def _pages(talk: "_Talk", definitions: list[Mapping[str, Json]]) -> str:
@@ -264,11 +273,10 @@ class _Talk:
 
 
 def _meta() -> dict[str, Json]:
-    prefix = "io.modelcontextprotocol/"
     return {
-        f"{prefix}protocolVersion": MODERN,
-        f"{prefix}clientCapabilities": {},
-        f"{prefix}clientInfo": _CLIENT,
+        f"{_PREFIX}protocolVersion": MODERN,
+        f"{_PREFIX}clientCapabilities": {},
+        f"{_PREFIX}clientInfo": _CLIENT,
     }
 
 
