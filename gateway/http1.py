@@ -6,16 +6,15 @@ left) or `Interrupted` (some byte did).
 """
 
 import asyncio
-import socket
 from collections import deque
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from ipaddress import ip_address
 from math import inf
-from ssl import SSLContext
 from time import monotonic
 
 from gateway.http1_connection import Connection, Until
+from gateway.http1_dial import Endpoint, Resolve, TcpAddress, UnixAddress, dial
 from gateway.http1_protocol import (
     Header,
     Http1Error,
@@ -45,27 +44,8 @@ __all__ = [
     "build_head",
 ]
 
-Endpoint = tuple[int, str, int]
-"""Address family, IP address as text, port."""
-Resolve = Callable[[str, int], Awaitable[Sequence[Endpoint]]]
-"""Host and port to the endpoints that may be connected to; raises `NotSent` if there is none."""
 BeforeWrite = Callable[[], None]
 """Called as the last act before the first byte is written; if it raises, nothing is."""
-
-
-@dataclass(frozen=True, slots=True)
-class UnixAddress:
-    path: str
-
-
-@dataclass(frozen=True, slots=True)
-class TcpAddress:
-    """`server_name` is for SNI and the certificate; None takes `host`. No `ssl`: plain HTTP."""
-
-    host: str
-    port: int
-    server_name: str | None = None
-    ssl: SSLContext | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -337,7 +317,7 @@ class Client:
         try:
             seconds = min(deadline - monotonic(), self._connect_seconds)
             async with asyncio.timeout(seconds):
-                connection = await self._dial(monotonic() + seconds)
+                connection = await dial(self.address, self._resolve, monotonic() + seconds)
             if self._closed:
                 connection.end()
                 raise NotSent("the client was closed")
@@ -352,53 +332,6 @@ class Client:
         finally:
             if not joined:
                 self._free_slot()
-
-    async def _dial(self, deadline: float) -> Connection:
-        """Connect to the first endpoint that answers, each with its share of the time."""
-        address = self.address
-        if isinstance(address, UnixAddress):
-            return await _dial_one(socket.AF_UNIX, address.path, None, "")
-        if self._resolve is None:
-            own: int = socket.AF_INET6 if ":" in address.host else socket.AF_INET
-            endpoints: Sequence[Endpoint] = [(own, address.host, address.port)]
-        else:
-            endpoints = await self._resolve(address.host, address.port)
-        name = address.server_name or address.host
-        fault: OSError = OSError("the name has no address")
-        for left, (family, ip, port) in zip(range(len(endpoints), 0, -1), endpoints, strict=True):
-            try:
-                async with asyncio.timeout((deadline - monotonic()) / left):
-                    return await _dial_one(family, (ip, port), address.ssl, name)
-            except OSError as error:
-                fault = error
-        raise fault
-
-
-async def _dial_one(
-    family: int, target: str | tuple[str, int], context: SSLContext | None, name: str
-) -> Connection:
-    loop = asyncio.get_running_loop()
-    sock = socket.socket(family, socket.SOCK_STREAM)
-    try:
-        sock.setblocking(False)
-        await loop.sock_connect(sock, target)
-        if family == socket.AF_UNIX:
-            _, connection = await loop.create_unix_connection(
-                lambda: Connection(loop, sock), sock=sock
-            )
-            return connection
-        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-        _, connection = await loop.create_connection(
-            lambda: Connection(loop, sock),
-            sock=sock,
-            ssl=context,
-            server_hostname=name if context is not None else None,
-        )
-        return connection
-    except BaseException:
-        sock.close()
-        raise
 
 
 def _hand(

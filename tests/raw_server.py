@@ -113,6 +113,8 @@ async def raw_server(
     finally:
         listener.close()
         await server.stop()
+        # Handshakes that the client broke off are known to the loop only.
+        await turns(20)
         await listener.wait_closed()
 
 
