@@ -11,6 +11,7 @@ If the shared transaction fails, nothing of it is durable and each piece is trie
 """
 
 import asyncio
+import contextlib
 import threading
 from collections import deque
 from collections.abc import Callable, Sequence
@@ -19,7 +20,8 @@ from dataclasses import dataclass
 from typing import Any, Protocol, TypeVar
 
 import structlog
-from sqlalchemy import Connection, Engine
+from sqlalchemy import Connection, Engine, RootTransaction
+from sqlalchemy.exc import DBAPIError
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -71,20 +73,24 @@ class Writer:
         self._participants = tuple(participants)
         self._queue: deque[_Job] = deque()
         self._wake = threading.Event()
+        self._door = threading.Lock()
         self._closing = False
         self._thread = threading.Thread(target=self._run, name="writer", daemon=True)
         self.failing = False
-        """True while the last commit failed: readiness says so."""
+        """True while the last commit failed, or memory could not follow it: readiness says so."""
 
     def start(self) -> None:
         self._thread.start()
 
     def close(self) -> None:
         """Write what is queued, then stop. Blocks."""
-        self._closing = True
+        with self._door:
+            self._closing = True
         self._wake.set()
         if self._thread.is_alive():
             self._thread.join()
+        left = list(self._queue)  # of a writer that never ran
+        _deliver(left, [_stopped() for _ in left])
         self._engine.dispose()
 
     def submit(
@@ -108,9 +114,10 @@ class Writer:
         return future.result()
 
     def _put(self, job: _Job) -> None:
-        if self._closing:
-            raise WriterStopped("the gateway is shutting down; nothing was written")
-        self._queue.append(job)
+        with self._door:  # or a job could come in behind the last look at the queue
+            if self._closing:
+                raise _stopped()
+            self._queue.append(job)
         self._wake.set()
 
     # --- the writing thread ---
@@ -137,8 +144,6 @@ class Writer:
                 for job in jobs:  # a poisonous call must not take its neighbours along
                     self._commit_group([job])
                 return
-        else:
-            self.failing = False
         _deliver(jobs, results)
 
     def _transaction(self, jobs: list[_Job]) -> list[Any]:
@@ -150,15 +155,24 @@ class Writer:
                 results = self._work(connection, jobs)
                 transaction.commit()
             except BaseException:
-                if transaction.is_active:
-                    transaction.rollback()
-                for participant in self._participants:
-                    participant.rolled_back()
+                try:
+                    _undo(connection, transaction)
+                finally:
+                    for participant in self._participants:
+                        participant.rolled_back()
                 raise
-            # Durable from here on.
+            # Durable from here on: no fault may make it look as if it were not.
+            self.failing = False
             for participant in self._participants:
-                participant.committed(connection)
+                self._follow(participant, connection)
             return results
+
+    def _follow(self, participant: Participant, connection: Connection) -> None:
+        try:
+            participant.committed(connection)
+        except Exception as fault:  # noqa: BLE001 - an exception here would have it written twice
+            self.failing = True
+            _log.error("memory cannot follow the database; restart", error=repr(fault))
 
     def _work(self, connection: Connection, jobs: list[_Job]) -> list[Any]:
         """Run each batch function once, over all its items, in the order of its first item."""
@@ -182,11 +196,26 @@ class Writer:
             result = fn(connection)
             savepoint.commit()
         except Exception as fault:  # noqa: BLE001 - handed to whoever asked, undone here
-            savepoint.rollback()
+            try:
+                savepoint.rollback()
+            except DBAPIError:  # a full disk: SQLite has undone the whole transaction by itself
+                raise fault from None
             for participant, mark in zip(self._participants, marks, strict=True):
                 participant.rewind(mark)
             return fault
         return result
+
+
+def _undo(connection: Connection, transaction: RootTransaction) -> None:
+    if transaction.is_active:
+        transaction.rollback()
+    else:
+        # COMMIT failed and may have left the transaction open: it ends with its connection.
+        connection.invalidate()
+
+
+def _stopped() -> WriterStopped:
+    return WriterStopped("the gateway is shutting down; nothing was written")
 
 
 def _deliver(jobs: list[_Job], results: list[Any]) -> None:
@@ -197,7 +226,7 @@ def _deliver(jobs: list[_Job], results: list[Any]) -> None:
         else:
             _resolve([(job.future, result)])
     for loop, pairs in waiting.items():
-        if not loop.is_closed():
+        with contextlib.suppress(RuntimeError):  # the loop has ended, and whoever asked with it
             loop.call_soon_threadsafe(_resolve, pairs)
 
 
