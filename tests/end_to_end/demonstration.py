@@ -1,5 +1,6 @@
 """A demonstration as a child process: started, read from, watched as it ends."""
 
+import contextlib
 import json
 import os
 import select
@@ -84,8 +85,9 @@ def descendants(pid: int) -> list[int]:
     """Every process below this one (Linux)."""
     found: list[int] = []
     for task in Path(f"/proc/{pid}/task").iterdir():
-        for child in map(int, (task / "children").read_text().split()):
-            found += [child, *descendants(child)]
+        with contextlib.suppress(FileNotFoundError):  # a thread that has just ended
+            for child in map(int, (task / "children").read_text().split()):
+                found += [child, *descendants(child)]
     return found
 
 
