@@ -20,6 +20,7 @@ from gateway.ids import new_id
 from gateway.refusals import Refused
 from gateway.registry.directory import Directory
 from gateway.registry.grants import Grants, TooManyPending
+from gateway.store.rows import insert_rows
 from gateway.store.writer import Writer
 from gateway.trace.log import Appended, Log
 from gateway.trace.record import Draft
@@ -248,12 +249,7 @@ class Admission:
             )
         appended = self._log.append(connection, drafts)
         admitted = [_open_call(claim, self._log.now) for claim in group if claim.refused is None]
-        if admitted:
-            connection.exec_driver_sql(
-                "INSERT INTO open_calls (call_id, project_id, agent_id, server_id, tool, risk,"
-                " holds, approval_id, admitted_at) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
-                admitted,
-            )
+        insert_rows(connection, "open_calls", _OPEN_CALL_COLUMNS, admitted)
         return Decided([(c, appended[place]) for c, place in zip(group, places, strict=True)])
 
     def _permits(self, decided: Decided, epoch: int) -> list[Permit | Refused]:
@@ -315,6 +311,11 @@ def _window(connection: Connection, budget: Budget, window: str) -> list[int]:
         (budget.id, window),
     ).one()
     return [used, held]
+
+
+_OPEN_CALL_COLUMNS = (
+    "call_id, project_id, agent_id, server_id, tool, risk, holds, approval_id, admitted_at"
+)
 
 
 def _open_call(claim: Claim, now: str) -> tuple[Any, ...]:

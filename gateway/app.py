@@ -58,7 +58,7 @@ CALLS_PER_SECOND = 10_000.0
 CALLS_AT_ONCE = 20_000.0
 """One key's token bucket at the edge: a flood's bound, not a budget."""
 OPA_READY_SECONDS = 15.0
-HOUSEKEEPING_SECONDS = 2.0
+HOUSEKEEPING_SECONDS = 0.5
 DRAIN_SECONDS = 3.0
 
 _log = structlog.get_logger(__name__)
@@ -193,7 +193,7 @@ def build(
     stop_file = StopFile(settings.data_dir)
     buckets = TokenBuckets(per_second=CALLS_PER_SECOND, burst=CALLS_AT_ONCE)
     directory = state.directory
-    emergency_stop = EmergencyStop(directory, stop_file)
+    emergency_stop = EmergencyStop(directory, lambda: stop_file.seen)
     tool_pins = ToolPins(directory)
     policy = Policy(engine, view=directory.view, now=now)
     budget = BudgetLook(directory, state.ledger, now)
@@ -207,7 +207,7 @@ def build(
         budget=budget,
         approvals=Approvals(),
         admission=Admission(
-            state.writer, state.log, directory, state.ledger, state.grants, stop_file
+            state.writer, state.log, directory, state.ledger, state.grants, stop_file.read
         ),
         upstreams=upstreams,
         inspection=Inspection(),
@@ -359,7 +359,7 @@ async def _keep_house(gateway: Gateway) -> None:
     while True:
         await asyncio.sleep(HOUSEKEEPING_SECONDS)
         await gateway.pipeline.refused_calls.flush()
-        stop = gateway.stop_file()
+        stop = gateway.stop_file.read()
         if stop is not None and not stopped:
             gateway.cancel_calls(stop)
         stopped = stop is not None

@@ -13,12 +13,18 @@ NAME = "emergency-stop.json"
 
 
 class StopFile:
-    """Call it: the stop in force, or None. Costs one `stat` while there is no file."""
+    """`read` asks the disk, as each admission does; `seen` is what the last reading found."""
 
     def __init__(self, data_dir: Path) -> None:
         self._path = data_dir / NAME
+        self.seen: Stop | None = None
 
-    def __call__(self) -> Stop | None:
+    def read(self) -> Stop | None:
+        """The stop in force, or None."""
+        self.seen = self._read()
+        return self.seen
+
+    def _read(self) -> Stop | None:
         try:
             raw = self._path.read_bytes()
         except FileNotFoundError:

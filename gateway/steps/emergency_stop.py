@@ -1,6 +1,6 @@
 """Call → Cleared: no stop covers it, its agent may act, its server is active.
 
-Works without OPA and without the network: everything it asks is in memory or one `stat` away.
+Works without OPA and without the network: everything it asks is in memory.
 """
 
 from collections.abc import Callable
@@ -11,7 +11,7 @@ from gateway.values import Call, Caller, Cleared, Stop
 
 
 class EmergencyStop:
-    """``stop_file`` returns the deployment-wide stop, set without the API, or None."""
+    """``stop_file`` tells the deployment-wide stop, as it was last read from its file."""
 
     def __init__(self, directory: Directory, stop_file: Callable[[], Stop | None]) -> None:
         self._directory = directory
@@ -26,6 +26,7 @@ class EmergencyStop:
 
     def check(self, caller: Caller) -> None:
         """The same questions for what is no tool call. Raises `Refused`."""
+        # As last read, which is moments ago; admission reads it anew.
         stop = self._stop_file()
         view = self._directory.view(caller.project.id)
         agent_ids = caller.key.agent_ids

@@ -67,7 +67,7 @@ def writing_engine(path: Path) -> Engine:
         create_engine(
             f"sqlite:///{path}",
             poolclass=StaticPool,
-            connect_args={"check_same_thread": False},
+            connect_args={"check_same_thread": False, "cached_statements": 512},
         ),
         write=True,
     )

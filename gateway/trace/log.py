@@ -13,6 +13,7 @@ from sqlalchemy import Connection, func, insert, select
 from gateway.clock import Clock, after
 from gateway.keyring import Keyring
 from gateway.store import tables
+from gateway.store.rows import insert_rows
 from gateway.trace import payloads, record
 from gateway.trace.merkle import Frontier, leaf_hash, rebuild
 from gateway.trace.record import Draft, Place
@@ -46,16 +47,6 @@ _TRACE_COLUMNS = (
     " server_id, tool, body, leaf"
 )
 _PAYLOAD_COLUMNS = "log, idx, field, payload_key, sealed, expires_at"
-
-
-def _insert_sql(table: str, columns: str) -> str:
-    # Text prepared once: compiling an insert for each group costs more than the rows do.
-    marks = ", ".join("?" for _ in columns.split(","))
-    return f"INSERT INTO {table} ({columns}) VALUES ({marks})"
-
-
-_INSERT_TRACE = _insert_sql("trace", _TRACE_COLUMNS)
-_INSERT_PAYLOAD = _insert_sql("payloads", _PAYLOAD_COLUMNS)
 
 
 class Log:
@@ -188,9 +179,8 @@ class Log:
         appended = []
         for draft in drafts:
             appended.append(self._place(connection, state, draft, rows, sealed, full))
-        connection.exec_driver_sql(_INSERT_TRACE, rows)
-        if sealed:
-            connection.exec_driver_sql(_INSERT_PAYLOAD, sealed)
+        insert_rows(connection, "trace", _TRACE_COLUMNS, rows)
+        insert_rows(connection, "payloads", _PAYLOAD_COLUMNS, sealed)
         for log, level, n, digest in full:
             connection.execute(
                 insert(tables.tree_tiles).values(log=log, level=level, n=n, hash=digest)
