@@ -52,12 +52,8 @@ _RESPONSE_KEYS: Final = frozenset({"jsonrpc", "id", "result", "error"})
 _CALL_KEYS: Final = frozenset(
     {"name", "arguments", "_meta", "task", "inputResponses", "requestState"}
 )
-_CALL_TYPES: Final = (
-    ("arguments", dict),
-    ("task", dict),
-    ("inputResponses", dict),
-    ("requestState", str),
-)
+_NULLABLE: Final = (("task", dict), ("inputResponses", dict), ("requestState", str))
+"""Parts of a call where null says the same as nothing, and clients do write it."""
 _KNOWN_PARAMS: Final = _CALL_KEYS | {
     "argument",
     "capabilities",
@@ -309,8 +305,11 @@ def _check_call(params: Mapping[str, Json]) -> None:
         raise _unknown(params, _CALL_KEYS, "params of tools/call", -32602)
     if type(params.get("name")) is not str:
         raise BadMessage(400, -32602, "params.name must be a string.")
-    for key, kind in _CALL_TYPES:
-        if key in params and type(params[key]) is not kind:
+    if type(params.get("arguments", {})) is not dict:
+        raise BadMessage(400, -32602, "params.arguments must be an object.")
+    for key, kind in _NULLABLE:
+        value = params.get(key)
+        if value is not None and type(value) is not kind:
             wanted = "a string" if kind is str else "an object"
             raise BadMessage(400, -32602, f"params.{key} must be {wanted}.")
 

@@ -7,7 +7,7 @@ from urllib.parse import unquote
 
 from gateway.values import Json
 
-MAX_SCHEMAS: Final = 10_000
+MAX_SCHEMAS: Final = 30_000
 MAX_KEY_LENGTH: Final = 256
 _QUANTIFIER: Final = re.compile(r"(?<!\\)[*+?{]")
 _IN_PLACE: Final = ("allOf", "anyOf", "oneOf")

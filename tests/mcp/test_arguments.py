@@ -6,7 +6,7 @@ from typing import Any
 import jiter
 import orjson
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gateway.mcp.arguments import compile_schema
@@ -218,8 +218,23 @@ def test_a_deep_or_wide_schema_is_refused_as_such() -> None:
     for _ in range(5_000):
         deep = {"items": deep}
     assert "deep" in str(compile_schema(deep)({}))
-    wide: dict[str, Any] = {"properties": {f"p{index}": {} for index in range(20_000)}}
+    wide: dict[str, Any] = {"properties": {f"p{index}": {} for index in range(40_000)}}
     assert "more than" in str(compile_schema(wide)({}))
+
+
+def test_properties_that_join_many_schemas_are_counted_too() -> None:
+    joined: dict[str, Any] = {"allOf": [{"properties": {f"p{index}": {}}} for index in range(500)]}
+    names = {f"a{index}": {"$ref": "#/$defs/joined"} for index in range(500)}
+    schema = {"properties": names, "$defs": {"joined": joined}}
+    assert "more than" in str(compile_schema(schema)({}))
+
+
+def test_a_pattern_that_could_take_for_ever_is_not_run() -> None:
+    schema = {"patternProperties": {"^(a+a+)+$": {"type": "string"}}}
+    start = time.perf_counter()
+    assert compile_schema(schema)({"a" * 60 + "b": "c"}) is None
+    assert compile_schema({"patternProperties": {"a*a*a*a*$": {}}})({"a" * 250 + "b": 1}) is None
+    assert time.perf_counter() - start < 5
 
 
 def test_large_arguments_are_checked_up_to_a_bound() -> None:
@@ -253,6 +268,8 @@ def test_properties_of_all_branches_are_known_where_they_join() -> None:
     assert fault_of(schema, '{"ID":null}') is None
     assert fault_of(schema, '{"Id":null}') is not None
     assert fault_of(schema, '{"Name":null}') is not None
+    above = {"properties": {"ID": {}}, "anyOf": [{"properties": {"id": {}}}]}
+    assert fault_of(above, '{"ID":1,"id":2}') is None
 
 
 @pytest.mark.parametrize(
@@ -298,6 +315,7 @@ SCHEMAS = st.recursive(
 )
 
 
+@settings(deadline=None)
 @given(schema=SCHEMAS | JSON_VALUES, arguments=st.dictionaries(st.text(max_size=3), JSON_VALUES))
 def test_any_schema_gives_a_sentence_or_nothing(schema: Any, arguments: dict[str, Any]) -> None:
     fault = compile_schema(schema)(parsed(orjson.dumps(arguments)))

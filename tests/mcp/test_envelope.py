@@ -7,7 +7,7 @@ from typing import Any
 
 import orjson
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gateway.mcp.envelope import (
@@ -142,6 +142,68 @@ def test_a_refusal_has_its_status_its_code_and_the_id(
     assert (fault.http_status, fault.rpc_code, fault.rpc_id) == (status, code, rpc_id)
 
 
+def in_arguments(text: str) -> bytes:
+    call = '{"jsonrpc":"2.0","id":7,"method":"tools/call","params":{"name":"a","arguments":%s}}'
+    return (call % text).encode()
+
+
+@pytest.mark.parametrize(
+    ("number", "said"),
+    [
+        ("1e400", "too large"),
+        ("-1e400", "too large"),
+        ("1e-400", "precision"),
+        ("0.1000000000000000055", "precision"),
+        ("9007199254740993.0", "precision"),
+        ("0e999999999", "precision"),
+        ("0." + "1" * 99, "longer than 100"),
+        ("9" * 30, "64 bits"),
+        ("9223372036854775808", "64 bits"),
+        ("-9223372036854775809", "64 bits"),
+        ("9" * 5000, "strict JSON"),
+        ("NaN", "strict JSON"),
+        ("-Infinity", "strict JSON"),
+    ],
+)
+def test_a_number_that_readers_round_differently_is_refused(number: str, said: str) -> None:
+    for text in ('{"a":%s}', '{"a":[[%s]]}', '{"a":[{"b":%s}]}'):
+        assert said in fault_of(in_arguments(text % number)).message
+
+
+@pytest.mark.parametrize(
+    "number",
+    ["0.1", "1.50", "-0.0", "1E+2", "5e-324", "1.7976931348623157e308", "9007199254740993", "1e22"],
+)
+def test_a_number_that_every_reader_holds_is_kept_as_sent(number: str) -> None:
+    message = legacy(in_arguments(f'{{"a":{number}}}'))
+    assert isinstance(message, RequestMessage)
+    assert str(tool_call(message).arguments["a"]) == number
+
+
+@pytest.mark.parametrize(
+    "members",
+    [
+        '"a":1,"A":2',
+        '"aa":1,"a\\u0000a":2',
+        '"\\u212a":1,"k":2',
+        '"\u017f":1,"S":2',
+        '"__proto__":1',
+        '"b":2,"__proto__":{}',
+    ],
+)
+def test_keys_that_some_reader_takes_for_others_are_refused_at_any_depth(members: str) -> None:
+    for text in ("{%s}", '{"x":[{%s}]}', '{"x":{"y":{%s}}}'):
+        assert fault_of(in_arguments(text % members)).rpc_code == -32602
+
+
+def test_null_says_nothing_where_a_part_may_be_left_out() -> None:
+    parts = {"task": None, "inputResponses": None, "requestState": None}
+    message = legacy(request(params={"name": "record"} | parts))
+    assert isinstance(message, RequestMessage)
+    call = tool_call(message)
+    assert (call.task, call.input_responses, call.request_state) == (None, None, None)
+
+
 def test_depth_64_is_read_and_65_is_not() -> None:
     def nested(levels: int) -> bytes:
         # The message, its params and the arguments are the first three levels.
@@ -205,7 +267,8 @@ def test_era_version_and_session_come_from_the_headers() -> None:
 @pytest.mark.parametrize("version", [b"2025-11-25", b"2026-07-29", None])
 def test_header_and_body_must_name_one_revision(version: bytes | None) -> None:
     more = [] if version is None else [(b"mcp-protocol-version", version)]
-    fault = fault_of(modern_request(), *more, (b"mcp-method", b"tools/call"))
+    routed = ((b"mcp-method", b"tools/call"), (b"mcp-name", b"record"))
+    fault = fault_of(modern_request(), *more, *routed)
     assert (fault.http_status, fault.rpc_code, fault.rpc_id) == (400, -32020, 7)
 
 
@@ -316,6 +379,7 @@ def plain(value: Any) -> Any:
     return value if isinstance(value, str | int | None) else float(value)
 
 
+@settings(deadline=None)
 @given(arguments=st.dictionaries(NAMES.filter(lambda name: name != "__proto__"), VALUES))
 def test_what_is_written_is_read(arguments: dict[str, Any]) -> None:
     body = orjson.dumps(request(params={"name": "record", "arguments": arguments}))
@@ -327,6 +391,7 @@ def test_what_is_written_is_read(arguments: dict[str, Any]) -> None:
     assert plain(tool_call(message).arguments) == arguments
 
 
+@settings(deadline=None)
 @given(body=st.binary() | st.text().map(str.encode) | VALUES.map(orjson.dumps))
 def test_any_bytes_are_read_or_refused(body: bytes) -> None:
     for read in (legacy, modern):
@@ -334,6 +399,7 @@ def test_any_bytes_are_read_or_refused(body: bytes) -> None:
             read(body)
 
 
+@settings(deadline=None)
 @given(
     message=st.dictionaries(
         st.sampled_from(["jsonrpc", "id", "method", "params", "result", "error", "x"]),
