@@ -7,7 +7,7 @@ from typing import cast
 import pytest
 
 from gateway.http1 import Http1Error, Interrupted, TooLarge
-from tests.raw_server import OK, STREAM, Peer, always_ok, ask, head, raw_server, saying, to
+from tests.raw_server import OK, STREAM, Peer, always_ok, ask, head, raw_server, saying, to, turns
 
 pytestmark = pytest.mark.anyio
 
@@ -217,4 +217,40 @@ async def test_the_answer_to_head_is_its_head() -> None:
             head(None, "HEAD"), deadline=monotonic() + 5, max_body=1 << 20
         )
         assert (response.status, response.body) == (200, b"")
+        client.close()
+
+
+async def test_a_slow_reader_of_a_stream_is_not_late() -> None:
+    go = asyncio.Event()
+
+    async def handle(peer: Peer) -> None:
+        await peer.request()
+        await peer.send(STREAM + b"3\r\none\r\n")
+        await go.wait()
+        await peer.send(b"3\r\ntwo\r\n0\r\n\r\n")
+
+    async with raw_server(handle) as server:
+        client = to(server)
+        exchange = await client.open(head(), b"x", deadline=monotonic() + 0.1)
+        assert await anext(exchange) == b"one"
+        await asyncio.sleep(0.15)
+        go.set()
+        assert await anext(exchange) == b"two"
+        client.close()
+
+
+async def test_a_turn_given_to_one_who_is_cancelled_at_once_is_passed_on() -> None:
+    async def handle(peer: Peer) -> None:
+        await peer.request()
+        await peer.send(OK if peer.server.connections > 1 else STREAM)
+        await peer.gone()
+
+    async with raw_server(handle) as server:
+        client = to(server, max_connections=1)
+        exchange = await client.open(head(), b"x", deadline=monotonic() + 5)
+        waiting = asyncio.ensure_future(ask(client))
+        await turns(2)
+        exchange.close()
+        waiting.cancel()
+        assert (await ask(client, seconds=2)).body == b"ok"
         client.close()
