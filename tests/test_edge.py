@@ -1,7 +1,6 @@
 """The edge: hosts and origins over ASGI, heads on a real socket, buckets, forwarded addresses."""
 
 import asyncio
-import socket
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from ipaddress import ip_network
@@ -9,10 +8,10 @@ from ipaddress import ip_network
 import httpx
 import orjson
 import pytest
-import uvicorn
 from starlette.types import Receive, Scope, Send
 
 from gateway.edge import Edge, EdgeProtocol, TokenBuckets, client_ip
+from tests.serving import serving
 
 pytestmark = pytest.mark.anyio
 
@@ -159,22 +158,9 @@ async def served(limit: int = 32 * 1024, seconds: float = 5.0) -> AsyncIterator[
         head_limit = limit
         head_seconds = seconds
 
-    config = uvicorn.Config(
-        Edge(echo, hosts={"x"}, origins=()),
-        http=Protocol,
-        ws="none",
-        lifespan="off",
-        access_log=False,
-        log_config=None,
-    )
-    server = uvicorn.Server(config)
-    with socket.create_server(("127.0.0.1", 0)) as sock:
-        serving = asyncio.create_task(server._serve([sock]))
-        try:
-            yield sock.getsockname()[1]
-        finally:
-            server.should_exit = server.force_exit = True
-            await serving
+    edge = Edge(echo, hosts={"x"}, origins=())
+    async with serving(edge, http=Protocol, lifespan="off") as port:
+        yield port
 
 
 async def echo(scope: Scope, receive: Receive, send: Send) -> None:

@@ -8,13 +8,13 @@ from contextlib import asynccontextmanager
 import httpx
 import orjson
 import pytest
-import uvicorn
 from starlette.applications import Starlette
 from starlette.routing import Route
 
 from gateway.edge import EdgeProtocol
 from gateway.mcp.proxy import BodyLimits, Proxy
 from gateway.values import Answer, ByteStream, Request
+from tests.serving import serving
 
 pytestmark = pytest.mark.anyio
 
@@ -65,17 +65,8 @@ class Stream:
 @asynccontextmanager
 async def served(handler: Handler, limits: BodyLimits | None = None) -> AsyncIterator[int]:
     app = Starlette(routes=[Route("/api/v1/mcp/proxy/{server_id}", Proxy(handler, limits=limits))])
-    config = uvicorn.Config(
-        app, http=EdgeProtocol, ws="none", lifespan="off", access_log=False, log_config=None
-    )
-    server = uvicorn.Server(config)
-    with socket.create_server(("127.0.0.1", 0)) as sock:
-        serving = asyncio.create_task(server._serve([sock]))
-        try:
-            yield sock.getsockname()[1]
-        finally:
-            server.should_exit = server.force_exit = True
-            await serving
+    async with serving(app, http=EdgeProtocol, lifespan="off") as port:
+        yield port
 
 
 async def ok(request: Request) -> Answer:

@@ -1,14 +1,11 @@
 """Scans: of the SDK's own server in each of its forms, and of servers that misbehave."""
 
-import asyncio
-import socket
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import Any
 
 import orjson
 import pytest
-import uvicorn
 from mcp.server import MCPServer
 from mcp.types import ToolAnnotations
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -17,6 +14,7 @@ from gateway.mcp.scan import ScanFailed, ScanLimits, Walk, scan
 from gateway.values import Json
 from tests.mcp.builders import STREAM_HEAD, a_server, an_answer, chunk, event, upstreams
 from tests.raw_server import Peer, raw_server
+from tests.serving import serving
 
 pytestmark = pytest.mark.anyio
 
@@ -67,19 +65,6 @@ class LegacyOnly:
         await self._app(scope, again, send)
 
 
-@asynccontextmanager
-async def running(app: ASGIApp) -> AsyncIterator[int]:
-    config = uvicorn.Config(app, ws="none", lifespan="on", access_log=False, log_config=None)
-    server = uvicorn.Server(config)
-    with socket.create_server(("127.0.0.1", 0)) as sock:
-        serving = asyncio.create_task(server._serve([sock]))
-        try:
-            yield sock.getsockname()[1]
-        finally:
-            server.should_exit = server.force_exit = True
-            await serving
-
-
 async def scan_port(port: int, limits: ScanLimits | None = None) -> Walk:
     ups = upstreams()
     try:
@@ -95,7 +80,7 @@ async def test_the_sdks_server_is_walked_in_each_era_and_each_form(
 ) -> None:
     app: Any = sdk_server().streamable_http_app(json_response=json_response)
     app = LegacyOnly(app) if legacy else app
-    async with running(app) as port:
+    async with serving(app) as port:
         walk = await scan_port(port)
     assert [d["name"] for d in walk.definitions] == ["query_records", "delete_record"]
     assert walk.definitions[0]["annotations"] == {"readOnlyHint": True}
