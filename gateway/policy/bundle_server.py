@@ -72,8 +72,8 @@ class BundleServer:
         await response(scope, receive, send)
 
     async def _answer(self, request: Request) -> Response:
-        if request.method not in ("GET", "HEAD"):
-            return PlainTextResponse("GET only", 405, {"Allow": "GET, HEAD"})
+        if request.method != "GET":
+            return PlainTextResponse("GET only", 405, {"Allow": "GET"})
         if not self._may_read(request):
             return PlainTextResponse(
                 "a bearer token is needed", 401, {"WWW-Authenticate": 'Bearer realm="bundles"'}
@@ -91,7 +91,10 @@ class BundleServer:
     def _may_read(self, request: Request) -> bool:
         scheme, _, token = request.headers.get("Authorization", "").partition(" ")
         given = token.strip().encode()
-        return scheme.lower() == "bearer" and hmac.compare_digest(given, self._token)
+        # An empty token would be everybody's.
+        return (
+            scheme.lower() == "bearer" and given != b"" and hmac.compare_digest(given, self._token)
+        )
 
     async def news(self, known: set[str], seconds: float) -> None:
         """Return when there is a bundle whose digest is not in `known`, or the time is over."""

@@ -208,6 +208,7 @@ class Opa:
         listening = asyncio.create_task(self._listen(process))
         try:
             await asyncio.wait([ended, watching], return_when=asyncio.FIRST_COMPLETED)
+            self._process, self._revision = None, None
             if watching.done():
                 watching.result()
                 _kill(process)
@@ -223,11 +224,14 @@ class Opa:
 
     def _command(self) -> list[str]:
         limits = [str(os.getpid()), str(self._options.memory_bytes), self._options.lifeline]
+        # A name in the folder it runs in: OPA reads this as a URL, where a path may mean another.
+        inside = self.socket_path.parent == self._folder
+        address = self.socket_path.name if inside else str(self.socket_path)
         launcher = [sys.executable, "-I", "-S", launch.__file__, *limits, str(self._binary)]
         return launcher + [
             *("run", "--server", "--skip-version-check", "--log-level", "error"),
             *("--config-file", str(self._config), "--set-file", "keys.bundle.key=bundle.key"),
-            *("--addr", f"unix://{self.socket_path}", "--unix-socket-perm", "600"),
+            *("--addr", f"unix://{address}", "--unix-socket-perm", "600"),
             *("--ready-timeout", "10", "--shutdown-grace-period", "1"),
         ]
 

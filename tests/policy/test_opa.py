@@ -104,6 +104,13 @@ async def test_a_long_data_directory_gets_its_socket_elsewhere(tmp_path: Path) -
     assert not path.parent.exists()
 
 
+async def test_a_data_directory_may_have_any_name(tmp_path: Path) -> None:
+    with tempfile.TemporaryDirectory(prefix="a b%20#?=,\\c ") as odd:
+        async with running(Path(odd), bundle_of(tmp_path / "src", MODES)) as world:
+            assert world.opa.socket_path.is_relative_to(odd)
+            await world.engine.ask(b"gateway/decision", b'{"input":{}}', key="k")
+
+
 async def test_opa_that_dies_is_restarted_and_refuses_meanwhile(tmp_path: Path) -> None:
     async with running(tmp_path, bundle_of(tmp_path / "src", MODES), QUICK) as world:
         os.kill(world.pid, signal.SIGKILL)
