@@ -50,19 +50,20 @@ packages:
 	  DEBIAN_FRONTEND=noninteractive apt-get -qq install --no-install-recommends $$missing >/dev/null; \
 	fi
 
+# Tests look for programs on PATH; the pinned OPA may be elsewhere.
 test: packages install check
-	@$(BIN)/python -m pytest
+	@PATH="$$(dirname "$(OPA)"):$$PATH" $(BIN)/python -m pytest
 
 check: install .venv/.dev
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
 	@$(BIN)/mypy
-	@"$(OPA)" fmt --diff --fail rego connector_templates
+	@"$(OPA)" fmt --list --fail rego connector_templates
 	@"$(OPA)" check --strict --schema rego/schemas --capabilities rego/capabilities.json rego
-	@"$(OPA)" test --threshold 100 rego
+	@"$(OPA)" test --coverage --threshold 100 rego >/dev/null
 
 bench: packages install .venv/.dev
-	@$(BIN)/python -m benchmarks
+	@PATH="$$(dirname "$(OPA)"):$$PATH" $(BIN)/python -m benchmarks.calls
 
 lock:
 	@command -v uv >/dev/null || { echo "uv is needed to resolve: pip install uv" >&2; exit 1; }

@@ -1,5 +1,9 @@
 """`gateway opa`: the policy engine's program."""
 
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import orjson
 import typer
 from rich.console import Console
@@ -7,6 +11,8 @@ from rich.console import Console
 from gateway.commands.options import AsJson, told_plainly
 from gateway.policy import opa_binary
 from gateway.settings import Settings, SettingsFault
+
+_SECONDS_BETWEEN_LINES = 15
 
 app = typer.Typer()
 opa = typer.Typer(help="The policy engine's program.", no_args_is_help=True)
@@ -21,14 +27,29 @@ def _opa() -> None:
 @opa.command()
 def install(as_json: AsJson = False) -> None:
     """Put the pinned OPA where `gateway serve` finds it, if it is not there yet."""
-    console = Console(stderr=True)
-    with (
-        told_plainly(SettingsFault, opa_binary.OpaMissing),
-        console.status("looking for OPA") as status,
-    ):
+    with told_plainly(SettingsFault, opa_binary.OpaMissing), _progress() as progress:
         Settings.read()
-        path = opa_binary.install(status.update)
+        path = opa_binary.install(progress)
     if as_json:
         typer.echo(orjson.dumps({"version": opa_binary.OPA_VERSION, "path": str(path)}))
     else:
         typer.echo(f"OPA {opa_binary.OPA_VERSION} is at {path}")
+
+
+@contextmanager
+def _progress() -> Iterator[opa_binary.Progress]:
+    """One line that changes on a terminal; elsewhere a line now and then, as in a build's log."""
+    console = Console(stderr=True)
+    if console.is_terminal:
+        with console.status("looking for OPA") as status:
+            yield status.update
+        return
+    told = float("-inf")
+
+    def tell(message: str) -> None:
+        nonlocal told
+        if time.monotonic() - told >= _SECONDS_BETWEEN_LINES:
+            told = time.monotonic()
+            console.print(message, soft_wrap=True, highlight=False)
+
+    yield tell
