@@ -60,7 +60,7 @@ check: install .venv/.dev
 	@$(BIN)/mypy
 	@"$(OPA)" fmt --list --fail rego connector_templates
 	@"$(OPA)" check --strict --schema rego/schemas --capabilities rego/capabilities.json rego
-	@"$(OPA)" test --coverage --threshold 100 rego >/dev/null
+	@report=$$("$(OPA)" test --coverage --threshold 100 rego) || { echo "$$report"; exit 1; }
 
 bench: packages install .venv/.dev
 	@PATH="$$(dirname "$(OPA)"):$$PATH" $(BIN)/python -m benchmarks.calls
