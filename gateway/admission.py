@@ -20,7 +20,7 @@ from gateway.ids import new_id
 from gateway.refusals import Refused
 from gateway.registry.directory import Directory
 from gateway.registry.grants import Grants, TooManyPending
-from gateway.store.rows import insert_rows
+from gateway.store.rows import insert_rows, run
 from gateway.store.writer import Writer
 from gateway.trace.log import Appended, Log
 from gateway.trace.record import Draft
@@ -207,7 +207,8 @@ class Admission:
         for claim in drawing:
             self._hold_one(connection, claim, windows)
         for (budget_id, window), (used, held) in windows.items():
-            connection.exec_driver_sql(
+            run(
+                connection,
                 "UPDATE budget_windows SET held = ? WHERE budget_id = ? AND window_start = ?",
                 (held, budget_id, window),
             )
@@ -275,7 +276,7 @@ class Admission:
 
 def _rows(connection: Connection, sql: str, ids: Any, *before: str) -> list[Any]:
     parameters = (*before, orjson.dumps(list(ids)).decode())
-    return list(connection.exec_driver_sql(sql, parameters))
+    return run(connection, sql, parameters)
 
 
 def _set(connection: Connection, sql: str, ids: set[Any], *before: str) -> set[str]:
@@ -301,15 +302,12 @@ def _id(budget: Budget) -> str:
 
 
 def _window(connection: Connection, budget: Budget, window: str) -> list[int]:
-    connection.exec_driver_sql(
+    ((used, held),) = run(
+        connection,
         "INSERT INTO budget_windows (budget_id, window_start, used, held) VALUES (?, ?, 0, 0)"
-        " ON CONFLICT DO NOTHING",
+        " ON CONFLICT DO UPDATE SET used = used RETURNING used, held",
         (budget.id, window),
     )
-    used, held = connection.exec_driver_sql(
-        "SELECT used, held FROM budget_windows WHERE budget_id = ? AND window_start = ?",
-        (budget.id, window),
-    ).one()
     return [used, held]
 
 

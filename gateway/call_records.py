@@ -55,7 +55,9 @@ def _decided(decision: Decision) -> tuple[dict[str, Field], dict[str, bytes]]:
     )
     if keeps_input:
         payloads["input"] = decision.policy_input
-    if verdict.reasons or len(verdict.policy_ids) > MAX_IDS:
+    # Why a call was allowed follows from its input and bundle again; why not is kept as it was.
+    plain = verdict.action is Action.ALLOW and keeps_input and len(verdict.policy_ids) <= MAX_IDS
+    if verdict.reasons and not plain:
         why = {"reasons": verdict.reasons, "policy_ids": verdict.policy_ids}
         payloads["why"] = orjson.dumps(why)
     return fields, payloads

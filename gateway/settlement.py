@@ -16,11 +16,12 @@ from gateway.budgets import Ledger
 from gateway.call_records import URGENT_RISKS, outcome_draft
 from gateway.ids import new_id
 from gateway.registry.grants import Grants
+from gateway.store.rows import run
 from gateway.store.tables import open_calls
 from gateway.store.writer import Writer
 from gateway.trace.log import Log
 from gateway.trace.record import Draft, bounded
-from gateway.values import CallId, EventStream, Fate, Outcome, Permit, ProjectId
+from gateway.values import BudgetId, CallId, EventStream, Fate, Outcome, Permit, ProjectId
 
 MAX_QUEUED = 4096
 """Outcomes on their way to the disk; a call beyond that waits for its own."""
@@ -61,7 +62,8 @@ class Settlement:
 
     def _settle(self, connection: Connection, settled: Sequence[_Settled]) -> list[None]:
         self._log.append(connection, [outcome_draft(s.permit, s.outcome) for s in settled])
-        connection.exec_driver_sql(
+        run(
+            connection,
             "DELETE FROM open_calls WHERE call_id IN (SELECT value FROM json_each(?))",
             (orjson.dumps([s.permit.call.id for s in settled]).decode(),),
         )
@@ -78,13 +80,14 @@ class Settlement:
 
     def _charge(self, connection: Connection, holds: dict[tuple[str, str], list[int]]) -> None:
         for (budget_id, window), (released, used_up) in sorted(holds.items()):
-            row = connection.exec_driver_sql(
+            rows = run(
+                connection,
                 "UPDATE budget_windows SET held = held - ?, used = used + ?"
                 " WHERE budget_id = ? AND window_start = ? RETURNING used, held",
                 (released, used_up, budget_id, window),
-            ).first()
-            if row is not None:  # the budget may have been deleted meanwhile
-                self._ledger.put(budget_id, window, *row)  # type: ignore[arg-type]
+            )
+            for used, held in rows:  # none when the budget was deleted meanwhile
+                self._ledger.put(BudgetId(budget_id), window, used, held)
 
     def recover(self, connection: Connection) -> int:
         """At start: settle as unknown what the last process admitted and left open.

@@ -258,7 +258,6 @@ trace = Table(
     Index("ix_trace_project_id_ts", "project_id", "ts"),
     Index("ix_trace_call_id", "call_id"),
     UniqueConstraint("log", "project_id", "pseq"),
-    sqlite_with_rowid=False,
 )
 
 tree_tiles = Table(
@@ -280,7 +279,6 @@ payloads = Table(
     Column("payload_key", String, nullable=False),  # <project>/<yyyy-mm>
     Column("sealed", LargeBinary, nullable=False),  # AES-GCM over commitment nonce + value
     Column("expires_at", String, nullable=False),
-    sqlite_with_rowid=False,
 )
 
 payload_keys = Table(

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from alembic import command
+import alembic.command
 from alembic.config import Config
 from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
@@ -37,7 +37,7 @@ def upgrade(engine: Engine) -> None:
                 f"the database has schema {current}, which this gateway does not know; "
                 "run the gateway that made it, or restore the backup from before"
             )
-        command.upgrade(config(connection), "head")
+        alembic.command.upgrade(config(connection), "head")
 
 
 def revision(connection: Connection) -> str | None:

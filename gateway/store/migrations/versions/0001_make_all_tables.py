@@ -71,7 +71,6 @@ def upgrade() -> None:
         sa.Column("sealed", sa.LargeBinary(), nullable=False),
         sa.Column("expires_at", sa.String(), nullable=False),
         sa.PrimaryKeyConstraint("log", "idx", "field", name="pk_payloads"),
-        sqlite_with_rowid=False,
     )
     op.create_table(
         "projects",
@@ -112,7 +111,6 @@ def upgrade() -> None:
         sa.Column("leaf", sa.LargeBinary(), nullable=False),
         sa.PrimaryKeyConstraint("log", "idx", name="pk_trace"),
         sa.UniqueConstraint("log", "project_id", "pseq", name="uq_trace_log_project_id_pseq"),
-        sqlite_with_rowid=False,
     )
     op.create_index("ix_trace_call_id", "trace", ["call_id"])
     op.create_index("ix_trace_project_id_ts", "trace", ["project_id", "ts"])
