@@ -30,8 +30,10 @@ class Answer(Output):
     action: Action
     reason_code: str | None = None
     risk_level: Risk | None = None
-    revision: str | None = Field(None, description="The digest of the bundle that decided")
-    blocked_by: str | None = Field(None, description="A stop or server state that refuses anyway")
+    revision: str | None = Field(default=None, description="The digest of the bundle that decided")
+    blocked_by: str | None = Field(
+        default=None, description="A stop or server state that refuses anyway"
+    )
     policy_ids: list[str] | None = None
     reasons: list[str] | None = None
 

@@ -17,7 +17,7 @@ _Tool = Annotated[str, Field(min_length=1, max_length=512)]
 
 class TracesQuery(ListQuery):
     time_range: Literal["1h", "24h", "7d", "30d", "all"] | None = None
-    from_: Time | None = Field(None, alias="from")
+    from_: Time | None = Field(default=None, alias="from")
     to: Time | None = None
     decision: (
         Literal["PASSED", "BLOCKED", "ALLOW", "LOG_ONLY", "REQUIRE_APPROVAL", "DENY"] | None

@@ -6,8 +6,6 @@ from typing import Annotated, Any
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
-from gateway.clock import rfc3339
-
 MAX_NAME = 128
 """Bytes of UTF-8."""
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u200b-\u200f\u2028-\u202e\u2066-\u2069\ufeff]")
@@ -31,9 +29,12 @@ def _time(value: str) -> str:
     if not _RFC3339.fullmatch(value):
         raise ValueError("must be an RFC 3339 time, such as 2026-01-31T12:00:00Z")
     try:
-        return rfc3339(datetime.fromisoformat(value.upper()).astimezone(UTC).timestamp())
+        moment = datetime.fromisoformat(value.upper()).astimezone(UTC)
     except (ValueError, OverflowError):
         raise ValueError("is no time that exists") from None
+    if moment.year < 1970:
+        raise ValueError("is before 1970")
+    return moment.strftime("%Y-%m-%dT%H:%M:%S.%fZ")
 
 
 def _no_nul(value: str) -> str:
@@ -48,13 +49,13 @@ Description = Annotated[str, Field(max_length=4000), AfterValidator(_no_nul)]
 Id = Annotated[str, Field(min_length=1, max_length=64, pattern=r"^[A-Za-z0-9_-]+$")]
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 Time = Annotated[str, AfterValidator(_time), Field(json_schema_extra={"format": "date-time"})]
-"""RFC 3339 with any offset; kept as `gateway.clock.rfc3339` writes it."""
+"""RFC 3339 with any offset; kept in the form of `gateway.clock.rfc3339`."""
 
 
 class Input(BaseModel):
     """What somebody sends: exact types, no unknown members, every fault at once."""
 
-    model_config = ConfigDict(extra="forbid", strict=True, frozen=True, defer_build=True)
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
 
 
 class Patch(Input):

@@ -207,9 +207,9 @@ async def test_a_secret_is_shown_once_and_kept_nowhere(world: World) -> None:
     for secret in secrets:
         assert not any(secret in text for text in shown)
     world.state.writer.change_now(lambda c: c.execute(select(1)).scalar())
-    for path in world.state.data_dir.glob("gateway.db*"):
-        raw = path.read_bytes()
-        assert not any(secret.encode() in raw for secret in secrets), path
+    for file in world.state.data_dir.glob("gateway.db*"):
+        raw = file.read_bytes()
+        assert not any(secret.encode() in raw for secret in secrets), file
 
 
 async def test_a_rotated_key_ends_the_old_secret_at_once(world: World) -> None:

@@ -22,7 +22,7 @@ def _filled(path: str, row_id: str = "srv_0") -> str:
 
 
 async def _send(client: httpx.AsyncClient, route: Route, row_id: str = "srv_0") -> httpx.Response:
-    json = {} if route.body is not None else None
+    json: dict[str, str] | None = {} if route.body is not None else None
     return await client.request(route.method, _filled(route.path, row_id), json=json)
 
 
