@@ -2,12 +2,12 @@
 
 from collections.abc import Iterator
 from pathlib import Path
+from sqlite3 import IntegrityError
 
 import orjson
 import pytest
 from cryptography.exceptions import InvalidTag
 from sqlalchemy import Connection, insert
-from sqlalchemy.exc import IntegrityError
 
 from gateway.clock import Clock
 from gateway.ids import new_id
