@@ -246,7 +246,13 @@ class Admission:
             drafts.extend(claim.events)
             places.append(len(drafts))
             drafts.append(
-                decision_draft(claim.approved, claim.refused, claim.approval_id, len(claim.holds))
+                decision_draft(
+                    claim.approved,
+                    claim.refused,
+                    claim.approval_id,
+                    len(claim.holds),
+                    claim.warnings,
+                )
             )
         appended = self._log.append(connection, drafts)
         admitted = [_open_call(claim, self._log.now) for claim in group if claim.refused is None]

@@ -5,6 +5,7 @@ beside the log and erasable.
 """
 
 import hashlib
+from collections.abc import Sequence
 
 import orjson
 
@@ -17,6 +18,8 @@ MAX_IDS = 32
 """Policy ids that a record names; all of them are in the payload."""
 
 URGENT_RISKS = frozenset({Risk.HIGH, Risk.CRITICAL})
+_BLOCKED_CODES = frozenset({-31001, -31002, -31003, -31005, -31008})
+_BLOCKED_APPROVALS = frozenset({"approval_denied", "approval_expired"})
 
 
 def _who(call: Call) -> dict[str, Field]:
@@ -56,17 +59,25 @@ def _decided(decision: Decision) -> tuple[dict[str, Field], dict[str, bytes]]:
     if keeps_input:
         payloads["input"] = decision.policy_input
     # Why a call was allowed follows from its input and bundle again; why not is kept as it was.
-    plain = verdict.action is Action.ALLOW and keeps_input and len(verdict.policy_ids) <= MAX_IDS
-    if verdict.reasons and not plain:
+    many = len(verdict.policy_ids) > MAX_IDS
+    plain = verdict.action is Action.ALLOW and keeps_input and not many
+    if (verdict.reasons or many) and not plain:
         why = {"reasons": verdict.reasons, "policy_ids": verdict.policy_ids}
         payloads["why"] = orjson.dumps(why)
     return fields, payloads
 
 
 def decision_draft(
-    approved: Approved, refused: Refused | None, approval_id: str | None, holds: int
+    approved: Approved,
+    refused: Refused | None,
+    approval_id: str | None,
+    holds: int,
+    over: Sequence[str] = (),
 ) -> Draft:
-    """A decision that came as far as admission, forwarded or refused there."""
+    """A decision that came as far as admission, forwarded or refused there.
+
+    ``over`` are the budgets that the call exceeds and that did not stop it.
+    """
     decision = approved.decision
     call = decision.call
     fields, payloads = _decided(decision)
@@ -75,8 +86,11 @@ def decision_draft(
         fields["approval"] = approval_id
     if holds:
         fields["holds"] = holds
+    if over:
+        fields["over"] = list(over[:MAX_IDS])
     _blocked(fields, payloads, refused)
-    if refused is not None or decision.risk in URGENT_RISKS:
+    would_block = not decision.enforced and (decision.verdict.action is Action.DENY or bool(over))
+    if would_block or _is_urgent(refused, decision):
         fields["anchor"] = "urgent"
     return _draft(call, "decision", call.id, fields, payloads)
 
@@ -88,11 +102,21 @@ def refusal_draft(call: Call, refused: Refused, decision: Decision | None) -> Dr
     if decision is not None:
         fields, payloads = _decided(decision)
     fields |= _who(call)
-    fields["anchor"] = "urgent"
+    if _is_urgent(refused, decision):
+        fields["anchor"] = "urgent"
     _blocked(fields, payloads, refused)
     if bounded(call.tool_name) != call.tool_name:
         payloads["tool"] = call.tool_name.encode()
     return _draft(call, "decision", call.id, fields, payloads)
+
+
+def _is_urgent(refused: Refused | None, decision: Decision | None) -> bool:
+    """Risky, or BLOCKED; a call that waits for a person or met a fault of ours is neither."""
+    if decision is not None and decision.risk in URGENT_RISKS:
+        return True
+    return refused is not None and (
+        refused.code in _BLOCKED_CODES or refused.reason in _BLOCKED_APPROVALS
+    )
 
 
 def _blocked(fields: dict[str, Field], payloads: dict[str, bytes], refused: Refused | None) -> None:
