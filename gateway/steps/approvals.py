@@ -25,6 +25,7 @@ class Approvals:
         bound = [
             caller.project.id,
             caller.agent.id if caller.agent else caller.key.id,
+            caller.asserted,
             caller.server.id,
             caller.server.revision,
             call.tool_name,
