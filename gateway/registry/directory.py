@@ -7,7 +7,7 @@ Admission does not trust this copy: it reads the database again, inside its tran
 
 import hashlib
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from typing import Any
 
@@ -41,6 +41,8 @@ from gateway.values import (
 CompileSchema = Callable[[Json], Callable[[Mapping[str, Json]], str | None]]
 """`inputSchema` to a function that says what is wrong with arguments, or None."""
 
+_REMEMBERED_KINDS = 10_000
+"""Kinds of calls (agent, server, tool) whose rules a view remembers."""
 _RISK_ORDER = {risk: n for n, risk in enumerate(Risk)}
 
 
@@ -58,21 +60,24 @@ class ProjectView:
     budgets: tuple[Budget, ...]
     stops: tuple[Stop, ...]
     keys: Mapping[KeyId, Key]
+    _matching: dict[tuple[AgentId | None, ServerId, str], tuple[Rule, ...]] = field(
+        default_factory=dict, repr=False, compare=False
+    )
 
     def matching_rules(
         self, agent: Agent | None, server: Server, tool_name: str, tool: Tool | None, now: str
     ) -> list[Rule]:
         """The rules that apply to a call at `now`: few, whatever the number that exist."""
-        return [
-            rule
-            for rule in self.rules
-            if (rule.agent_id is None or (agent is not None and rule.agent_id == agent.id))
-            and (rule.server_id is None or rule.server_id == server.id)
-            and (rule.tool_id is None or (tool is not None and rule.tool_id == tool.id))
-            and (rule.tool_pattern is None or fnmatchcase(tool_name, rule.tool_pattern))
-            and (rule.min_risk is None or _at_least(tool, rule.min_risk))
-            and (rule.expires_at is None or rule.expires_at > now)
-        ]
+        # A view never changes, so what matched once matches again; only expiry moves.
+        kind = (agent and agent.id, server.id, tool_name)
+        matching = self._matching.get(kind)
+        if matching is None:
+            if len(self._matching) >= _REMEMBERED_KINDS:
+                self._matching.clear()
+            matching = self._matching[kind] = tuple(
+                rule for rule in self.rules if _matches(rule, agent, server, tool_name, tool)
+            )
+        return [rule for rule in matching if rule.expires_at is None or rule.expires_at > now]
 
     def stop_for(self, server_id: ServerId, agent_ids: frozenset[str]) -> Stop | None:
         """The first stop in force that covers this server or any of these agents."""
@@ -84,6 +89,18 @@ class ProjectView:
             ):
                 return stop
         return None
+
+
+def _matches(
+    rule: Rule, agent: Agent | None, server: Server, tool_name: str, tool: Tool | None
+) -> bool:
+    return (
+        (rule.agent_id is None or (agent is not None and rule.agent_id == agent.id))
+        and (rule.server_id is None or rule.server_id == server.id)
+        and (rule.tool_id is None or (tool is not None and rule.tool_id == tool.id))
+        and (rule.tool_pattern is None or fnmatchcase(tool_name, rule.tool_pattern))
+        and (rule.min_risk is None or _at_least(tool, rule.min_risk))
+    )
 
 
 def _at_least(tool: Tool | None, risk: Risk) -> bool:
