@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import socket
 import subprocess
 import tempfile
 import time
@@ -119,25 +120,29 @@ def server(opa: str, bundle: Path) -> Iterator[OpaServer]:
     """One OPA on a Unix socket for all tests of this folder."""
     # A socket's path may have 107 bytes, less than pytest's folders sometimes need.
     with tempfile.TemporaryDirectory(prefix="opa") as folder:
-        socket = Path(folder) / "s"
+        path = Path(folder) / "s"
         command = [opa, "run", "--server", "--skip-version-check", "--log-level", "error"]
-        with subprocess.Popen(
-            [*command, "--addr", f"unix://{socket}", "--bundle", str(bundle)]
-        ) as process:
-            transport = httpx.HTTPTransport(uds=str(socket))
+        process = subprocess.Popen([*command, "--addr", f"unix://{path}", "--bundle", bundle])
+        try:
+            transport = httpx.HTTPTransport(uds=str(path))
             with httpx.Client(transport=transport, base_url="http://opa", timeout=10) as client:
-                _until_healthy(client, process)
+                _until_healthy(client, process, path)
                 yield OpaServer(client)
-            process.terminate()
+        finally:
+            process.kill()
+            process.wait(10)
 
 
-def _until_healthy(client: httpx.Client, process: subprocess.Popen[bytes]) -> None:
+def _until_healthy(client: httpx.Client, process: subprocess.Popen[bytes], path: Path) -> None:
     deadline = time.monotonic() + 20
     while time.monotonic() < deadline and process.poll() is None:
-        try:
-            if client.get("/health").status_code == 200:
-                return
-        except httpx.TransportError:
-            time.sleep(0.02)
-    process.kill()
+        # Connecting too early leaves httpx with a socket that it does not close.
+        if _accepts(path) and client.get("/health").status_code == 200:
+            return
+        time.sleep(0.02)
     pytest.fail("OPA did not start")
+
+
+def _accepts(path: Path) -> bool:
+    with socket.socket(socket.AF_UNIX) as probe:
+        return probe.connect_ex(str(path)) == 0

@@ -38,7 +38,9 @@ def test_the_tests_pass_at_the_roots_of_a_bundle_too(opa: str) -> None:
 
 @pytest.mark.parametrize("path", SOURCES, ids=lambda path: path.stem)
 def test_every_public_rule_says_what_it_is(opa: str, path: Path) -> None:
-    parsed = json.loads(run(opa, "parse", "--format", "json", "--json-include=-comments", str(path)))
+    parsed = json.loads(
+        run(opa, "parse", "--format", "json", "--json-include=-comments", str(path))
+    )
     public = {
         rule["head"]["ref"][0]["value"]
         for rule in parsed["rules"]

@@ -96,6 +96,7 @@ _runs(where, split_words) := {{"word": sprintf("%s %s", [runner, what]), "where"
 
 _schema_hits(tool) := {{"word": property, "where": "inputSchema", "level": level} |
 	some property, _ in tool.inputSchema.properties
+	is_string(property)
 	some level in _property_levels(property)
 }
 
