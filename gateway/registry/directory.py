@@ -69,7 +69,7 @@ class ProjectView:
     ) -> list[Rule]:
         """The rules that apply to a call at `now`: few, whatever the number that exist."""
         # A view never changes, so what matched once matches again; only expiry moves.
-        kind = (agent and agent.id, server.id, tool_name)
+        kind = (agent.id if agent else None, server.id, tool_name)
         matching = self._matching.get(kind)
         if matching is None:
             if len(self._matching) >= _REMEMBERED_KINDS:
