@@ -12,7 +12,7 @@ dashboard use; each reason belongs to one code::
      ├─ -31003 denied       policy_denied, too_large_to_decide
      ├─ -31004 approval     approval_required, approval_denied, approval_expired
      ├─ -31005 budget       budget_exceeded
-     ├─ -31006 upstream     upstream_error, upstream_auth
+     ├─ -31006 upstream     upstream_error, upstream_auth, caller_left
      ├─ -31007 unreachable  upstream_unreachable
      ├─ -31008 engine       policy_unavailable
      ├─ -31009 withheld     answer_too_large, answer_unreadable
@@ -54,6 +54,7 @@ REASONS: dict[str, Reason] = {
     "budget_exceeded": Reason(-31005, "at_reset", "A budget is used up."),
     "upstream_error": Reason(-31006, "no", "The tool's server failed to answer properly."),
     "upstream_auth": Reason(-31006, "no", "The tool's server refused the gateway's credential."),
+    "caller_left": Reason(-31006, "no", "The caller hung up; whether the call ran is not known."),
     "upstream_unreachable": Reason(-31007, "later", "The tool's server cannot be reached."),
     "policy_unavailable": Reason(-31008, "yes", "The policy engine cannot decide now."),
     "answer_too_large": Reason(-31009, "no", "The call was made; its answer is too large."),

@@ -40,6 +40,8 @@ class Limits:
     connect_seconds: float = 5.0
     head_seconds: float = 60.0
     """Until the head of the answer; a plain answer must be whole by then too."""
+    look_seconds: float = 0.5
+    """How often it is looked whether who waits for a head has hung up."""
     idle_seconds: float = 600.0
     """Silence within a stream."""
     answer_bytes: int = 4 * 1024 * 1024
@@ -70,7 +72,14 @@ class _Running:
     sent: bool = False
     cut: bool = False
     waiting: asyncio.Timeout | None = None
+    look: asyncio.TimerHandle | None = None
     stream: RelayedEvents | None = None
+
+    def give_up(self) -> None:
+        """End the wait for an answer: its task sees a time-out that has come."""
+        waiting, self.waiting = self.waiting, None
+        if waiting is not None:
+            waiting.reschedule(0)
 
 
 class Upstreams:
@@ -125,9 +134,8 @@ class Upstreams:
             if running.stream is not None:
                 self._cancel_upstream(running, running.stream.open_id)
                 running.stream.cut()
-            elif running.waiting is not None:
-                # Its own task sees a time-out that has come, and `_cut_short` says the rest.
-                running.waiting.reschedule(0)
+            else:
+                running.give_up()
         return len(matching)
 
     def route(self, server: Server) -> Route:
@@ -191,14 +199,16 @@ class Upstreams:
 
         self._running.add(running)
         streaming = False
+        if running.era is Era.MODERN:
+            self._look_later(running)
         try:
             async with asyncio.timeout(None) as running.waiting:
                 forwarded = await self._ask(running, last_act)
                 streaming = forwarded.stream is not None
                 return forwarded
         except TimeoutError:
-            # Nothing else here has a time-out of this kind: `cut` set it.
-            return self._cut_short(running)
+            # Nothing else here has a time-out of this kind: `give_up` set it.
+            return self._given_up(running)
         except NotSent as fault:
             _log.warning("not sent", server=running.caller.server.id, why=fault.why)
             return Forwarded(Fate.NOT_FORWARDED, reason="upstream_unreachable")
@@ -207,6 +217,8 @@ class Upstreams:
             return Forwarded(Fate.UNKNOWN, reason="upstream_error")
         finally:
             running.waiting = None
+            if running.look is not None:
+                running.look.cancel()
             if not streaming:
                 self._running.discard(running)
 
@@ -260,11 +272,26 @@ class Upstreams:
         )
         return running.stream
 
-    def _cut_short(self, running: _Running) -> Forwarded:
+    def _look_later(self, running: _Running) -> None:
+        loop = asyncio.get_running_loop()
+        running.look = loop.call_later(self.limits.look_seconds, self._look, running)
+
+    def _look(self, running: _Running) -> None:
+        """In the modern era who hangs up cancels (2026-07-28, basic/transports, "Cancellation").
+
+        Once there is a stream, its closing tells; a server may be long in beginning one.
+        """
+        if running.request.gone():
+            running.give_up()
+        else:
+            self._look_later(running)
+
+    def _given_up(self, running: _Running) -> Forwarded:
         if not running.sent:
-            return Forwarded(Fate.NOT_FORWARDED, reason="emergency_stop")
+            reason = "emergency_stop" if running.cut else "not_forwarded"
+            return Forwarded(Fate.NOT_FORWARDED, reason=reason)
         self._cancel_upstream(running, running.rpc_id)
-        return Forwarded(Fate.UNKNOWN, reason="emergency_stop")
+        return Forwarded(Fate.UNKNOWN, reason="emergency_stop" if running.cut else "caller_left")
 
     def _cancel_upstream(self, running: _Running, rpc_id: str | int | None) -> None:
         """In the modern era closing the stream is the cancellation; before it, a message is."""

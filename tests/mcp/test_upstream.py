@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from dataclasses import replace
 
 import orjson
 import pytest
@@ -428,6 +429,33 @@ async def test_a_stop_also_cuts_a_call_that_waits_for_its_answer() -> None:
         assert ups.cut(lambda caller: True) == 0
         forwarded = await calling
     assert (forwarded.fate, forwarded.reason) == (Fate.UNKNOWN, "emergency_stop")
+
+
+@pytest.mark.parametrize("era", [Era.MODERN, Era.LEGACY])
+async def test_who_hangs_up_before_the_answer_begins_cancels_in_the_modern_era_only(
+    era: Era,
+) -> None:
+    gone = False
+    asked = asyncio.Event()
+    upstream_closed = asyncio.Event()
+
+    async def handler(peer: Peer) -> None:
+        await peer.request()
+        asked.set()
+        await peer.gone()
+        upstream_closed.set()
+
+    async with world(handler, look_seconds=0.01, head_seconds=0.3) as (ups, server, _):
+        request = replace(a_request(), gone=lambda: gone)
+        permit = a_permit(server, request, era)
+        calling = asyncio.create_task(ups.forward(permit, nothing))
+        await asyncio.wait_for(asked.wait(), 5)
+        gone = True
+        forwarded = await calling
+        await asyncio.wait_for(upstream_closed.wait(), 5)
+    # In the legacy era a client may come back for its answer.
+    reason = "caller_left" if era is Era.MODERN else "upstream_error"
+    assert (forwarded.fate, forwarded.reason) == (Fate.UNKNOWN, reason)
 
 
 async def test_a_cut_in_the_middle_of_an_oversize_event_closes_it_first() -> None:
