@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import orjson
+import structlog
 from sqlalchemy import Connection, select
 
 from gateway.budgets import Ledger
@@ -18,10 +19,12 @@ from gateway.ids import new_id
 from gateway.registry.grants import Grants
 from gateway.store.rows import run
 from gateway.store.tables import open_calls
-from gateway.store.writer import Writer
+from gateway.store.writer import Writer, WriterStopped
 from gateway.trace.log import Log
 from gateway.trace.record import Draft, bounded
 from gateway.values import BudgetId, CallId, EventStream, Fate, Outcome, Permit, ProjectId
+
+_log = structlog.get_logger(__name__)
 
 MAX_QUEUED = 4096
 """Outcomes on their way to the disk; a call beyond that waits for its own."""
@@ -47,11 +50,16 @@ class Settlement:
         A failure to write is logged by the writer: the call has been made, and its answer must not
         be lost too. The restart then finds the call open and records its outcome as unknown.
         """
-        future = self._writer.submit(self._settle, _Settled(permit, outcome))
+        try:
+            future = self._writer.submit(self._settle, _Settled(permit, outcome))
+        except WriterStopped:
+            _log.error("the outcome comes too late to be written", call=permit.call.id)
+            return
         if permit.approved.decision.risk in URGENT_RISKS or len(self._queued) >= MAX_QUEUED:
             await asyncio.wait([future])
             future.exception()
             return
+        future = self._writer.submit_patiently(self._settle, settled)
         self._queued.add(future)
         future.add_done_callback(self._written)
 

@@ -134,12 +134,14 @@ def withdraw(change: Change, scope: ColumnElement[bool], reason: str) -> int:
 
     What was pending is denied, what was granted and not spent is withdrawn.
     """
+    # A call under way may still not leave, and then gives its grant back: void that one too.
+    unspent = _a.spent_by.is_(None) | _a.spent_by.in_(select(tables.open_calls.c.call_id))
     count = 0
     for status, state in (("PENDING", "DENIED"), ("APPROVED", "WITHDRAWN")):
         changed = change.connection.execute(
             update(tables.approvals)
             .where(_a.project_id == change.project_id, scope)
-            .where(_a.state == status, _a.spent_by.is_(None), _a.expires_at > change.now)
+            .where(_a.state == status, unspent, _a.expires_at > change.now)
             .values(
                 state=state,
                 decided_by=change.by.person,
