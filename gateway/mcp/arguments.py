@@ -98,8 +98,8 @@ class _Compiler:
             yield of_type(schema["type"])
         if "const" in schema:
             yield one_of([schema["const"]])
-        if isinstance(schema.get("enum"), list):
-            yield one_of(schema["enum"])
+        if "enum" in schema:
+            yield one_of(_listed(schema, "enum"))
 
     def _in_place(self, schema: dict[str, Json], top: bool) -> Iterable[Check]:
         for keyword in ("$ref", "$dynamicRef", "$recursiveRef"):
@@ -109,7 +109,7 @@ class _Compiler:
             yield self.node(part, False, top)
         for keyword in _UNIONS:
             branches = _listed(schema, keyword)
-            if branches:
+            if keyword in schema:
                 yield any_of([self.node(part, False, top) for part in branches], branches)
         if "if" in schema and ("then" in schema or "else" in schema):
             branches = [schema.get("then", True), schema.get("else", True)]

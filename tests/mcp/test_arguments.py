@@ -185,6 +185,7 @@ def test_a_reference_that_dangles_allows_nothing(reference: str) -> None:
         {"properties": {"a": 1}},
         {"properties": []},
         {"anyOf": {}},
+        {"enum": "x"},
         {"allOf": [None]},
     ],
 )
@@ -211,6 +212,11 @@ def test_a_schema_that_leads_to_itself_ends_in_a_refusal(schema: Any) -> None:
     start = time.perf_counter()
     assert compile_schema(schema)(arguments) is not None
     assert time.perf_counter() - start < 5
+
+
+def test_a_choice_of_nothing_allows_nothing() -> None:
+    assert of_property({"anyOf": []}, "1") is not None
+    assert of_property({"enum": []}, "1") is not None
 
 
 def test_a_deep_or_wide_schema_is_refused_as_such() -> None:
