@@ -12,11 +12,12 @@ from typing import Any, Final
 
 import orjson
 
-from gateway.http1 import Exchange, Http1Error, NotSent, TooLarge, build_head
+from gateway.http1 import Exchange, Http1Error, NotSent, TooLarge
 from gateway.mcp.headers import Header, value_of
 from gateway.mcp.listing import Unreadable, read_json, read_listing
+from gateway.mcp.routes import Route
 from gateway.mcp.sse import EventScanner, response_in
-from gateway.mcp.upstream import Route, Upstreams
+from gateway.mcp.upstream import Upstreams
 from gateway.values import Json, Server
 
 MODERN: Final = "2026-07-28"
@@ -228,8 +229,8 @@ class _Talk:
 
     async def _send(self, verb: str, body: bytes, method: str) -> Exchange:
         route = self._route
-        headers = (*route.fixed, *self._headers(verb, method))
-        head = build_head(verb, route.target, headers, len(body) if verb == "POST" else None)
+        length = len(body) if verb == "POST" else None
+        head = route.head(verb, self._headers(verb, method), length)
         return await route.client.open(head, body, deadline=self._due)
 
     def _headers(self, verb: str, method: str) -> list[Header]:

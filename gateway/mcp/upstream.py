@@ -13,22 +13,19 @@ from time import monotonic
 import orjson
 import structlog
 
-from gateway.egress import EgressPolicy, Network, check_url, client_for
+from gateway.egress import Network
 from gateway.http1 import (
     BeforeWrite,
-    Client,
     Exchange,
     Http1Error,
     NotSent,
     TooLarge,
-    build_head,
 )
-from gateway.mcp.headers import Header, to_caller, to_upstream, value_of
+from gateway.mcp.headers import to_caller, to_upstream, value_of
+from gateway.mcp.routes import Route, Routes
 from gateway.mcp.sse import EVENT_LIMIT, EventScanner
 from gateway.mcp.streams import RelayedEvents
 from gateway.values import Caller, Era, Fate, Forwarded, Permit, Request, Server, ServerId
-
-__all__ = ["Limits", "Route", "Upstreams"]
 
 _log = structlog.get_logger(__name__)
 
@@ -50,16 +47,6 @@ class Limits:
     """Per server and credential; streams are not counted."""
 
 
-@dataclass(frozen=True, slots=True)
-class Route:
-    """Where a server is: its pool of connections, and what each request to it begins with."""
-
-    client: Client
-    target: str
-    fixed: tuple[Header, ...]
-    """Host, the server's own credential, no compression."""
-
-
 @dataclass(slots=True, eq=False)
 class _Running:
     """A request whose answer is awaited or streaming: what an emergency stop may cut."""
@@ -72,7 +59,6 @@ class _Running:
     sent: bool = False
     cut: bool = False
     waiting: asyncio.Timeout | None = None
-    look: asyncio.TimerHandle | None = None
     stream: RelayedEvents | None = None
 
     def give_up(self) -> None:
@@ -94,11 +80,15 @@ class Upstreams:
         tls: ssl.SSLContext | None = None,
     ) -> None:
         self.limits = limits or Limits()
-        self._private_allowed = private_allowed
-        self._listeners = listeners
-        self._tls = tls or ssl.create_default_context()
-        self._routes: dict[ServerId, tuple[Server, Route]] = {}
+        self._routes = Routes(
+            private_allowed=private_allowed,
+            listeners=listeners,
+            connections=self.limits.connections,
+            connect_seconds=self.limits.connect_seconds,
+            tls=tls,
+        )
         self._running: set[_Running] = set()
+        self._looking: asyncio.TimerHandle | None = None
         self._farewells: set[asyncio.Task[None]] = set()
 
     async def forward(self, permit: Permit, before_write: BeforeWrite) -> Forwarded:
@@ -139,57 +129,21 @@ class Upstreams:
         return len(matching)
 
     def route(self, server: Server) -> Route:
-        """The server's pool, made anew when its URL or credential changed. Raises `NotSent`."""
-        known = self._routes.get(server.id)
-        if known is not None:
-            old, route = known
-            if old is server or (
-                old.revision == server.revision
-                and old.auth_headers == server.auth_headers
-                and old.url == server.url
-                and old.allow_private_network == server.allow_private_network
-            ):
-                return route
-            self.drop(server.id)
-        route = self._open(server)
-        self._routes[server.id] = (server, route)
-        return route
+        """The way to a server. Raises `NotSent` when its URL may not be used."""
+        return self._routes.to(server)
 
     def drop(self, server_id: ServerId) -> None:
         """Close what leads to a server that changed or is gone, with whatever runs on it."""
-        known = self._routes.pop(server_id, None)
-        if known is not None:
-            known[1].client.close()
+        self._routes.drop(server_id)
 
     async def close(self) -> None:
         """Close everything. Streams under way end as broken ones."""
-        for server_id in list(self._routes):
-            self.drop(server_id)
+        if self._looking is not None:
+            self._looking.cancel()
+        self._routes.close()
         for farewell in list(self._farewells):
             farewell.cancel()
         await asyncio.gather(*self._farewells, return_exceptions=True)
-
-    def _open(self, server: Server) -> Route:
-        private, listeners = server.allow_private_network, self._listeners
-        origin = check_url(
-            server.url,
-            allow_private=private,
-            private_allowed=self._private_allowed,
-            listeners=listeners,
-        )
-        client = client_for(
-            origin,
-            EgressPolicy(private, self._private_allowed, listeners),
-            ssl=self._tls,
-            max_connections=self.limits.connections,
-            connect_seconds=self.limits.connect_seconds,
-        )
-        fixed = (
-            (b"host", origin.host_header),
-            (b"accept-encoding", b"identity"),
-            *server.auth_headers,
-        )
-        return Route(client, origin.target, fixed)
 
     async def _exchange(self, running: _Running, before_write: BeforeWrite | None) -> Forwarded:
         def last_act() -> None:
@@ -199,8 +153,8 @@ class Upstreams:
 
         self._running.add(running)
         streaming = False
-        if running.era is Era.MODERN:
-            self._look_later(running)
+        if self._looking is None:
+            self._look_later()
         try:
             async with asyncio.timeout(None) as running.waiting:
                 forwarded = await self._ask(running, last_act)
@@ -217,8 +171,6 @@ class Upstreams:
             return Forwarded(Fate.UNKNOWN, reason="upstream_error")
         finally:
             running.waiting = None
-            if running.look is not None:
-                running.look.cancel()
             if not streaming:
                 self._running.discard(running)
 
@@ -226,12 +178,8 @@ class Upstreams:
         request = running.request
         route = self.route(running.caller.server)
         has_body = request.method == "POST"
-        head = build_head(
-            request.method,
-            route.target,
-            (*route.fixed, *_without(to_upstream(request.headers), route.fixed)),
-            len(request.body) if has_body else None,
-        )
+        length = len(request.body) if has_body else None
+        head = route.head(request.method, to_upstream(request.headers), length)
         exchange = await route.client.open(
             head,
             request.body if has_body else b"",
@@ -272,19 +220,21 @@ class Upstreams:
         )
         return running.stream
 
-    def _look_later(self, running: _Running) -> None:
+    def _look_later(self) -> None:
         loop = asyncio.get_running_loop()
-        running.look = loop.call_later(self.limits.look_seconds, self._look, running)
+        self._looking = loop.call_later(self.limits.look_seconds, self._look)
 
-    def _look(self, running: _Running) -> None:
+    def _look(self) -> None:
         """In the modern era who hangs up cancels (2026-07-28, basic/transports, "Cancellation").
 
         Once there is a stream, its closing tells; a server may be long in beginning one.
         """
-        if running.request.gone():
-            running.give_up()
-        else:
-            self._look_later(running)
+        self._looking = None
+        for running in self._running:
+            if running.era is Era.MODERN and running.stream is None and running.request.gone():
+                running.give_up()
+        if self._running:
+            self._look_later()
 
     def _given_up(self, running: _Running) -> Forwarded:
         if not running.sent:
@@ -314,8 +264,7 @@ class Upstreams:
         )
         try:
             route = self.route(running.caller.server)
-            headers = (*route.fixed, *_without(to_upstream(running.request.headers), route.fixed))
-            head = build_head("POST", route.target, headers, len(body))
+            head = route.head("POST", to_upstream(running.request.headers), len(body))
             await route.client.request(
                 head, body, deadline=monotonic() + self.limits.connect_seconds, max_body=65536
             )
@@ -335,9 +284,3 @@ def _unfit(exchange: Exchange) -> str:
     if value_of(exchange.headers, b"content-encoding").lower() not in (b"", b"identity"):
         return "answer_unreadable"
     return ""
-
-
-def _without(headers: list[Header], fixed: tuple[Header, ...]) -> list[Header]:
-    """A credential may use any header, which the caller then cannot set beside it."""
-    names = {name.lower() for name, _ in fixed}
-    return [header for header in headers if header[0] not in names]

@@ -1,0 +1,109 @@
+"""The way to each server: its pool of connections, and what every request to it begins with."""
+
+import ssl
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+from gateway.egress import EgressPolicy, Network, check_url, client_for
+from gateway.http1 import Client, build_head
+from gateway.mcp.headers import Header
+from gateway.values import Server, ServerId
+
+_REMEMBERED = 256
+
+
+@dataclass(frozen=True, slots=True)
+class Route:
+    """Where a server is. `fixed`: Host, the server's own credential, no compression."""
+
+    client: Client
+    target: str
+    fixed: tuple[Header, ...]
+    _heads: dict[tuple[str, tuple[Header, ...]], bytes] = field(default_factory=dict)
+
+    def head(self, method: str, headers: Iterable[Header], body_length: int | None) -> bytes:
+        """A request's head. A header that the server's credential uses cannot be set beside it.
+
+        Raises `gateway.http1.InvalidHead`.
+        """
+        fixed = {name.lower() for name, _ in self.fixed}
+        asked = (method, tuple([header for header in headers if header[0] not in fixed]))
+        # Calls of one client differ in little but their body: checking each header again costs
+        # more than anything else that is done to send one.
+        start = self._heads.get(asked)
+        if start is None:
+            start = build_head(method, self.target, (*self.fixed, *asked[1]), None)[:-2]
+            if len(self._heads) >= _REMEMBERED:
+                self._heads.clear()
+            self._heads[asked] = start
+        if body_length is None:
+            return start + b"\r\n"
+        return b"%scontent-length: %d\r\n\r\n" % (start, body_length)
+
+
+class Routes:
+    """One `Route` per server, made anew when its URL, credential or permission changed."""
+
+    def __init__(
+        self,
+        *,
+        private_allowed: tuple[Network, ...],
+        listeners: frozenset[tuple[str, int]],
+        connections: int,
+        connect_seconds: float,
+        tls: ssl.SSLContext | None,
+    ) -> None:
+        self._private_allowed = private_allowed
+        self._listeners = listeners
+        self._connections = connections
+        self._connect_seconds = connect_seconds
+        self._tls = tls or ssl.create_default_context()
+        self._known: dict[ServerId, tuple[Server, Route]] = {}
+
+    def to(self, server: Server) -> Route:
+        """Raises `gateway.egress.EgressRefused` for a URL that may not be used."""
+        known = self._known.get(server.id)
+        if known is not None:
+            if known[0] is server or _same(known[0], server):
+                return known[1]
+            self.drop(server.id)
+        route = self._open(server)
+        self._known[server.id] = (server, route)
+        return route
+
+    def drop(self, server_id: ServerId) -> None:
+        """Close what leads to a server, with whatever runs on it."""
+        known = self._known.pop(server_id, None)
+        if known is not None:
+            known[1].client.close()
+
+    def close(self) -> None:
+        for server_id in list(self._known):
+            self.drop(server_id)
+
+    def _open(self, server: Server) -> Route:
+        private, listeners = server.allow_private_network, self._listeners
+        origin = check_url(
+            server.url,
+            allow_private=private,
+            private_allowed=self._private_allowed,
+            listeners=listeners,
+        )
+        client = client_for(
+            origin,
+            EgressPolicy(private, self._private_allowed, listeners),
+            ssl=self._tls,
+            max_connections=self._connections,
+            connect_seconds=self._connect_seconds,
+        )
+        ours = ((b"host", origin.host_header), (b"accept-encoding", b"identity"))
+        return Route(client, origin.target, (*ours, *server.auth_headers))
+
+
+def _same(old: Server, new: Server) -> bool:
+    return (
+        old.revision == new.revision
+        and old.url == new.url
+        and old.auth_headers == new.auth_headers
+        and old.allow_private_network == new.allow_private_network
+    )
