@@ -50,16 +50,17 @@ class Settlement:
         A failure to write is logged by the writer: the call has been made, and its answer must not
         be lost too. The restart then finds the call open and records its outcome as unknown.
         """
+        urgent = permit.approved.decision.risk in URGENT_RISKS or len(self._queued) >= MAX_QUEUED
+        submit = self._writer.submit if urgent else self._writer.submit_patiently
         try:
-            future = self._writer.submit(self._settle, _Settled(permit, outcome))
+            future = submit(self._settle, _Settled(permit, outcome))
         except WriterStopped:
             _log.error("the outcome comes too late to be written", call=permit.call.id)
             return
-        if permit.approved.decision.risk in URGENT_RISKS or len(self._queued) >= MAX_QUEUED:
+        if urgent:
             await asyncio.wait([future])
             future.exception()
             return
-        future = self._writer.submit_patiently(self._settle, settled)
         self._queued.add(future)
         future.add_done_callback(self._written)
 

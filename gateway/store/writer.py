@@ -27,6 +27,7 @@ Item = TypeVar("Item")
 Result = TypeVar("Result")
 
 MAX_GROUP = 512
+PATIENCE_SECONDS = 0.01
 
 _log = structlog.get_logger(__name__)
 
@@ -75,6 +76,7 @@ class Writer:
         self._wake = threading.Event()
         self._door = threading.Lock()
         self._closing = False
+        self._patience = False
         self._thread = threading.Thread(target=self._run, name="writer", daemon=True)
         self.failing = False
         """True while the last commit failed, or memory could not follow it: readiness says so."""
@@ -101,6 +103,20 @@ class Writer:
         self._put(_Job(batch, item, future))
         return future
 
+    def submit_patiently(
+        self, batch: Callable[[Connection, Sequence[Item]], Sequence[Any]], item: Item
+    ) -> "asyncio.Future[Any]":
+        """As `submit`, for what nobody waits for: it goes with the next commit that somebody does,
+        or after `PATIENCE_SECONDS`.
+        """
+        loop = asyncio.get_running_loop()
+        future = loop.create_future()
+        self._put(_Job(batch, item, future), wake=False)
+        if not self._patience:
+            self._patience = True
+            loop.call_later(PATIENCE_SECONDS, self._lose_patience)
+        return future
+
     def change(self, fn: Callable[[Connection], Result]) -> "asyncio.Future[Result]":
         """Queue a function that alters the database in its own savepoint."""
         future: asyncio.Future[Result] = asyncio.get_running_loop().create_future()
@@ -113,11 +129,16 @@ class Writer:
         self._put(_Job(None, fn, future))
         return future.result()
 
-    def _put(self, job: _Job) -> None:
+    def _put(self, job: _Job, *, wake: bool = True) -> None:
         with self._door:  # or a job could come in behind the last look at the queue
             if self._closing:
                 raise _stopped()
             self._queue.append(job)
+        if wake:
+            self._wake.set()
+
+    def _lose_patience(self) -> None:
+        self._patience = False
         self._wake.set()
 
     # --- the writing thread ---
