@@ -42,3 +42,5 @@ class ApiContext:
     readiness: Callable[[], Awaitable[Readiness]]
     cancel_calls: Callable[[Stop], int]
     """Cuts the running calls that a stop covers; returns how many there were."""
+    take: Callable[[str], float] = lambda _key_id: 0.0
+    """Takes one request from a key's allowance; how many seconds it must wait, or 0."""

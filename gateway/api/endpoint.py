@@ -5,6 +5,7 @@ Nothing of the body is read before the key is known and its role may use the rou
 
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
+from math import ceil
 from typing import Any
 
 import anyio
@@ -63,6 +64,10 @@ class Endpoint:
 
     async def _answer(self, route: Route, request: Request, request_id: str) -> Response:
         key = authenticated(self._context, request)
+        wait = self._context.take(key.id)
+        if wait > 0:
+            message = "Too many requests with this key; wait and try again."
+            raise ApiError(429, message, headers={"Retry-After": str(ceil(wait))})
         if key.role not in route.roles:
             raise ApiError(403, f"A key with the role {key.role} may not do this.")
         raw = b"" if request.method in ("GET", "HEAD") else await _body(request)

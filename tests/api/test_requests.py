@@ -278,3 +278,10 @@ async def test_a_defect_answers_500_without_its_cause(world: World) -> None:
         answer = await client.post("mcp/decide", json=body)
     assert answer.status_code == 500
     assert "cause" not in answer.text
+
+
+async def test_a_key_that_asks_too_often_is_told_how_long_to_wait(world: World) -> None:
+    world.upstream.wait = 1.2
+    async with world.client() as client:
+        answer = await client.get("agents")
+    assert (answer.status_code, answer.headers["Retry-After"]) == (429, "2")

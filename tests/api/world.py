@@ -44,6 +44,7 @@ class Upstream:
     scans: int = 0
     ready: bool = True
     running_calls: int = 3
+    wait: float = 0.0
     stops: list[Stop] = field(default_factory=list)
     questions: list[tuple[Key, Question]] = field(default_factory=list)
 
@@ -149,6 +150,7 @@ def a_world(folder: Path) -> Iterator[World]:
             decide=upstream.decide,
             readiness=upstream.readiness,
             cancel_calls=upstream.cancel_calls,
+            take=lambda _: upstream.wait,
         )
         own, _, admin = projects.create_now(
             state.registry, NewProject(name="One", slug="one", key_approvers=True), _an_admin()
