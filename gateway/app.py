@@ -170,10 +170,7 @@ class Gateway:
 
 
 def build(
-    settings: Settings,
-    state: State,
-    binary: Path,
-    sockets: tuple[socket.socket, socket.socket],
+    settings: Settings, state: State, binary: Path, sockets: tuple[socket.socket, socket.socket]
 ) -> Gateway:
     """Put the parts together; nothing runs yet, and nothing is asked of the network."""
     now = state.clock.now
