@@ -428,7 +428,26 @@ async def test_a_stop_also_cuts_a_call_that_waits_for_its_answer() -> None:
         assert ups.cut(lambda caller: True) == 1
         assert ups.cut(lambda caller: True) == 0
         forwarded = await calling
+        assert calling.cancelling() == 0
     assert (forwarded.fate, forwarded.reason) == (Fate.UNKNOWN, "emergency_stop")
+
+
+async def test_a_cut_does_not_swallow_a_cancellation_that_comes_with_it() -> None:
+    asked = asyncio.Event()
+
+    async def handler(peer: Peer) -> None:
+        await peer.request()
+        asked.set()
+        await peer.gone()
+
+    async with world(handler) as (ups, server, _):
+        calling = asyncio.create_task(call(ups, server))
+        await asyncio.wait_for(asked.wait(), 5)
+        ups.cut(lambda caller: True)
+        calling.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await calling
+        assert ups.cut(lambda caller: True) == 0
 
 
 @pytest.mark.parametrize("era", [Era.MODERN, Era.LEGACY])
