@@ -31,9 +31,10 @@ class Answer(Output):
     reason_code: str | None = None
     risk_level: Risk | None = None
     revision: str | None = Field(default=None, description="The digest of the bundle that decided")
-    blocked_by: str | None = Field(
-        default=None, description="A stop or server state that refuses anyway"
+    blocked_by: list[str] = Field(
+        default=[], description="Reasons besides the policy for which the call would be refused"
     )
+    enforced: bool = Field(default=True, description="False in monitor mode: the call would pass")
     policy_ids: list[str] | None = None
     reasons: list[str] | None = None
 

@@ -6,20 +6,30 @@ Nothing of the body is read before the key is known and its role may use the rou
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from math import ceil
-from typing import Any
+from typing import Any, TypeVar
 
 import anyio
 import jiter
-from pydantic import BaseModel
+from pydantic import BaseModel, ValidationError
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 
 from gateway.api.call import ApiCall, Idempotency, Replay, dump
 from gateway.api.context import ApiContext
-from gateway.api.errors import FORESEEN, ApiError, Detail, answer, unauthenticated
+from gateway.api.errors import (
+    FORESEEN,
+    ApiError,
+    Detail,
+    answer,
+    details_of,
+    faulty,
+    unauthenticated,
+)
 from gateway.ids import new_id
 from gateway.mcp.strictness import check_values
 from gateway.values import Json, Key, Role
+
+Input = TypeVar("Input")
 
 MAX_BODY = 4 * 1024 * 1024
 BODY_SECONDS = 10
@@ -75,13 +85,13 @@ class Endpoint:
             raise ApiError(400, "This request takes no body.")
         arguments: list[BaseModel] = []
         if route.query is not None:
-            arguments.append(route.query.model_validate(_query(request)))
+            arguments.append(_checked(route.query.model_validate, _query(request)))
         elif request.url.query:
             raise ApiError(400, "This request takes no query.")
         document: Mapping[str, Json] = {}
         if route.body is not None:
             document = parsed(request, raw)
-            arguments.append(route.body.model_validate_json(raw))
+            arguments.append(_checked(route.body.model_validate_json, raw))
         call = ApiCall(
             context=self._context,
             key=key,
@@ -131,6 +141,14 @@ def parsed(request: Request, raw: bytes) -> Mapping[str, Json]:
     return document
 
 
+def _checked(validate: Callable[[Input], BaseModel], given: Input) -> BaseModel:
+    # Caught here only: an answer that does not fit its model is a defect, not the caller's fault.
+    try:
+        return validate(given)
+    except ValidationError as fault:
+        raise faulty(details_of(fault)) from None
+
+
 async def _body(request: Request) -> bytes:
     length = request.headers.get("content-length", "0")
     if length.isdigit() and int(length) > MAX_BODY:
@@ -162,7 +180,7 @@ def _query(request: Request) -> dict[str, str]:
             doubles.append(Detail(name[:128], "is given more than once"))
         found[name] = value
     if doubles:
-        raise ApiError(400, "The request has faults; see details.", doubles, code="validation")
+        raise faulty(doubles)
     return found
 
 
@@ -173,8 +191,7 @@ def _idempotency(request: Request, raw: bytes) -> Idempotency | None:
     key = keys[0]
     if len(keys) > 1 or not 0 < len(key) <= _MAX_IDEMPOTENCY_KEY or not key.isprintable():
         wrong = f"must be one text of up to {_MAX_IDEMPOTENCY_KEY} printable characters"
-        details = [Detail("Idempotency-Key", wrong)]
-        raise ApiError(400, "The request has faults; see details.", details, code="validation")
+        raise faulty([Detail("Idempotency-Key", wrong)])
     return Idempotency.of(key, request.method, request.url.path, raw)
 
 

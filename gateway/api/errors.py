@@ -61,7 +61,7 @@ class ApiError(Exception):
         Exception.__init__(self, self.message)
 
 
-FORESEEN = (ApiError, Fault, ValidationError, BadMessage, WriterStopped, SQLAlchemyError)
+FORESEEN = (ApiError, Fault, BadMessage, WriterStopped, SQLAlchemyError)
 """What `answer` knows how to put; anything else is a defect and a 500."""
 
 _STATUS: dict[type[Fault], int] = {Missing: 404, Conflict: 409, Forbidden: 403, Unready: 503}
@@ -95,23 +95,22 @@ def _error(fault: Exception) -> ApiError:
     if isinstance(fault, ApiError):
         return fault
     if isinstance(fault, Invalid):
-        details = [Detail(name, message) for name, message in fault.fields.items()]
-        return _validation(details)
+        return faulty([Detail(name, message) for name, message in fault.fields.items()])
     if isinstance(fault, Fault):
         return ApiError(_STATUS[type(fault)], str(fault))
-    if isinstance(fault, ValidationError):
-        return _validation(_details(fault))
     if isinstance(fault, BadMessage):
         return ApiError(400, fault.message)
     _log.error("the database does not answer", fault=type(fault).__name__, detail=str(fault))
     return ApiError(503, "The database cannot be written or read now; nothing was changed.")
 
 
-def _validation(details: Sequence[Detail]) -> ApiError:
+def faulty(details: Sequence[Detail]) -> ApiError:
+    """400 that names every field with a fault."""
     return ApiError(400, "The request has faults; see details.", details, code="validation")
 
 
-def _details(fault: ValidationError) -> list[Detail]:
+def details_of(fault: ValidationError) -> list[Detail]:
+    """What is wrong with an input, without repeating it."""
     # Neither input nor context: a value with a fault may be a secret with a typing error.
     found = fault.errors(include_url=False, include_input=False, include_context=False)
     return [

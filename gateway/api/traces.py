@@ -60,7 +60,7 @@ class RecordOut(TraceOut):
 
 
 class FullTrace(Output):
-    """A call's records in their order: the decision, then what became of it."""
+    """A call's records in their order: an approval asked for, the decision, the outcome."""
 
     trace_id: str
     records: list[RecordOut]

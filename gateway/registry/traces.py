@@ -103,7 +103,7 @@ def listed(
 
 
 def get(connection: Connection, project_id: str, trace_id: str) -> list[Row[Any]]:
-    """A call's records in order (decision first), or the one record with this id.
+    """A call's records in their order, or the one record with this id.
 
     Raises `Missing`.
     """

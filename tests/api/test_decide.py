@@ -20,6 +20,7 @@ async def test_only_admins_see_policies_and_reasons(world: World) -> None:
         told = (await admin.post("mcp/decide", json=body)).json()
         assert told["policy_ids"] == ["salesforce.bulk_export"]
         assert told["reasons"] == ["Bulk export is denied"]
+        assert told["blocked_by"] == ["server_pending"]
         less = (await agent.post("mcp/decide", json=body)).json()
         assert (less["action"], less["reason_code"]) == ("DENY", "policy_denied")
         assert less["policy_ids"] is less["reasons"] is None

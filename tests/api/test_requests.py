@@ -285,3 +285,20 @@ async def test_a_key_that_asks_too_often_is_told_how_long_to_wait(world: World) 
     async with world.client() as client:
         answer = await client.get("agents")
     assert (answer.status_code, answer.headers["Retry-After"]) == (429, "2")
+
+
+async def test_an_answer_that_does_not_fit_is_a_defect_and_nobody_elses_fault(
+    world: World,
+) -> None:
+    async def misshapen(_key: object, _question: object) -> dict[str, Any]:
+        return {"action": "PERHAPS"}
+
+    object.__setattr__(world.context, "decide", misshapen)
+    async with world.client() as client:
+        server = await client.post(
+            "mcp/servers", json={"name": "crm", "server_url": "https://crm.example.com/mcp"}
+        )
+        body = {"server_id": server.json()["id"], "tool": {"name": "t"}}
+        answer = await client.post("mcp/decide", json=body)
+    assert answer.status_code == 500
+    assert "PERHAPS" not in answer.text

@@ -62,7 +62,8 @@ class Upstream:
             "reason_code": "policy_denied",
             "risk_level": "HIGH",
             "revision": "sha256:" + "0" * 64,
-            "blocked_by": None,
+            "blocked_by": ["server_pending"],
+            "enforced": True,
             "policy_ids": ["salesforce.bulk_export"],
             "reasons": ["Bulk export is denied"],
         }
