@@ -10,6 +10,7 @@ import pytest
 from typer.testing import CliRunner, Result
 
 from gateway import cli
+from gateway.state import open_state
 from tests.end_to_end.demonstration import need_opa
 
 
@@ -76,6 +77,24 @@ def test_init_never_overwrites(tmp_path: Path) -> None:
     assert "gateway project create" in again.stderr
     assert len(again.stderr.splitlines()) == 1
     assert {path: path.read_bytes() for path in tmp_path.rglob("*.key")} == keys
+
+
+def test_init_takes_the_first_admin_key_from_the_environment_and_does_not_print_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    secret = "gwa_" + "s" * 40
+    monkeypatch.setenv("GATEWAY_ADMIN_KEY", secret)
+    made = gateway("init", "--data-dir", tmp_path, "--json")
+    assert made.exit_code == 0, made.stderr
+    assert secret not in made.stdout + made.stderr
+    with open_state(tmp_path) as state:
+        key = state.directory.key_of(secret)
+    assert key is not None
+    assert key.role == "admin"
+    # It is the first admin's only: a second project gets a key of its own.
+    second = json.loads(gateway("project", "create", "B", "--data-dir", tmp_path, "--json").stdout)
+    assert second["admin_key"].startswith("gwa_")
+    assert second["admin_key"] != secret
 
 
 def test_a_project_is_added_beside_the_first(tmp_path: Path) -> None:

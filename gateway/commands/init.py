@@ -37,5 +37,7 @@ def init(
                 raise Conflict(
                     f"{settings.data_dir} is initialised; `gateway project create` adds a project"
                 )
-            told = make(state, project, None, owner)
+            given = settings.admin_key
+            secret = None if given is None else given.get_secret_value()
+            told = make(state, project, None, owner, secret)
     tell({"data_dir": str(settings.data_dir), **told}, json)

@@ -9,12 +9,15 @@ from pydantic import ValidationError
 
 from gateway.commands.foreseen import FORESEEN
 from gateway.commands.options import AsJson, DataDir, told_plainly
-from gateway.registry import projects
+from gateway.ids import new_id
+from gateway.registry import keys, projects
+from gateway.registry.core import Actor, Change
 from gateway.registry.keys import NewKey
 from gateway.registry.projects import NewProject
 from gateway.settings import Settings
 from gateway.state import State, open_state
 from gateway.telemetry import log_to_stderr
+from gateway.values import ProjectId
 
 app = typer.Typer()
 project = typer.Typer(help="Projects of this data directory.", no_args_is_help=True)
@@ -50,8 +53,13 @@ def create(
     tell(told, json)
 
 
-def make(state: State, name: str, slug: str | None, owner: str) -> dict[str, str]:
-    """Make a project and its first admin key. Raises `Fault`, or `typer.BadParameter`."""
+def make(
+    state: State, name: str, slug: str | None, owner: str, secret: str | None = None
+) -> dict[str, str]:
+    """Make a project and its first admin key, which is `secret` if that is given.
+
+    Raises `gateway.registry.faults.Fault`, or `typer.BadParameter`.
+    """
     try:
         new = NewProject(name=name, slug=slug or _slug_from(name))
         key = NewKey(
@@ -60,8 +68,15 @@ def make(state: State, name: str, slug: str | None, owner: str) -> dict[str, str
     except ValidationError as error:
         faults = [f"{fault['loc'][0]} {_message(fault['msg'])}" for fault in error.errors()]
         raise typer.BadParameter("; ".join(faults)) from None
-    row, _, secret = projects.create_now(state.registry, new, key, by=owner)
-    return {"project_id": row.id, "slug": row.slug, "admin_key": secret}
+    by = Actor.operator(ProjectId(new_id("prj")), owner)
+
+    def both(change: Change) -> tuple[str, str]:
+        return projects.create(change, new).slug, keys.create(change, key, secret)[1]
+
+    made_slug, made = state.registry.change_now(by, both)
+    # A secret that was given is known already, and a log may keep what is printed.
+    told = made if secret is None else "as GATEWAY_ADMIN_KEY has it"
+    return {"project_id": by.project_id, "slug": made_slug, "admin_key": told}
 
 
 def tell(told: dict[str, str], json: bool) -> None:
@@ -71,7 +86,7 @@ def tell(told: dict[str, str], json: bool) -> None:
         return
     for name, value in told.items():
         typer.echo(f"{name.replace('_', ' '):12} {value}")
-    typer.echo("The key is not shown again.")
+    typer.echo("A key is shown once.")
 
 
 def _message(of_pydantic: str) -> str:
