@@ -6,10 +6,10 @@ Plain ASGI, because every tool call passes here: no request object, no middlewar
 import asyncio
 from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Protocol
 
 import orjson
-from starlette.types import Receive, Scope, Send
+from starlette.types import Message, Receive, Scope, Send
 
 from gateway.edge import Network, client_ip
 from gateway.mcp.headers import doubled
@@ -97,33 +97,41 @@ class Proxy:
         for name, value in headers:
             if name == b"content-length" and int(value) > limits.max_bytes:
                 raise _too_large(limits)
-        loop = asyncio.get_running_loop()
-        due = loop.time() + limits.seconds
+        # A small body came with its head and needs no clock.
+        message = _at_once(receive)
+        if message is not None and not message.get("more_body"):
+            body = _part(message)
+            if len(body) > limits.max_bytes:
+                raise _too_large(limits)
+            return body
         try:
-            async with asyncio.timeout_at(due) as patience:
-                message = await receive()
-                if not message.get("more_body"):
-                    return _part(message)
-                parts = [_part(message)]
-                size = len(parts[0])
-                while message.get("more_body"):
-                    patience.reschedule(due + size / limits.bytes_per_second)
-                    message = await receive()
-                    parts.append(_part(message))
-                    size += len(parts[-1])
-                    if size > limits.max_bytes:
-                        raise _too_large(limits)
+            return await self._slow_body(message, receive)
         except TimeoutError:
             raise _Fault(408, "The body took too long to arrive; send it faster.") from None
-        return b"".join(parts)
+
+    async def _slow_body(self, message: Message | None, receive: Receive) -> bytes:
+        limits = self._limits
+        due = asyncio.get_running_loop().time() + limits.seconds
+        parts: list[bytes] = []
+        size = 0
+        async with asyncio.timeout_at(due) as patience:
+            while True:
+                if message is None:
+                    message = await receive()
+                parts.append(_part(message))
+                size += len(parts[-1])
+                if size > limits.max_bytes:
+                    raise _too_large(limits)
+                if not message.get("more_body"):
+                    return b"".join(parts)
+                patience.reschedule(due + size / limits.bytes_per_second)
+                message = None
 
 
-def _part(message: Any) -> bytes:
+def _part(message: Message) -> bytes:
     if message["type"] == "http.disconnect":
         raise _Left
     body: bytes = message.get("body", b"")
-    if len(body) == 0:
-        return b""
     return body
 
 
@@ -131,23 +139,25 @@ def _too_large(limits: BodyLimits) -> _Fault:
     return _Fault(413, f"The body is larger than {limits.max_bytes} bytes.")
 
 
-def _asking(receive: Receive) -> Callable[[], bool]:
-    """Whether the client has hung up, without waiting: one step of `receive`, then let go.
+def _at_once(receive: Receive) -> Message | None:
+    """What `receive` can tell without waiting: one step of it; if it suspends, it is let go."""
+    step = receive()
+    assert isinstance(step, Coroutine)
+    try:
+        step.send(None)
+    except StopIteration as told:
+        message: Message = told.value
+        return message
+    step.close()
+    return None
 
-    The request's body is in, so all that `receive` can still tell is that the client left; if it
-    cannot tell that yet it suspends, and is closed.
-    """
+
+def _asking(receive: Receive) -> Callable[[], bool]:
+    """Whether the client has hung up: once its body is in, there is nothing else to receive."""
 
     def gone() -> bool:
-        step = receive()
-        assert isinstance(step, Coroutine)
-        try:
-            step.send(None)
-        except StopIteration as told:
-            left: bool = told.value["type"] == "http.disconnect"
-            return left
-        step.close()
-        return False
+        message = _at_once(receive)
+        return message is not None and message["type"] == "http.disconnect"
 
     return gone
 

@@ -163,6 +163,17 @@ async def test_a_body_over_the_limit_is_refused_in_json_and_not_handled(chunked:
     assert handler.requests == []
 
 
+async def test_a_chunked_body_over_the_limit_is_refused_also_when_it_comes_at_once() -> None:
+    handler = Handler(ok)
+    head = b"POST %s HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n" % PATH.encode()
+    async with served(handler, BodyLimits(max_bytes=100)) as port:
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        writer.write(head + b"65\r\n" + b"x" * 101 + b"\r\n0\r\n\r\n")
+        assert (await reader.readline()).startswith(b"HTTP/1.1 413 ")
+        writer.close()
+    assert handler.requests == []
+
+
 async def test_a_body_of_exactly_the_limit_passes() -> None:
     handler = Handler(ok)
     async with (
