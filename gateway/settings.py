@@ -154,8 +154,8 @@ class Settings(BaseSettings):
     )
     admin_key: SecretStr | None = _setting(
         None,
-        "The first admin key that `gateway init` makes (`gwa_` and at least 32 characters); without "
-        "it one is made and printed. Once an admin exists it has no effect.",
+        "The first admin key that `gateway init` makes (`gwa_` and at least 32 characters); "
+        "without it one is made and printed. Once an admin exists it has no effect.",
         changed_by="whoever installs by automation",
     )
     log_level: Literal["debug", "info", "warning", "error"] = _setting(
