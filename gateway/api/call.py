@@ -10,10 +10,11 @@ from pydantic import BaseModel
 from sqlalchemy import Connection, delete, insert, select
 
 from gateway.api.context import ApiContext
-from gateway.api.errors import ApiError
+from gateway.api.errors import ApiError, unauthenticated
 from gateway.clock import after
 from gateway.keyring import decrypt, encrypt
 from gateway.registry.core import Actor, Change
+from gateway.store import tables
 from gateway.store.tables import idempotency
 from gateway.values import Json, Key, ProjectId
 
@@ -52,6 +53,8 @@ class ApiCall:
 
     context: ApiContext
     key: Key
+    key_digest: bytes = field(repr=False)
+    """SHA-256 of the secret that was sent: a key rotated since has another."""
     path: Mapping[str, str]
     """The ids in the path; not known to exist."""
     document: Mapping[str, Json]
@@ -81,6 +84,7 @@ class ApiCall:
         once = self.idempotency
 
         def remembering(change: Change) -> Answer:
+            self._still_alive(change)
             if once is None:
                 return fn(change)
             self._recall(change, once)
@@ -89,6 +93,18 @@ class ApiCall:
             return answer
 
         return await self.context.registry.change(Actor.of(self.key), remembering)
+
+    def _still_alive(self, change: Change) -> None:
+        # The key was looked up in memory; a revocation may have been committed since.
+        k = tables.keys.c
+        alive = select(k.id).where(
+            k.id == self.key.id,
+            k.state == "ACTIVE",
+            k.secret_sha256 == self.key_digest,
+            k.expires_at.is_(None) | (k.expires_at > change.now),
+        )
+        if change.connection.execute(alive).first() is None:
+            raise unauthenticated("The key is unknown, expired or revoked.", invalid_token=True)
 
     def _recall(self, change: Change, once: Idempotency) -> None:
         i = idempotency.c

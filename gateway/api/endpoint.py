@@ -27,6 +27,7 @@ from gateway.api.errors import (
 )
 from gateway.ids import new_id
 from gateway.mcp.strictness import check_values
+from gateway.registry.keys import digest
 from gateway.values import Json, Key, Role
 
 Input = TypeVar("Input")
@@ -73,7 +74,7 @@ class Endpoint:
             return _json(before.status, before.body, request_id)
 
     async def _answer(self, route: Route, request: Request, request_id: str) -> Response:
-        key = authenticated(self._context, request)
+        key, key_digest = authenticated(self._context, request)
         wait = self._context.take(key.id)
         if wait > 0:
             message = "Too many requests with this key; wait and try again."
@@ -95,6 +96,7 @@ class Endpoint:
         call = ApiCall(
             context=self._context,
             key=key,
+            key_digest=key_digest,
             path=request.path_params,
             document=document,
             status=route.status,
@@ -104,8 +106,11 @@ class Endpoint:
         return _json(route.status, dump(result), request_id)
 
 
-def authenticated(context: ApiContext, request: Request) -> Key:
-    """The living key of a request; cookies and queries are never looked at. Raises `ApiError`."""
+def authenticated(context: ApiContext, request: Request) -> tuple[Key, bytes]:
+    """The living key of a request, and its secret's digest. Raises `ApiError`.
+
+    Cookies and queries are never looked at.
+    """
     headers = request.headers.getlist("authorization")
     if len(headers) != 1:
         raise unauthenticated("Send one key as `Authorization: Bearer <key>`.", invalid_token=False)
@@ -113,7 +118,8 @@ def authenticated(context: ApiContext, request: Request) -> Key:
     if scheme.lower() != "bearer":
         raise unauthenticated("The scheme of Authorization must be Bearer.", invalid_token=False)
     registry = context.registry
-    key = registry.directory.key_of(token.strip())
+    secret = token.strip()
+    key = registry.directory.key_of(secret)
     now = registry.clock.now()
     if key is None or (key.expires_at is not None and key.expires_at <= now):
         raise unauthenticated("The key is unknown, expired or revoked.", invalid_token=True)
@@ -121,7 +127,7 @@ def authenticated(context: ApiContext, request: Request) -> Key:
         agent = registry.directory.view(key.project_id).agents.get(key.agent_id)
         if agent is None or agent.state == "REVOKED":
             raise unauthenticated("The key's agent is revoked.", invalid_token=True)
-    return key
+    return key, digest(secret)
 
 
 def parsed(request: Request, raw: bytes) -> Mapping[str, Json]:

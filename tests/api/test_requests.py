@@ -4,8 +4,9 @@ import asyncio
 from typing import Any
 
 import pytest
-from sqlalchemy import select
+from sqlalchemy import select, update
 
+from gateway.store import tables
 from gateway.values import Role
 from tests.api.world import World
 
@@ -302,3 +303,22 @@ async def test_an_answer_that_does_not_fit_is_a_defect_and_nobody_elses_fault(
         answer = await client.post("mcp/decide", json=body)
     assert answer.status_code == 500
     assert "PERHAPS" not in answer.text
+
+
+@pytest.mark.parametrize("change", [{"state": "REVOKED"}, {"secret_sha256": b"rotated"}])
+async def test_a_key_that_ended_while_its_request_was_read_changes_nothing(
+    world: World, change: dict[str, Any]
+) -> None:
+    key, secret = world.key(Role.ADMIN)
+    # As if the commit came after the look into memory: the directory is not told.
+    world.state.writer.change_now(
+        lambda c: (
+            c.execute(
+                update(tables.keys).where(tables.keys.c.id == key.id).values(**change)
+            ).rowcount
+        )
+    )
+    async with world.client(secret) as client, world.client() as admin:
+        answer = await client.post("agents", json={"name": "a", "owner": "o"})
+        assert answer.status_code == 401
+        assert (await admin.get("agents")).json()["items"] == []
