@@ -14,8 +14,9 @@ Anchoring the log is not here: it follows the log from a task of its own.
 
 import asyncio
 import time
+from collections.abc import Coroutine
 from dataclasses import dataclass, replace
-from typing import NewType
+from typing import Any, NewType
 
 import structlog
 
@@ -86,8 +87,7 @@ class Pipeline:
         try:
             message = parse(request.body, request.headers)
         except BadMessage as bad:
-            await self.refused_calls.reject(caller, bad.rpc_code)
-            return answers.bad_message(bad)
+            return await self._reject(caller, bad)
         if isinstance(message, RequestMessage) and message.method == "tools/call":
             return await self.call_tool(_call(caller, request, message))
         return await self._pass_on(caller, request, message)
@@ -101,10 +101,18 @@ class Pipeline:
         except Exception as fault:  # noqa: BLE001 - the one that refuses: a fault refuses
             return await self._refuse(call, Refused("internal", detail=repr(fault)))
         # From here the caller's hanging up must not tear a half-done call apart.
-        task = asyncio.create_task(self._carry_out(approved))
+        task = self._run(self._carry_out(approved))
+        try:
+            return await asyncio.shield(task)
+        except asyncio.CancelledError:
+            self._run(_drop(task))
+            raise
+
+    def _run(self, work: Coroutine[Any, Any, Answer]) -> "asyncio.Task[Answer]":
+        task = asyncio.create_task(work)
         self.running.add(task)
         task.add_done_callback(self.running.discard)
-        return await asyncio.shield(task)
+        return task
 
     async def ask(self, call: Call) -> Approved:
         """Every question, asked before anything changes. Raises `Refused`."""
@@ -172,6 +180,16 @@ class Pipeline:
             refused, trace_id = Refused("trace_unavailable"), call.id
         return answers.refused_call(call, refused, trace_id)
 
+    async def _reject(self, caller: Caller, bad: BadMessage) -> Answer:
+        """What cannot be read is written down too."""
+        try:
+            await self.refused_calls.reject(caller, bad.rpc_code)
+        except Exception as fault:  # noqa: BLE001 - nothing was sent, and that is what we say
+            _log.error("the refusal could not be written", key=caller.key.id, error=repr(fault))
+            unwritten = answers.refused_message(bad.rpc_id, Refused("trace_unavailable"))
+            return replace(unwritten, status=503)
+        return answers.bad_message(bad)
+
     async def _pass_on(self, caller: Caller, request: Request, message: Message | None) -> Answer:
         """What is no tool call: stops bind it too, the rest is the relay's."""
         try:
@@ -180,6 +198,14 @@ class Pipeline:
             rpc_id = message.id if isinstance(message, RequestMessage) else None
             return answers.refused_message(rpc_id, refused)
         return await self.relay.pass_on(caller, request, message)
+
+
+async def _drop(task: "asyncio.Task[Answer]") -> Answer:
+    """See to an answer that nobody reads: its stream would run on, and never be settled."""
+    answer = await task
+    if answer.stream is not None:
+        await answer.stream.aclose()
+    return answer
 
 
 def _call(caller: Caller, request: Request, message: RequestMessage) -> Call:

@@ -5,6 +5,7 @@ counted per key, reason and minute and written as one record when the minute is 
 loses at most that minute's counts. Malformed messages of good keys are recorded the same way.
 """
 
+import asyncio
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -81,12 +82,18 @@ class RefusedCalls:
         self._count("probe", project_id, key_id, action)
 
     async def flush(self, *, everything: bool = False) -> None:
-        """Write the counts of minutes that are over; call it every few seconds, and at the end."""
+        """Write the counts of minutes that are over; call it every few seconds, and at the end.
+
+        What cannot be written now is kept for the next time.
+        """
         minute = self._now()[:16]
-        over = [key for key in self._counts if everything or key[4] < minute]
-        drafts = [_count_draft(key, self._counts.pop(key)) for key in over]
-        for draft in drafts:
-            await self._writer.submit(self._append, draft)
+        for key in [key for key in self._counts if everything or key[4] < minute]:
+            count = self._counts.pop(key)
+            writing = self._writer.submit(self._append, _count_draft(key, count))
+            await asyncio.wait([writing])
+            if writing.exception() is not None:
+                self._counts.setdefault(key, _Count(count.record_id, 0)).count += count.count
+                return
 
     def _append(self, connection: Connection, drafts: Sequence[Draft]) -> list[Appended]:
         return self._log.append(connection, drafts)

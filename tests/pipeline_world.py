@@ -1,0 +1,144 @@
+"""A pipeline on a real data directory; only policy engine and upstreams are written fakes."""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from typing import Literal
+
+import orjson
+
+from gateway.mcp.relay import Relay
+from gateway.mcp.upstream import Upstreams
+from gateway.pipeline import Pipeline
+from gateway.refused_calls import RefusedCalls
+from gateway.registry.stop_file import StopFile
+from gateway.steps.approvals import Approvals
+from gateway.steps.authenticate import Authenticate
+from gateway.steps.budget import BudgetLook
+from gateway.steps.emergency_stop import EmergencyStop
+from gateway.steps.inspection import Inspection
+from gateway.steps.policy import Policy
+from gateway.steps.tool_pins import ToolPins
+from gateway.values import Action, Answer, Decision, Fate, Forwarded, Permit, Pinned, Request, Risk
+from tests.builders import World, a_decision
+
+RESULT = orjson.dumps({"jsonrpc": "2.0", "id": 1, "result": {"content": []}})
+JSON_ANSWER = Forwarded(Fate.ANSWERED, 200, ((b"content-type", b"application/json"),), body=RESULT)
+
+
+async def at_once() -> None:
+    """Let go of the loop once, as whatever waits for a network does."""
+    await asyncio.sleep(0)
+
+
+class FakePolicy(Policy):
+    """Says `action` of every call, once `meanwhile` is over."""
+
+    def __init__(self) -> None:
+        self.action = Action.ALLOW
+        self.risk = Risk.LOW
+        self.enforced = True
+        self.meanwhile: Callable[[], Awaitable[None]] = at_once
+
+    async def decide(self, pinned: Pinned) -> Decision:
+        await self.meanwhile()
+        return a_decision(
+            pinned.call, self.action, pinned=pinned, risk=self.risk, enforced=self.enforced
+        )
+
+
+class FakeEvents:
+    """A stream of two events, the second of which is the response."""
+
+    def __init__(self) -> None:
+        self.left = [b": progress\n\n", b"data: " + RESULT + b"\n\n"]
+        self.response = self.data = b""
+        self.oversize = False
+        self.ended: Literal["", "complete", "broken", "cut", "closed"] = ""
+
+    def __aiter__(self) -> "FakeEvents":
+        return self
+
+    async def __anext__(self) -> bytes:
+        await at_once()
+        if not self.left:
+            self.ended = "complete"
+            raise StopAsyncIteration
+        event = self.left.pop(0)
+        if not self.left:
+            self.response = RESULT
+        return event
+
+    async def aclose(self) -> None:
+        self.ended = self.ended or "closed"
+
+
+class FakeUpstreams(Upstreams):
+    """Keeps what was sent, and sees for itself that the decision was on disk by then."""
+
+    def __init__(self, world: World) -> None:
+        super().__init__()
+        self._world = world
+        self.sent: list[str] = []
+        self.streams: list[FakeEvents] = []
+        self.connecting: Callable[[], Awaitable[None]] = at_once
+        self.answering: Callable[[], Awaitable[None]] = at_once
+        self.answer: Forwarded | None = JSON_ANSWER
+        """None: a stream."""
+
+    async def forward(self, permit: Permit, before_write: Callable[[], None]) -> Forwarded:
+        await self.connecting()
+        before_write()
+        call_id = permit.call.id
+        decided = self._world.rows("SELECT kind FROM trace WHERE id = ?", call_id)
+        assert decided == [("decision",)]
+        self.sent.append(call_id)
+        await self.answering()
+        if self.answer is not None:
+            return self.answer
+        self.streams.append(FakeEvents())
+        headers = ((b"content-type", b"text/event-stream"),)
+        return Forwarded(Fate.ANSWERED, 200, headers, stream=self.streams[-1])
+
+
+@dataclass(frozen=True)
+class Line:
+    """The pipeline and its two fakes."""
+
+    world: World
+    policy: FakePolicy
+    upstreams: FakeUpstreams
+    pipeline: Pipeline
+
+    async def handle(self, request: Request) -> Answer:
+        return await self.pipeline.handle(request)
+
+    async def quiet(self) -> None:
+        """Until no call is under way, and whatever was queued is on disk."""
+        while self.pipeline.running:
+            await asyncio.wait(self.pipeline.running)
+        await self.world.state.writer.change(lambda _: None)
+
+
+def a_line(world: World, policy: Policy | None = None) -> Line:
+    state = world.state
+    now, directory = state.clock.now, state.directory
+    fake, upstreams = FakePolicy(), FakeUpstreams(world)
+    stop_file = StopFile(state.data_dir)
+    pipeline = Pipeline(
+        directory=directory,
+        authenticate=Authenticate(directory, now, lambda _: 0.0),
+        emergency_stop=EmergencyStop(directory, lambda: stop_file.seen),
+        tool_pins=ToolPins(directory),
+        policy=policy or fake,
+        budget=BudgetLook(directory, state.ledger, now),
+        approvals=Approvals(),
+        admission=world.admission(stop_file.read),
+        upstreams=upstreams,
+        inspection=Inspection(),
+        settlement=state.settlement,
+        refused_calls=RefusedCalls(state.writer, state.log, now),
+        relay=Relay(upstreams, state.registry),
+        running=set(),
+    )
+    return Line(world, fake, upstreams, pipeline)
