@@ -20,6 +20,7 @@ from gateway.api import (
     emergency_stop,
     keys,
     openapi,
+    overrides,
     policies,
     project,
     servers,
@@ -36,6 +37,7 @@ from gateway.registry.agents import AgentPatch, NewAgent
 from gateway.registry.approvals import Ruling
 from gateway.registry.budgets import BudgetPatch, NewBudget
 from gateway.registry.keys import NewKey
+from gateway.registry.overrides import NewOverride
 from gateway.registry.projects import ProjectPatch
 from gateway.registry.rules import NewRule, RulePatch
 from gateway.registry.servers import NewServer, ServerPatch
@@ -67,6 +69,13 @@ ROUTES: tuple[Route, ...] = (
           servers.ScanOut),
     Route("GET", "/mcp/servers/{id}/tools", _READERS, tools.list_tools, "List a server's tools",
           Listing[tools.ToolOut], query=ListQuery),
+    Route("GET", "/mcp/servers/{id}/overrides", _READERS, overrides.list_overrides,
+          "List a server's overrides", Listing[overrides.OverrideOut], query=ListQuery),
+    Route("POST", "/mcp/servers/{id}/overrides", _ADMIN, overrides.create,
+          "Loosen or tighten a template's policy on a server, for a time",
+          overrides.OverrideOut, body=NewOverride, status=201),
+    Route("DELETE", "/mcp/servers/{id}/overrides/{override_id}", _ADMIN, overrides.remove,
+          "Remove an override", None, status=204),
     Route("PATCH", "/mcp/tools/{id}", _ADMIN, tools.patch, "Override a tool's risk",
           tools.ToolOut, body=ToolPatch),
     Route("GET", "/mcp/tools/{id}/diff", _READERS, tools.diff,

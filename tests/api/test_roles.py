@@ -45,6 +45,12 @@ async def test_no_route_answers_without_a_living_key(world: World) -> None:
 
 BODIES = {
     "PATCH /mcp/servers/{id}": {"name": "x"},
+    "POST /mcp/servers/{id}/overrides": {
+        "policy_id": "salesforce.delete",
+        "action": "DENY",
+        "reason": "x",
+        "expires_at": "2099-01-01T00:00:00Z",
+    },
     "PATCH /mcp/tools/{id}": {"risk_override": "LOW", "reason": "x"},
     "POST /mcp/tools/{id}/accept": {"definition_sha256": "0" * 64, "reason": "x"},
     "PATCH /mcp/policies/{id}": {"enabled": False},
