@@ -14,7 +14,7 @@ from typing import Any, NewType
 import orjson
 from sqlalchemy import Connection
 
-from gateway.budgets import Ledger, exceeded
+from gateway.budgets import Ledger, Window, exceeded
 from gateway.call_records import decision_draft
 from gateway.ids import new_id
 from gateway.refusals import Refused
@@ -198,7 +198,7 @@ class Admission:
         claim.refused = Refused(reason, data)
 
     def _held(self, connection: Connection, group: Granted) -> Held:
-        windows: dict[tuple[str, str], list[int]] = {}
+        windows: dict[Window, list[int]] = {}
         drawing = [c for c in group if c.refused is None and c.approved.affordable.budgets]
         # In id order, so that two gateways lock the same rows in the same order.
         for budget in sorted({b for c in drawing for b in c.approved.affordable.budgets}, key=_id):
@@ -212,11 +212,11 @@ class Admission:
                 "UPDATE budget_windows SET held = ? WHERE budget_id = ? AND window_start = ?",
                 (held, budget_id, window),
             )
-            self._ledger.put(budget_id, window, used, held)  # type: ignore[arg-type]
+            self._ledger.put(budget_id, window, used, held)
         return Held(group)
 
     def _hold_one(
-        self, connection: Connection, claim: Claim, windows: dict[tuple[str, str], list[int]]
+        self, connection: Connection, claim: Claim, windows: dict[Window, list[int]]
     ) -> None:
         now = self._log.now
         for budget in claim.approved.affordable.budgets:
