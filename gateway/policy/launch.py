@@ -38,13 +38,17 @@ def _limit(memory: int) -> None:
 
 
 def _watch(command: list[str]) -> None:
+    # A SIGTERM that comes before the handler is there would leave the program behind.
+    signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM])
     child = os.posix_spawn(
         command[0],
         command,
         os.environ,
         file_actions=[(os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDONLY, 0)],
+        setsigmask=[],
     )
     signal.signal(signal.SIGTERM, lambda *_: os.kill(child, signal.SIGTERM))
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGTERM])
 
     def end_with_the_gateway() -> None:
         while os.read(0, 1):

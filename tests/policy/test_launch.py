@@ -62,8 +62,8 @@ def test_ending_the_launcher_that_stayed_ends_its_program() -> None:
 
 
 def test_the_exit_code_of_the_program_is_the_launchers() -> None:
-    command = [*LAUNCHER, "0", str(1 << 30), "pipe", "/bin/sh", "-c", "exit 7"]
-    assert subprocess.run(command, stdin=subprocess.PIPE, check=False).returncode == 7
+    code, _ = _run_to_its_end("/bin/sh", "-c", "exit 7")
+    assert code == 7
 
 
 @linux_only
@@ -82,16 +82,23 @@ def test_nothing_starts_for_a_gateway_that_is_already_gone(tmp_path: Path) -> No
 
 @linux_only
 def test_the_program_is_bound_by_its_memory_limit_and_leaves_no_core() -> None:
-    done = subprocess.run(
-        [*LAUNCHER, "0", str(77 << 20), "pipe", "/bin/cat", "/proc/self/limits"],
-        stdin=subprocess.PIPE,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    limits = {line[:20].strip(): line[20:].split()[:2] for line in done.stdout.splitlines()}
+    _, printed = _run_to_its_end("/bin/cat", "/proc/self/limits", memory=77 << 20)
+    limits = {line[:20].strip(): line[20:].split()[:2] for line in printed.splitlines()}
     assert limits["Max data size"] == [str(77 << 20)] * 2
     assert limits["Max core file size"] == ["0", "0"]
+
+
+def _run_to_its_end(*command: str, memory: int = 1 << 30) -> tuple[int, str]:
+    """Exit code and output of a program whose gateway lives: its standard input stays open."""
+    with subprocess.Popen(
+        [*LAUNCHER, "0", str(memory), "pipe", *command],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    ) as process:
+        assert process.stdout is not None
+        printed = process.stdout.read()
+        return process.wait(), printed
 
 
 def _ended(pids: list[int]) -> bool:
