@@ -230,12 +230,11 @@ class EdgeProtocol(HttpToolsProtocol):
             self._disarm()
         elif self._heads == heads and self._head_bytes > self.head_limit:
             self._close_with(_TOO_LARGE)
-        elif self._begun or not self._answering():
-            # Line ends before a request begin none, but they have ended uvicorn's own time-out.
+        elif self._begun:
+            # Line ends between requests count as the beginning of one, to llhttp and here.
             if self._heads != heads:
                 self._disarm()
-            if self._begun or self._heads == heads:
-                self._arm()
+            self._arm()
 
     def on_message_begin(self) -> None:
         self._begun = True
@@ -268,7 +267,15 @@ class EdgeProtocol(HttpToolsProtocol):
 
     def _arm(self) -> None:
         if self._head_timer is None:
-            self._head_timer = self.loop.call_later(self.head_seconds, self._close_with, _TOO_SLOW)
+            self._head_timer = self.loop.call_later(self.head_seconds, self._too_slow)
+
+    def _too_slow(self) -> None:
+        self._head_timer = None
+        if self._answering():
+            # The connection is in use anyway; the next request may take until it is not.
+            self._arm()
+        else:
+            self._close_with(_TOO_SLOW)
 
     def _disarm(self) -> None:
         if self._head_timer is not None:

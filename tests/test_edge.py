@@ -8,7 +8,7 @@ from ipaddress import ip_network
 import httpx
 import orjson
 import pytest
-from starlette.types import Receive, Scope, Send
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from gateway.edge import Edge, EdgeProtocol, TokenBuckets, client_ip
 from tests.serving import serving
@@ -151,16 +151,11 @@ def test_buckets_are_bounded_and_the_least_recent_is_forgotten() -> None:
 
 # Heads, on a socket
 
-
-@asynccontextmanager
-async def served(limit: int = 32 * 1024, seconds: float = 5.0) -> AsyncIterator[int]:
-    class Protocol(EdgeProtocol):
-        head_limit = limit
-        head_seconds = seconds
-
-    edge = Edge(echo, hosts={"x"}, origins=())
-    async with serving(edge, http=Protocol, lifespan="off") as port:
-        yield port
+TOO_SLOW = (
+    b"HTTP/1.1 408 Request Timeout\r\ncontent-type: text/plain; charset=utf-8\r\n"
+    b"content-length: 47\r\nconnection: close\r\n\r\n"
+    b"The request's headers took too long to arrive.\n"
+)
 
 
 async def echo(scope: Scope, receive: Receive, send: Send) -> None:
@@ -176,6 +171,19 @@ async def echo(scope: Scope, receive: Receive, send: Send) -> None:
     headers = [(b"content-length", b"%d" % len(answer))]
     await send({"type": "http.response.start", "status": 200, "headers": headers})
     await send({"type": "http.response.body", "body": answer})
+
+
+@asynccontextmanager
+async def served(
+    limit: int = 32 * 1024, seconds: float = 5.0, app: ASGIApp = echo
+) -> AsyncIterator[int]:
+    class Protocol(EdgeProtocol):
+        head_limit = limit
+        head_seconds = seconds
+
+    edge = Edge(app, hosts={"x"}, origins=())
+    async with serving(edge, http=Protocol, lifespan="off") as port:
+        yield port
 
 
 def head(*headers: bytes, size: int = 0) -> bytes:
@@ -301,6 +309,27 @@ async def test_line_ends_before_a_request_do_not_hold_a_connection_open() -> Non
         writer.write(b"\r\n")
         async with asyncio.timeout(5):
             assert (await reader.readline()).startswith(b"HTTP/1.1 408 ")
+        writer.close()
+
+
+@pytest.mark.parametrize("sent", [b"\r\n", b"GET / HT"])
+async def test_a_slow_next_head_does_not_end_the_answer_under_way(sent: bytes) -> None:
+    answering = asyncio.Event()
+
+    async def slow(scope: Scope, receive: Receive, send: Send) -> None:
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        await send({"type": "http.response.body", "body": b"first", "more_body": True})
+        await answering.wait()
+        await send({"type": "http.response.body", "body": b"last"})
+
+    async with served(seconds=0.05, app=slow) as port:
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        writer.write(head() + sent)
+        await reader.readuntil(b"first")
+        await asyncio.sleep(0.15)
+        answering.set()
+        async with asyncio.timeout(5):
+            assert (await reader.read()).endswith(b"4\r\nlast\r\n0\r\n\r\n" + TOO_SLOW)
         writer.close()
 
 

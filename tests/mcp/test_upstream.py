@@ -386,6 +386,17 @@ async def test_a_cut_stream_ends_with_an_error_for_its_open_id_and_closes_the_up
     }
 
 
+async def test_events_that_wait_for_the_reader_do_not_pass_after_a_cut() -> None:
+    script = Script(STREAM_HEAD, chunk(event(PROGRESS) * 3))
+    async with world(script) as (ups, server, _):
+        forwarded = await call(ups, server)
+        assert forwarded.stream is not None
+        await anext(aiter(forwarded.stream))
+        ups.cut(lambda caller: True)
+        (last,) = await all_of(forwarded)
+    assert b"-31001" in last
+
+
 async def test_a_cut_in_the_legacy_era_is_told_to_the_server_too() -> None:
     script = Script(STREAM_HEAD, chunk(event(PROGRESS)))
     async with world(script) as (ups, server, raw):
