@@ -11,6 +11,8 @@ from pathlib import Path
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
+from gateway.durable import write_file
+
 NAMES = ("data", "log", "bundle", "seal")
 _NONCE_BYTES = 12
 
@@ -34,16 +36,8 @@ def create(directory: Path) -> None:
     directory.mkdir(mode=0o700, parents=True, exist_ok=True)
     for name in NAMES:
         path = directory / f"{name}.key"
-        if path.exists():
-            continue
-        # Written aside and renamed: a crash leaves either no key or a whole one.
-        aside = path.with_suffix(".new")
-        fd = os.open(aside, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
-        with os.fdopen(fd, "wb") as file:
-            file.write(os.urandom(32))
-            file.flush()
-            os.fsync(file.fileno())
-        aside.rename(path)
+        if not path.exists():
+            write_file(path, os.urandom(32))
 
 
 def load(directory: Path) -> Keyring:

@@ -64,7 +64,8 @@ def open_state(data_dir: Path, *, create: bool = False) -> Iterator[State]:
         raise NotInitialised(f"{data_dir} holds no gateway; run `gateway init` first")
     lock = lock_data_dir(data_dir)
     try:
-        if create:
+        if create and not (data_dir / DATABASE).exists():
+            # Never new keys for old data: they would open nothing, and sign another log's name.
             keyring.create(data_dir / KEYS)
         state = _open(data_dir, keyring.load(data_dir / KEYS))
         try:

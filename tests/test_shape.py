@@ -34,7 +34,7 @@ LAYERS = (
     ("mcp.envelope", "mcp.routing", "mcp.arguments", "mcp.digests", "mcp.schema_checks"),
     ("mcp.strictness", "mcp.folding", "mcp.schema_document"),
     ("settings", "telemetry"),
-    ("values", "refusals", "ids", "keyring", "clock", "assets"),
+    ("values", "refusals", "ids", "keyring", "clock", "assets", "durable"),
 )
 MOST_LINES = 500
 MOST_LINES_OF_A_FUNCTION = 60

@@ -7,6 +7,7 @@ cannot be read stops everything too.
 import json
 from pathlib import Path
 
+from gateway.durable import write_file
 from gateway.values import Stop, StopId
 
 NAME = "emergency-stop.json"
@@ -41,8 +42,5 @@ class StopFile:
         return Stop(StopId("stp_file"), None, "all", None, reason)
 
     def write(self, reason: str) -> None:
-        """Raise the stop: the file appears whole, or not at all."""
-        aside = self._path.with_suffix(".new")
-        aside.write_text(json.dumps({"reason": reason}))
-        aside.chmod(0o600)
-        aside.rename(self._path)
+        """Raise the stop: it is in force, and stays so, when this returns. Raises OSError."""
+        write_file(self._path, json.dumps({"reason": reason}).encode())

@@ -1,0 +1,128 @@
+"""A data directory: made once, opened by one process, its keys never replaced."""
+
+import os
+import stat
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from gateway import keyring
+from gateway.keyring import KeyringFault
+from gateway.registry.stop_file import NAME, StopFile
+from gateway.state import NotInitialised, open_state
+from gateway.store.database import DatabaseLocked
+from tests.builders import SECRET, a_state
+
+
+def test_a_directory_without_a_gateway_is_not_opened_by_the_way(tmp_path: Path) -> None:
+    with pytest.raises(NotInitialised, match="gateway init"), open_state(tmp_path / "none"):
+        pass
+    assert not (tmp_path / "none").exists()
+
+
+def test_nothing_in_a_data_directory_can_be_read_by_others(tmp_path: Path) -> None:
+    before = os.umask(0)
+    try:
+        with a_state(tmp_path / "data"):
+            StopFile(tmp_path / "data").write("a drill")
+            paths = [tmp_path / "data", *(tmp_path / "data").rglob("*")]
+            modes = {path.name: stat.S_IMODE(path.stat().st_mode) for path in paths}
+    finally:
+        os.umask(before)
+    assert {"gateway.db", "gateway.db-wal", "data.key", "log.key", NAME} <= modes.keys()
+    assert {name: mode for name, mode in modes.items() if mode & 0o077} == {}
+
+
+def test_what_was_made_is_there_when_it_is_opened_again(tmp_path: Path) -> None:
+    with a_state(tmp_path) as world:
+        keys = {path.name: path.read_bytes() for path in (tmp_path / "keys").iterdir()}
+        caller = world.caller
+    with open_state(tmp_path) as state:
+        assert state.directory.key_of(SECRET) == caller.key
+    assert {path.name: path.read_bytes() for path in (tmp_path / "keys").iterdir()} == keys
+
+
+def test_a_second_process_is_kept_out_and_told_by_whom(tmp_path: Path) -> None:
+    other = (
+        "import sys; from pathlib import Path; from gateway.state import open_state\n"
+        "with open_state(Path(sys.argv[1])): pass"
+    )
+    with a_state(tmp_path):
+        with pytest.raises(DatabaseLocked, match=f"process {os.getpid()}"), open_state(tmp_path):
+            pass
+        child = subprocess.run(
+            [sys.executable, "-c", other, str(tmp_path)],
+            cwd=Path(__file__).parent.parent,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert "DatabaseLocked" in child.stderr
+    with open_state(tmp_path):
+        pass
+
+
+@pytest.mark.parametrize("name", keyring.NAMES)
+def test_a_lost_key_is_never_replaced_by_a_new_one(tmp_path: Path, name: str) -> None:
+    with a_state(tmp_path):
+        pass
+    (tmp_path / "keys" / f"{name}.key").unlink()
+    with pytest.raises(KeyringFault, match=f"{name}.key"), open_state(tmp_path, create=True):
+        pass
+    assert not (tmp_path / "keys" / f"{name}.key").exists()
+
+
+def test_keys_that_a_crash_left_half_made_are_completed(tmp_path: Path) -> None:
+    keyring.create(tmp_path / "keys")
+    kept = (tmp_path / "keys" / "data.key").read_bytes()
+    (tmp_path / "keys" / "seal.key").unlink()
+    with a_state(tmp_path):
+        assert (tmp_path / "keys" / "data.key").read_bytes() == kept
+
+
+@pytest.mark.parametrize(
+    ("spoil", "why"),
+    [
+        (lambda path: path.chmod(0o640), "chmod 600"),
+        (lambda path: path.write_bytes(b"short"), "5 bytes instead of 32"),
+    ],
+)
+def test_a_key_that_others_can_read_or_that_is_no_key_is_refused(
+    tmp_path: Path, spoil: object, why: str
+) -> None:
+    keyring.create(tmp_path)
+    assert callable(spoil)
+    spoil(tmp_path / "log.key")
+    with pytest.raises(KeyringFault, match=why):
+        keyring.load(tmp_path)
+
+
+def test_a_keyring_shows_no_key(tmp_path: Path) -> None:
+    keyring.create(tmp_path)
+    assert repr(keyring.load(tmp_path)) == "Keyring()"
+
+
+@pytest.mark.parametrize("content", [b"", b"\xff", b"[]", b"{}", b'{"reason": 5}'])
+def test_a_stop_file_that_is_there_stops_whatever_it_says(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / NAME).write_bytes(content)
+    stop = StopFile(tmp_path).read()
+    assert stop is not None
+    assert (stop.scope, stop.project_id) == ("all", None)
+
+
+def test_a_stop_file_that_cannot_be_read_stops(tmp_path: Path) -> None:
+    (tmp_path / NAME).mkdir()
+    assert StopFile(tmp_path).read() is not None
+
+
+def test_a_stop_file_tells_its_reason_and_is_lifted_by_taking_it_away(tmp_path: Path) -> None:
+    stop_file = StopFile(tmp_path)
+    assert (stop_file.read(), stop_file.seen) == (None, None)
+    stop_file.write("the building is on fire")
+    stop = stop_file.read()
+    assert stop is not None
+    assert (stop.reason, stop_file.seen) == ("the building is on fire", stop)
+    (tmp_path / NAME).unlink()
+    assert (stop_file.read(), stop_file.seen) == (None, None)
