@@ -22,11 +22,28 @@ import data.gateway.templates
 #   that decided; the obligations are those of every finding, combined.
 # entrypoint: true
 decision := {
+	"action": _sole[0],
+	"policy_ids": [_sole[1]],
+	"reasons": _said(_sole[2]),
+	"obligations": _obligations,
+} if {
+	_sole
+} else := {
 	"action": _action,
 	"policy_ids": sort({policy_id | some [action, policy_id, _] in _counted; action == _action}),
 	"reasons": sort({reason | some [action, _, reason] in _counted; action == _action; reason != ""}),
-	"obligations": obligations.combined,
+	"obligations": _obligations,
 }
+
+# Nearly every call has one finding that counts, and then there is nothing to compare.
+_sole := finding if {
+	count(_counted) == 1
+	some finding in _counted
+}
+
+_said(reason) := [reason] if {
+	reason != ""
+} else := []
 
 default _action := "DENY"
 
@@ -66,10 +83,8 @@ _counted contains [
 	"gateway.default",
 	"the project's default: no rule and no template policy matches",
 ] if {
+	_nothing_matches
 	document.whole
-	rules.winners == []
-	templates.findings == set()
-	not templates.missing
 }
 
 _counted contains ["REQUIRE_APPROVAL", "gateway.unknown_tool", "no scan knows this tool"] if {
@@ -81,7 +96,22 @@ _counted contains [
 	"gateway.input_incomplete",
 	"the input document lacks a field or has one of the wrong type",
 ] if {
+	not document.routable
+}
+
+_counted contains [
+	"DENY",
+	"gateway.input_incomplete",
+	"the input document lacks a field or has one of the wrong type",
+] if {
+	_nothing_matches
 	not document.whole
+}
+
+_nothing_matches if {
+	rules.winners == []
+	templates.findings == set()
+	not templates.missing
 }
 
 _counted contains [
@@ -105,6 +135,7 @@ _counted contains [
 	"gateway.obligation_unknown",
 	"a finding has an obligation that is unknown or lacks what its type needs",
 ] if {
+	_policies_spoke
 	some _ in obligations.unknown
 }
 
@@ -113,8 +144,18 @@ _counted contains [
 	"gateway.no_common_approver",
 	"the policies that ask for approval name no approver in common",
 ] if {
+	_policies_spoke
 	some {"type": "approvers", "names": []} in obligations.combined
 }
+
+# Only findings of policies bring obligations, and most calls have none.
+_policies_spoke if templates.findings != set()
+
+else if organisation.findings != set()
+
+default _obligations := []
+
+_obligations := obligations.combined if _policies_spoke
 
 _reason(finding) := finding.reason if {
 	is_string(finding.reason)

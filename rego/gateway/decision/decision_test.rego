@@ -350,6 +350,17 @@ test_every_field_is_needed if {
 	)
 	count(paths) > 35
 	every path in paths {
+		data.gateway.decision.action == "DENY" with input as json.remove(whole, [path])
+	}
+}
+
+test_a_rule_speaks_for_no_call_whose_parts_are_missing if {
+	every path in [
+		["project"], ["agent"], ["server"], ["tool"], ["rules"], ["arguments"], ["call"], ["context"],
+		["project", "slug"], ["server", "slug"], ["server", "template"], ["server", "overrides"],
+		["tool", "name"], ["agent", "id"], ["agent", "name"], ["agent", "asserted"],
+		["call", "method"], ["context", "time"],
+	] {
 		document := json.remove(with_rules(whole, [rule("1", "ALLOW", tool)]), [path])
 		data.gateway.decision.action == "DENY" with input as document
 	}
@@ -388,4 +399,13 @@ test_an_unknown_tool_asks if {
 
 test_no_finding_at_all_denies if {
 	data.gateway.decision.action == "DENY" with input as whole with data.gateway._counted as set()
+}
+
+test_several_findings_of_one_action_decide_together if {
+	every action in ["ALLOW", "LOG_ONLY"] {
+		rules := [rule("1", action, pattern), rule("2", action, pattern)]
+		decision := data.gateway.decision with input as with_rules(whole, rules)
+		decision.action == action
+		decision.policy_ids == ["rule:1", "rule:2"]
+	}
 }

@@ -12,8 +12,8 @@ import rego.v2
 # METADATA
 # title: Whole
 # description: >-
-#   Every field of the schema is there, none besides, and each has its type. One unification
-#   stands for a test of each field: this runs for every call.
+#   Every field of the schema is there, none besides, and each has its type: what the project's
+#   default needs. One unification stands for a test of each field.
 whole if {
 	{
 		"version": 1,
@@ -72,8 +72,15 @@ whole if {
 	type_name(sha256) in {"string", "null"}
 	type_name(session) in {"string", "null"}
 	_agent
-	count(rules) == count([rule |
-		some rule in rules
+	_rules
+}
+
+_rules if input.rules == []
+
+_rules if {
+	is_array(input.rules)
+	count(input.rules) == count([rule |
+		some rule in input.rules
 		rule.action in {"ALLOW", "LOG_ONLY", "REQUIRE_APPROVAL", "DENY"}
 		is_string(rule.id)
 		is_string(rule.reason)
@@ -87,4 +94,22 @@ _agent if {
 	is_boolean(input.agent.asserted)
 	is_string(input.agent.id)
 	is_string(input.agent.name)
+}
+
+# METADATA
+# title: Routable
+# description: >-
+#   What decides which policies are asked is there and has its type. Cheap, because it is asked of
+#   every call; `whole` is asked only where nothing else speaks for one.
+routable if {
+	is_string(input.project.slug)
+	is_string(input.server.slug)
+	is_string(input.tool.name)
+	is_array(input.server.overrides)
+	is_object(input.arguments)
+	is_string(input.call.method)
+	is_string(input.context.time)
+	type_name(input.server.template) in {"string", "null"}
+	_agent
+	_rules
 }
