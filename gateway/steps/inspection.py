@@ -88,6 +88,8 @@ def _outcome(
 
 
 def _status(response: bytes) -> Status:
+    if response[:64].lstrip()[:1] != b"{":
+        return "unknown"
     # The bytes of an ordinary result show that it is no error; only the others are parsed.
     if b'"error"' not in response and b"isError" not in response and b"\\u" not in response:
         return "ok"
