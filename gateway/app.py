@@ -17,6 +17,7 @@ from starlette.types import ASGIApp
 
 from gateway.admission import Admission
 from gateway.api.context import ApiContext, Readiness
+from gateway.api.errors import EXCEPTION_HANDLERS
 from gateway.api.routes import management_routes, routes
 from gateway.assets import asset
 from gateway.dry_run import DryRun
@@ -123,6 +124,7 @@ class Gateway:
     dry_run: DryRun
     risks: RiskAssessor
     stop_file: StopFile
+    buckets: TokenBuckets
     public_url: str
     management_url: str
 
@@ -224,6 +226,7 @@ def build(
         dry_run=dry_run,
         risks=RiskAssessor(engine),
         stop_file=stop_file,
+        buckets=buckets,
         public_url=_url(sockets[0], secure=settings.tls_cert is not None),
         management_url=_url(sockets[1], secure=False),
     )
@@ -237,14 +240,16 @@ def _public(gateway: Gateway) -> ASGIApp:
             # First, because most requests are for it.
             Route("/api/v1/mcp/proxy/{server_id}", proxy),
             *routes(_api_context(gateway)),
-        ]
+        ],
+        exception_handlers=EXCEPTION_HANDLERS,
     )
     return Edge(application, hosts=settings.hosts, origins=settings.allowed_origins)
 
 
 def _management(gateway: Gateway) -> ASGIApp:
     application = Starlette(
-        routes=[Route(BUNDLE_PATH, gateway.bundles), *management_routes(_api_context(gateway))]
+        routes=[Route(BUNDLE_PATH, gateway.bundles), *management_routes(_api_context(gateway))],
+        exception_handlers=EXCEPTION_HANDLERS,
     )
     return Edge(application, hosts={"127.0.0.1", "::1", "localhost"}, origins=())
 
@@ -257,6 +262,7 @@ def _api_context(gateway: Gateway) -> ApiContext:
         decide=gateway.dry_run.decide,
         readiness=gateway.readiness,
         cancel_calls=gateway.cancel_calls,
+        take=gateway.buckets.take,
     )
 
 

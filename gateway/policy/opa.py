@@ -238,6 +238,8 @@ class Opa:
     def _environment(self, bundle_url: str) -> dict[str, str]:
         """All that OPA sees of ours; whoever may ask it anything can read its environment."""
         return {
+            # Decisions are small and short-lived; collecting them less often is worth a fifth.
+            "GOGC": "400",
             "GOMEMLIMIT": str(self._options.memory_bytes // 2),
             "HOME": str(self._folder),
             "GATEWAY_BUNDLE_URL": bundle_url,
