@@ -41,8 +41,10 @@ from gateway.values import (
 CompileSchema = Callable[[Json], Callable[[Mapping[str, Json]], str | None]]
 """`inputSchema` to a function that says what is wrong with arguments, or None."""
 
+_Kind = tuple[AgentId | None, ServerId, str, tuple[ToolId, Risk] | None]
+"""Agent, server, tool name, and the tool where it is known: the same rules match."""
 _REMEMBERED_KINDS = 10_000
-"""Kinds of calls (agent, server, tool) whose rules a view remembers."""
+"""Kinds of calls whose rules a view remembers."""
 _RISK_ORDER = {risk: n for n, risk in enumerate(Risk)}
 
 
@@ -60,7 +62,7 @@ class ProjectView:
     budgets: tuple[Budget, ...]
     stops: tuple[Stop, ...]
     keys: Mapping[KeyId, Key]
-    _matching: dict[tuple[AgentId | None, ServerId, str], tuple[Rule, ...]] = field(
+    _matching: dict[_Kind, tuple[Rule, ...]] = field(
         default_factory=dict, repr=False, compare=False
     )
 
@@ -68,8 +70,10 @@ class ProjectView:
         self, agent: Agent | None, server: Server, tool_name: str, tool: Tool | None, now: str
     ) -> list[Rule]:
         """The rules that apply to a call at `now`: few, whatever the number that exist."""
-        # A view never changes, so what matched once matches again; only expiry moves.
-        kind = (agent.id if agent else None, server.id, tool_name)
+        # A view never changes, so what matched once matches again; only expiry moves. The tool may
+        # come from the view before: with another risk it is another kind.
+        known = (tool.id, tool.risk) if tool else None
+        kind = (agent.id if agent else None, server.id, tool_name, known)
         matching = self._matching.get(kind)
         if matching is None:
             if len(self._matching) >= _REMEMBERED_KINDS:
