@@ -280,6 +280,28 @@ async def test_whoever_was_cancelled_does_not_trouble_the_others(desk: Desk) -> 
     assert desk.numbers() == [1, 2, 3]  # what is durable stays durable
 
 
+async def test_what_nobody_waits_for_goes_with_what_somebody_does(desk: Desk) -> None:
+    desk.writer.start()
+    patient = desk.writer.submit_patiently(desk.insert, 1)
+    assert await desk.writer.submit(desk.insert, 2) == 4
+    assert await patient == 2
+    assert (desk.commits, desk.groups) == (1, [2])
+
+
+async def test_what_nobody_waits_for_is_written_soon_all_the_same(desk: Desk) -> None:
+    desk.writer.start()
+    for number in (1, 2, 3):  # again and again: each has its own patience
+        assert await desk.writer.submit_patiently(desk.insert, number) == number * 2
+    assert desk.numbers() == [1, 2, 3]
+
+
+async def test_closing_writes_what_nobody_waits_for(desk: Desk) -> None:
+    desk.writer.start()
+    patient = desk.writer.submit_patiently(desk.insert, 1)
+    desk.writer.close()
+    assert await patient == 2
+
+
 async def test_closing_writes_what_is_queued_and_takes_nothing_more(desk: Desk) -> None:
     waiting = [desk.writer.submit(desk.insert, number) for number in (1, 2, 3)]
     desk.writer.start()
