@@ -149,7 +149,8 @@ class Admission:
                 connection,
                 "SELECT server_id, name, pin, accepted_sha256 FROM tools"
                 " WHERE (server_id, name) IN"
-                " (SELECT value ->> 0, value ->> 1 FROM json_each(?))",
+                " (SELECT json_extract(value, '$[0]'), json_extract(value, '$[1]')"
+                " FROM json_each(?))",
                 {(c.approved.call.caller.server.id, c.approved.call.tool_name) for c in group},
             )
         }

@@ -3,7 +3,7 @@
 import asyncio
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import orjson
 
@@ -19,7 +19,18 @@ from gateway.steps.emergency_stop import EmergencyStop
 from gateway.steps.inspection import Inspection
 from gateway.steps.policy import Policy
 from gateway.steps.tool_pins import ToolPins
-from gateway.values import Action, Answer, Decision, Fate, Forwarded, Permit, Pinned, Request, Risk
+from gateway.values import (
+    Action,
+    Answer,
+    Caller,
+    Decision,
+    Fate,
+    Forwarded,
+    Permit,
+    Pinned,
+    Request,
+    Risk,
+)
 from tests.builders import World, a_decision
 
 RESULT = orjson.dumps({"jsonrpc": "2.0", "id": 1, "result": {"content": []}})
@@ -80,6 +91,8 @@ class FakeUpstreams(Upstreams):
         super().__init__()
         self._world = world
         self.sent: list[str] = []
+        self.relayed: list[str] = []
+        """Methods."""
         self.streams: list[FakeEvents] = []
         self.connecting: Callable[[], Awaitable[None]] = at_once
         self.answering: Callable[[], Awaitable[None]] = at_once
@@ -99,6 +112,10 @@ class FakeUpstreams(Upstreams):
         self.streams.append(FakeEvents())
         headers = ((b"content-type", b"text/event-stream"),)
         return Forwarded(Fate.ANSWERED, 200, headers, stream=self.streams[-1])
+
+    async def relay(self, caller: Caller, request: Request, **_: Any) -> Forwarded:
+        self.relayed.append(request.method)
+        return JSON_ANSWER
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ import pytest
 from sqlalchemy import Connection, event
 
 from gateway.refusals import REASONS, Refused
-from gateway.values import Action, Answer, Fate, Forwarded, Risk
+from gateway.values import Action, Answer, Fate, Forwarded, Request, Risk
 from tests.builders import SECRET, World, a_body, a_request, a_state
 from tests.pipeline_world import JSON_ANSWER, RESULT, Line, a_line
 
@@ -488,6 +488,36 @@ async def test_whoever_is_nobody_is_told_so_and_not_traced(line: Line) -> None:
         assert answer.status == status
     assert (await line.handle(a_request(server_id="srv_2"))).status == 404
     assert line.world.records() == []
+
+
+# --- what is no tool call ---
+
+
+@pytest.mark.parametrize(
+    ("request_", "status"),
+    [
+        (a_request(b'{"jsonrpc":"2.0","id":1,"method":"tools/list"}'), 200),
+        (a_request(b'{"jsonrpc":"2.0","method":"notifications/initialized"}'), 403),
+        (a_request(b"", method="GET"), 403),
+        (a_request(b"", method="DELETE"), 403),
+    ],
+    ids=["request", "notification", "GET", "DELETE"],
+)
+async def test_a_stop_binds_what_is_no_tool_call_too(
+    line: Line, request_: Request, status: int
+) -> None:
+    a_stop(line)
+    answer = await line.handle(request_)
+    assert answer.status == status
+    told = orjson.loads(answer.body)["error"]
+    assert (told["code"], told["data"]["reason_code"]) == (-31001, "emergency_stop")
+    assert line.upstreams.relayed == []
+
+
+async def test_what_is_no_tool_call_is_passed_on_and_not_traced(line: Line) -> None:
+    answer = await line.handle(a_request(b'{"jsonrpc":"2.0","id":1,"method":"ping"}'))
+    assert (answer.body, line.upstreams.relayed) == (RESULT, ["POST"])
+    assert (line.upstreams.sent, line.world.records()) == ([], [])
 
 
 # --- a caller who hangs up ---
