@@ -362,6 +362,7 @@ async def _keep_house(gateway: Gateway) -> None:
     while True:
         await asyncio.sleep(HOUSEKEEPING_SECONDS)
         await gateway.pipeline.refused_calls.flush()
+        await gateway.state.settlement.retry()
         stop = gateway.stop_file.read()
         if stop is not None and not stopped:
             gateway.cancel_calls(stop)

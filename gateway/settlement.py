@@ -43,39 +43,60 @@ class Settlement:
         self._ledger = ledger
         self._grants = grants
         self._queued: set[asyncio.Future[Any]] = set()
+        self._unwritten: list[_Settled] = []
 
     async def settle(self, permit: Permit, outcome: Outcome) -> None:
         """Queue the outcome; for HIGH and CRITICAL calls return only once it is on disk.
 
         A failure to write is logged by the writer: the call has been made, and its answer must not
-        be lost too. The restart then finds the call open and records its outcome as unknown.
+        be lost too. `retry` writes it later, or else a restart records it as unknown.
         """
         urgent = permit.approved.decision.risk in URGENT_RISKS or len(self._queued) >= MAX_QUEUED
+        writing = self._write(_Settled(permit, outcome), urgent=urgent)
+        if urgent and writing is not None:
+            await asyncio.wait([writing])
+
+    async def retry(self) -> None:
+        """Write what could not be written; until then it holds budgets. Call every few seconds."""
+        again, self._unwritten = self._unwritten, []
+        writing = [self._write(settled, urgent=True) for settled in again]
+        if queued := [future for future in writing if future is not None]:
+            await asyncio.wait(queued)
+
+    def _write(self, settled: _Settled, *, urgent: bool) -> "asyncio.Future[Any] | None":
         submit = self._writer.submit if urgent else self._writer.submit_patiently
         try:
-            future = submit(self._settle, _Settled(permit, outcome))
+            future = submit(self._settle, settled)
         except WriterStopped:
-            _log.error("the outcome comes too late to be written", call=permit.call.id)
-            return
-        if urgent:
-            await asyncio.wait([future])
-            future.exception()
-            return
+            _log.error("the outcome comes too late to be written", call=settled.permit.call.id)
+            return None
         self._queued.add(future)
-        future.add_done_callback(self._written)
+        future.add_done_callback(lambda future: self._written(settled, future))
+        return future
 
-    def _written(self, future: "asyncio.Future[Any]") -> None:
+    def _written(self, settled: _Settled, future: "asyncio.Future[Any]") -> None:
         self._queued.discard(future)
-        if not future.cancelled():
-            future.exception()
+        if not future.cancelled() and future.exception() is not None:
+            self._unwritten.append(settled)
 
-    def _settle(self, connection: Connection, settled: Sequence[_Settled]) -> list[None]:
+    def _settle(self, connection: Connection, asked: Sequence[_Settled]) -> list[None]:
+        open_ids = {
+            row[0]
+            for row in run(
+                connection,
+                "DELETE FROM open_calls WHERE call_id IN (SELECT value FROM json_each(?))"
+                " RETURNING call_id",
+                (orjson.dumps([one.permit.call.id for one in asked]).decode(),),
+            )
+        }
+        # What is settled already stays as it is, should a commit have failed in name only.
+        settled = [one for one in asked if one.permit.call.id in open_ids]
+        if settled:
+            self._end(connection, settled)
+        return [None] * len(asked)
+
+    def _end(self, connection: Connection, settled: Sequence[_Settled]) -> None:
         self._log.append(connection, [outcome_draft(s.permit, s.outcome) for s in settled])
-        run(
-            connection,
-            "DELETE FROM open_calls WHERE call_id IN (SELECT value FROM json_each(?))",
-            (orjson.dumps([s.permit.call.id for s in settled]).decode(),),
-        )
         holds: dict[tuple[str, str], list[int]] = {}
         for one in settled:
             charged = one.outcome.fate is not Fate.NOT_FORWARDED
@@ -85,7 +106,6 @@ class Settlement:
         returned = [s.permit.call.id for s in settled if s.outcome.fate is Fate.NOT_FORWARDED]
         if returned:
             self._grants.give_back(connection, returned)
-        return [None] * len(settled)
 
     def _charge(self, connection: Connection, holds: dict[tuple[str, str], list[int]]) -> None:
         for (budget_id, window), (released, used_up) in sorted(holds.items()):

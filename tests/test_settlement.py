@@ -147,17 +147,35 @@ async def test_log_only_keeps_the_result_and_all_others_only_commit_to_it(world:
     assert commitment(b"", b"").partition(":")[0] == allowed["payload"]["result"].partition(":")[0]
 
 
-async def test_an_outcome_that_cannot_be_written_does_not_lose_the_answer(world: World) -> None:
-    """The call was made. It stays open, so that a restart says `unknown` of it."""
-    permit = await admitted(world, risk=Risk.HIGH)
+@pytest.mark.parametrize("risk", [Risk.LOW, Risk.HIGH])
+async def test_an_outcome_that_cannot_be_written_is_written_later(world: World, risk: Risk) -> None:
+    """The call was made, so its answer goes out; until then it stays open, and holds."""
+    budget = world.add_budget(1)
+    permit = await admitted(world, risk=risk)
 
     def refuse(_: Connection) -> None:
         raise OSError("no space left on device")
 
     event.listen(world.state.writer._engine, "commit", refuse)
-    await world.state.settlement.settle(permit, an_outcome())
+    await world.state.settlement.settle(permit, an_outcome(Fate.NOT_FORWARDED))
+    with pytest.raises(OSError, match="no space"):
+        await world.state.writer.change(lambda _: None)
+    await world.state.settlement.retry()
     event.remove(world.state.writer._engine, "commit", refuse)
-    assert world.open_calls() == [permit.call.id]
+    assert (world.open_calls(), world.window(budget)) == ([permit.call.id], (0, 1))
+    await world.state.settlement.retry()
+    assert (world.open_calls(), world.window(budget)) == ([], (0, 0))
+    await world.state.settlement.retry()
+    assert len(world.records(kind="outcome")) == 1
+
+
+async def test_a_call_is_settled_once_whoever_asks_for_it_again(world: World) -> None:
+    budget = world.add_budget(10)
+    permit = await admitted(world)
+    for fate in (Fate.ANSWERED, Fate.NOT_FORWARDED):
+        await settled(world, permit, fate)
+    assert world.window(budget) == (1, 0)
+    assert [record["fate"] for record in world.records(kind="outcome")] == ["answered"]
 
 
 async def test_an_outcome_that_comes_after_the_end_does_not_lose_the_answer(tmp_path: Path) -> None:
