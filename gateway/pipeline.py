@@ -154,7 +154,7 @@ class Pipeline:
         """The last act before the first byte. Raises `Refused`."""
         if time.monotonic() > permit.deadline:
             raise Refused("not_forwarded")
-        if self.directory.epoch != permit.epoch:
+        if self.directory.epoch != permit.epoch or self.emergency_stop.everywhere():
             self.emergency_stop.check(permit.call.caller)
 
     async def _settle(self, inspected: Inspected) -> Settled:

@@ -15,6 +15,7 @@ import pytest
 from sqlalchemy import Connection, event
 
 from gateway.refusals import REASONS, Refused
+from gateway.registry.stop_file import StopFile
 from gateway.values import Action, Answer, Fate, Forwarded, Request, Risk
 from tests.builders import SECRET, World, a_body, a_request, a_state
 from tests.pipeline_world import JSON_ANSWER, RESULT, Line, a_line
@@ -291,6 +292,22 @@ async def test_what_is_withdrawn_before_the_first_byte_keeps_the_call_here(
 
     line.upstreams.connecting = connecting
     await not_sent(line, reason)
+
+
+async def test_a_stop_file_that_another_call_saw_keeps_this_one_here_too(line: Line) -> None:
+    told = []
+
+    async def connecting() -> None:
+        StopFile(line.world.state.data_dir).write("a drill")
+        told.append(error(await line.handle(a_request()))["data"]["reason_code"])
+
+    line.upstreams.connecting = connecting
+    told.append(error(await line.handle(a_request()))["data"]["reason_code"])
+    await line.quiet()
+    assert told == ["emergency_stop", "emergency_stop"]
+    effects = [record["effect"] for record in line.world.records(kind="decision")]
+    assert (effects, line.upstreams.sent) == (["forward", "refuse"], [])
+    assert line.world.records(kind="outcome")[0]["fate"] == "not_forwarded"
 
 
 async def test_a_change_that_withdraws_nothing_does_not_keep_the_call(line: Line) -> None:

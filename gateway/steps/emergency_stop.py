@@ -24,6 +24,10 @@ class EmergencyStop:
         self.check(call.caller)
         return Cleared(call, epoch)
 
+    def everywhere(self) -> bool:
+        """Whether the deployment-wide stop was in force when its file was last read."""
+        return self._stop_file() is not None
+
     def check(self, caller: Caller) -> None:
         """The same questions for what is no tool call. Raises `Refused`."""
         # As last read, which is moments ago; admission reads it anew.
