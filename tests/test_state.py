@@ -44,6 +44,13 @@ def test_what_was_made_is_there_when_it_is_opened_again(tmp_path: Path) -> None:
     assert {path.name: path.read_bytes() for path in (tmp_path / "keys").iterdir()} == keys
 
 
+def test_a_data_directory_may_have_any_name(tmp_path: Path) -> None:
+    data_dir = tmp_path / "a?b#c%20 d'é"
+    with a_state(data_dir):
+        assert (data_dir / "gateway.db-wal").exists()
+    assert list(tmp_path.iterdir()) == [data_dir]
+
+
 def test_a_second_process_is_kept_out_and_told_by_whom(tmp_path: Path) -> None:
     other = (
         "import sys; from pathlib import Path; from gateway.state import open_state\n"

@@ -9,7 +9,7 @@ import os
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import Engine, create_engine, event
+from sqlalchemy import URL, Engine, create_engine, event
 from sqlalchemy.pool import QueuePool, StaticPool
 
 
@@ -61,11 +61,16 @@ def _configure(engine: Engine, *, write: bool) -> Engine:
     return engine
 
 
+def _url(path: Path) -> URL:
+    # Not as text: a `?` in a folder's name would end the path.
+    return URL.create("sqlite", database=str(path))
+
+
 def writing_engine(path: Path) -> Engine:
     """The writer's engine: a single connection, made for a single thread."""
     return _configure(
         create_engine(
-            f"sqlite:///{path}",
+            _url(path),
             poolclass=StaticPool,
             connect_args={"check_same_thread": False, "cached_statements": 512},
         ),
@@ -77,7 +82,7 @@ def reading_engine(path: Path) -> Engine:
     """Read-only connections for the API; they never block the writer nor wait for it."""
     return _configure(
         create_engine(
-            f"sqlite:///{path}",
+            _url(path),
             poolclass=QueuePool,
             pool_size=4,
             max_overflow=4,
