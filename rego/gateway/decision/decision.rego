@@ -22,6 +22,35 @@ import data.gateway.templates
 #   that decided; the obligations are those of every finding, combined.
 # entrypoint: true
 decision := {
+	"action": rule.action,
+	"policy_ids": [concat("", ["rule:", rule.id])],
+	"reasons": [rule.reason],
+	"obligations": [],
+} if {
+	# One rule and nothing else speaks: most calls, answered without a comparison. What follows
+	# below gives the same answer, which a test holds it to.
+	[rule] = input.rules
+	_only_rules_can_speak
+	document.readable(rule)
+	rule.reason != ""
+	document.routable
+	organisation.findings == set()
+} else := {
+	"action": input.project.default_action,
+	"policy_ids": ["gateway.default"],
+	"reasons": [_default_reason],
+	"obligations": [],
+} if {
+	input.rules == []
+	_only_rules_can_speak
+	document.whole
+	organisation.findings == set()
+} else := compared
+
+# METADATA
+# title: Compared
+# description: The decision by the long way, over every finding there is.
+compared := {
 	"action": _sole[0],
 	"policy_ids": [_sole[1]],
 	"reasons": _said(_sole[2]),
@@ -34,6 +63,15 @@ decision := {
 	"reasons": sort({reason | some [action, _, reason] in _counted; action == _action; reason != ""}),
 	"obligations": _obligations,
 }
+
+# No template, no doubtful agent, no unknown tool.
+_only_rules_can_speak if {
+	input.server.template == null
+	input.tool.pin != "UNKNOWN"
+	not input.agent.asserted
+}
+
+_default_reason := "the project's default: no rule and no template policy matches"
 
 # Nearly every call has one finding that counts, and then there is nothing to compare.
 _sole := finding if {
@@ -81,7 +119,7 @@ _counted contains [finding.action, finding.policy_id, _reason(finding)] if {
 _counted contains [
 	input.project.default_action,
 	"gateway.default",
-	"the project's default: no rule and no template policy matches",
+	_default_reason,
 ] if {
 	_nothing_matches
 	document.whole
@@ -97,6 +135,14 @@ _counted contains [
 	"the input document lacks a field or has one of the wrong type",
 ] if {
 	not document.routable
+}
+
+_counted contains [
+	"DENY",
+	"gateway.input_incomplete",
+	"the input document lacks a field or has one of the wrong type",
+] if {
+	not document.rules_readable
 }
 
 _counted contains [

@@ -398,7 +398,7 @@ test_an_unknown_tool_asks if {
 }
 
 test_no_finding_at_all_denies if {
-	data.gateway.decision.action == "DENY" with input as whole with data.gateway._counted as set()
+	data.gateway.compared.action == "DENY" with input as whole with data.gateway._counted as set()
 }
 
 test_several_findings_of_one_action_decide_together if {
@@ -408,4 +408,30 @@ test_several_findings_of_one_action_decide_together if {
 		decision.action == action
 		decision.policy_ids == ["rule:1", "rule:2"]
 	}
+}
+
+test_the_short_way_says_what_the_long_way_says if {
+	policies := [{}, {"all": {"p": {"findings": {finding("LOG_ONLY")}}}}]
+	agents := [null, whole.agent, object.union(whole.agent, {"asserted": true})]
+	templates := [null, "salesforce"]
+	rule_lists := [
+		[], [rule("1", "ALLOW", tool)], [rule("1", "DENY", {})], [rule("1", "LOG_ONLY", agent)],
+		[object.union(rule("1", "ALLOW", tool), {"reason": ""})], [rule("1", "allow", tool)], ["ALLOW"],
+	]
+	pins := ["ACCEPTED", "UNKNOWN", "UNPINNED"]
+	count([1 |
+		some speaking in policies
+		some asking in agents
+		some template in templates
+		some rules in rule_lists
+		some pin in pins
+		document := object.union(with_rules(whole, rules), {
+			"agent": asking,
+			"server": object.union(whole.server, {"template": template}),
+			"tool": object.union(whole.tool, {"pin": pin}),
+		})
+		decided := data.gateway.decision with input as document with data.policies as speaking
+		compared := data.gateway.compared with input as document with data.policies as speaking
+		decided == compared
+	]) == ((2 * 3) * 2) * (7 * 3)
 }

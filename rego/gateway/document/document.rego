@@ -72,20 +72,7 @@ whole if {
 	type_name(sha256) in {"string", "null"}
 	type_name(session) in {"string", "null"}
 	_agent
-	_rules
-}
-
-_rules if input.rules == []
-
-_rules if {
-	is_array(input.rules)
-	count(input.rules) == count([rule |
-		some rule in input.rules
-		rule.action in {"ALLOW", "LOG_ONLY", "REQUIRE_APPROVAL", "DENY"}
-		is_string(rule.id)
-		is_string(rule.reason)
-		_ = [rule.agent_id, rule.server_id, rule.tool_id, rule.tool_pattern]
-	])
+	rules_readable
 }
 
 _agent if input.agent == null
@@ -102,14 +89,34 @@ _agent if {
 #   What decides which policies are asked is there and has its type. Cheap, because it is asked of
 #   every call; `whole` is asked only where nothing else speaks for one.
 routable if {
-	is_string(input.project.slug)
-	is_string(input.server.slug)
-	is_string(input.tool.name)
+	strings := [
+		input.project.slug, input.server.slug, input.tool.name,
+		input.call.method, input.context.time,
+	]
+	is_string(min(strings))
+	is_string(max(strings))
 	is_array(input.server.overrides)
 	is_object(input.arguments)
-	is_string(input.call.method)
-	is_string(input.context.time)
 	type_name(input.server.template) in {"string", "null"}
 	_agent
-	_rules
+}
+
+# METADATA
+# title: Readable rules
+# description: Every database rule is one.
+rules_readable if input.rules == []
+
+rules_readable if {
+	is_array(input.rules)
+	count(input.rules) == count([rule | some rule in input.rules; readable(rule)])
+}
+
+# METADATA
+# title: Readable rule
+# description: A row with an action, an id, a reason, and what it is bound to, maybe null.
+readable(rule) if {
+	rule.action in {"ALLOW", "LOG_ONLY", "REQUIRE_APPROVAL", "DENY"}
+	is_string(rule.id)
+	is_string(rule.reason)
+	_ = [rule.agent_id, rule.server_id, rule.tool_id, rule.tool_pattern]
 }
