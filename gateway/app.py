@@ -13,7 +13,7 @@ import structlog
 import uvloop
 from starlette.applications import Starlette
 from starlette.routing import Route
-from starlette.types import ASGIApp
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from gateway.admission import Admission
 from gateway.api.context import ApiContext, Readiness
@@ -21,7 +21,7 @@ from gateway.api.errors import EXCEPTION_HANDLERS
 from gateway.api.routes import management_routes, routes
 from gateway.assets import asset
 from gateway.dry_run import DryRun
-from gateway.edge import Edge, TokenBuckets
+from gateway.edge import PROXY_PATH, Edge, TokenBuckets
 from gateway.http1 import Client, UnixAddress
 from gateway.listeners import GRACE_SECONDS, Listener, address_of, bind
 from gateway.mcp.proxy import Proxy
@@ -235,14 +235,17 @@ def build(
 def _public(gateway: Gateway) -> ASGIApp:
     settings = gateway.settings
     proxy = Proxy(gateway.pipeline, trusted_proxies=settings.trusted_proxies)
-    application = Starlette(
-        routes=[
-            # First, because most requests are for it.
-            Route("/api/v1/mcp/proxy/{server_id}", proxy),
-            *routes(_api_context(gateway)),
-        ],
-        exception_handlers=EXCEPTION_HANDLERS,
-    )
+    api = Starlette(routes=routes(_api_context(gateway)), exception_handlers=EXCEPTION_HANDLERS)
+
+    async def application(scope: Scope, receive: Receive, send: Send) -> None:
+        # Tool calls first and past the router, whose layers cost a tenth of a call.
+        prefix, _, server_id = scope["path"].rpartition("/")
+        if prefix == PROXY_PATH.rstrip("/"):
+            scope["path_params"] = {"server_id": server_id}
+            await proxy(scope, receive, send)
+        else:
+            await api(scope, receive, send)
+
     return Edge(application, hosts=settings.hosts, origins=settings.allowed_origins)
 
 

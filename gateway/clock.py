@@ -29,9 +29,17 @@ class Clock:
     def __init__(self, source: Callable[[], float] = time.time) -> None:
         self._source = source
         self._last = ""
+        self._second = (-1, "")
 
     def now(self) -> str:
-        text = rfc3339(self._source())
+        seconds = self._source()
+        whole = int(seconds)
+        known, prefix = self._second
+        if whole != known:
+            # Asked several times for each call, and a second's text is the same a thousand times.
+            prefix = rfc3339(whole)[:-7]
+            self._second = (whole, prefix)
+        text = f"{prefix}{int((seconds - whole) * 1_000_000):06d}Z"
         if text > self._last:
             self._last = text
         return self._last

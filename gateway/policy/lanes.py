@@ -23,18 +23,21 @@ class Lane:
         if self._free and not self._waiting:
             self._free -= 1
             return
-        turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        loop = asyncio.get_running_loop()
+        turn: asyncio.Future[None] = loop.create_future()
         self._waiting.setdefault(key, deque()).append(turn)
+        late = loop.call_later(deadline - monotonic(), _give_up, turn)
         try:
-            async with asyncio.timeout(deadline - monotonic()):
-                await turn
+            await turn
         except BaseException:
             # The place may have been given in the very moment that the wait was given up.
-            if turn.done() and not turn.cancelled():
+            if turn.done() and not turn.cancelled() and turn.exception() is None:
                 self.leave()
             else:
                 self._forget(key, turn)
             raise
+        finally:
+            late.cancel()
 
     def leave(self) -> None:
         """Give the place to the next key that waits, or put it back."""
@@ -54,6 +57,11 @@ class Lane:
             turns.remove(turn)
             if not turns:
                 del self._waiting[key]
+
+
+def _give_up(turn: "asyncio.Future[None]") -> None:
+    if not turn.done():
+        turn.set_exception(TimeoutError())
 
 
 class Lanes:
