@@ -7,7 +7,16 @@ from datetime import UTC, datetime, timedelta
 
 def rfc3339(seconds: float) -> str:
     """``2026-01-31T12:00:00.000000Z``; fixed width, so that times sort as text."""
-    return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
+    whole, micros = _split(seconds)
+    return f"{_prefix(whole)}.{micros:06d}Z"
+
+
+def _split(seconds: float) -> tuple[int, int]:
+    return divmod(int(seconds * 1_000_000), 1_000_000)
+
+
+def _prefix(whole: int) -> str:
+    return datetime.fromtimestamp(whole, UTC).strftime("%Y-%m-%dT%H:%M:%S")
 
 
 def parse(text: str) -> datetime:
@@ -17,7 +26,8 @@ def parse(text: str) -> datetime:
 
 def after(text: str, seconds: float) -> str:
     """The time ``seconds`` after another."""
-    return rfc3339((parse(text) + timedelta(seconds=seconds)).timestamp())
+    later = parse(text) + timedelta(seconds=seconds)
+    return later.strftime("%Y-%m-%dT%H:%M:%S.%fZ")
 
 
 class Clock:
@@ -32,14 +42,13 @@ class Clock:
         self._second = (-1, "")
 
     def now(self) -> str:
-        seconds = self._source()
-        whole = int(seconds)
+        whole, micros = _split(self._source())
         known, prefix = self._second
         if whole != known:
             # Asked several times for each call, and a second's text is the same a thousand times.
-            prefix = rfc3339(whole)[:-7]
+            prefix = _prefix(whole)
             self._second = (whole, prefix)
-        text = f"{prefix}{int((seconds - whole) * 1_000_000):06d}Z"
+        text = f"{prefix}.{micros:06d}Z"
         if text > self._last:
             self._last = text
         return self._last
