@@ -18,11 +18,12 @@ from gateway.budgets import Ledger, Window, exceeded
 from gateway.call_records import decision_draft
 from gateway.ids import new_id
 from gateway.refusals import Refused
+from gateway.refused_calls import bounded
 from gateway.registry.directory import Directory
 from gateway.registry.grants import Grants, TooManyPending
 from gateway.store.rows import insert_rows, run
 from gateway.store.writer import Writer
-from gateway.trace.log import Appended, Log
+from gateway.trace.log import Log
 from gateway.trace.record import Draft
 from gateway.values import AgentId, Approved, Budget, Hold, Permit, Stop
 
@@ -50,7 +51,7 @@ Authorized = NewType("Authorized", Group)
 Unchanged = NewType("Unchanged", Group)
 Granted = NewType("Granted", Group)
 Held = NewType("Held", Group)
-Decided = NewType("Decided", list[tuple[Claim, Appended]])
+Decided = NewType("Decided", list[tuple[Claim, bytes]])
 
 
 class Admission:
@@ -71,9 +72,12 @@ class Admission:
         self._ledger = ledger
         self._grants = grants
         self._stop_file = stop_file
+        self._refusals = bounded()
 
     async def admit(self, approved: Approved) -> Permit:
-        """The decision is on disk when this returns. Raises `Refused`, which is on disk too."""
+        """The decision is on disk when this returns. Raises `Refused`, which is on disk too: as a
+        record of its own when it has a leaf, otherwise for the caller to count.
+        """
         permit: Permit = await self._writer.submit(self._admit, approved)
         return permit
 
@@ -180,7 +184,10 @@ class Admission:
             claim.granted, claim.approval_id = True, spent
             return
         standing = self._grants.standing(connection, claim.approved, now)
+        reason = "approval_required"
         if standing is None:
+            if self._grants.expired(connection, claim.approved, now):
+                reason = "approval_expired"
             try:
                 standing = self._grants.ask(connection, claim.approved, now)
             except TooManyPending:
@@ -190,7 +197,8 @@ class Admission:
                 return
             claim.events.append(_approval_event(claim.approved, standing.id))
         claim.approval_id = standing.id
-        reason = "approval_denied" if standing.state == "DENIED" else "approval_required"
+        if standing.state == "DENIED":
+            reason = "approval_denied"
         data = {
             "approval_id": standing.id,
             "expires_at": standing.expires_at,
@@ -242,9 +250,12 @@ class Admission:
 
     def _decided(self, connection: Connection, group: Held) -> Decided:
         drafts: list[Draft] = []
-        places: list[int] = []
+        places: list[int | None] = []
         for claim in group:
             drafts.extend(claim.events)
+            if claim.refused is not None and self._refusals.take(_key(claim)) > 0:
+                places.append(None)  # too many of them: the pipeline counts it
+                continue
             places.append(len(drafts))
             drafts.append(
                 decision_draft(
@@ -258,20 +269,25 @@ class Admission:
         appended = self._log.append(connection, drafts)
         admitted = [_open_call(claim, self._log.now) for claim in group if claim.refused is None]
         insert_rows(connection, "open_calls", _OPEN_CALL_COLUMNS, admitted)
-        return Decided([(c, appended[place]) for c, place in zip(group, places, strict=True)])
+        return Decided(
+            [
+                (claim, b"" if place is None else appended[place].leaf)
+                for claim, place in zip(group, places, strict=True)
+            ]
+        )
 
     def _permits(self, decided: Decided, epoch: int) -> list[Permit | Refused]:
         deadline = time.monotonic() + PERMIT_SECONDS
         results: list[Permit | Refused] = []
-        for claim, record in decided:
+        for claim, leaf in decided:
             if claim.refused is not None:
-                claim.refused.leaf = record.leaf
+                claim.refused.leaf = leaf
                 results.append(claim.refused)
                 continue
             results.append(
                 Permit(
                     approved=claim.approved,
-                    leaf=record.leaf,
+                    leaf=leaf,
                     deadline=deadline,
                     epoch=epoch,
                     holds=tuple(claim.holds),
@@ -302,6 +318,10 @@ def _stopped(stop_id: str, scope: str) -> Refused:
 
 def _binds(claim: Claim) -> bool:
     return claim.approved.decision.enforced
+
+
+def _key(claim: Claim) -> str:
+    return claim.approved.call.caller.key.id
 
 
 def _id(budget: Budget) -> str:

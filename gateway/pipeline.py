@@ -129,7 +129,8 @@ class Pipeline:
         try:
             permit = await self.admission.admit(approved)
         except Refused as refused:
-            return Settled(answers.refused_call(call, refused, call.id))
+            trace_id = call.id if refused.leaf else self.refused_calls.count(call, refused)
+            return Settled(answers.refused_call(call, refused, trace_id))
         except Exception as fault:  # noqa: BLE001 - nothing is durable, so nothing is sent
             _log.error("the decision could not be written", call=call.id, error=repr(fault))
             return Settled(answers.refused_call(call, Refused("trace_unavailable"), call.id))

@@ -50,7 +50,9 @@ REASONS: dict[str, Reason] = {
     "too_large_to_decide": Reason(-31003, "no", "The call is too large to be decided."),
     "approval_required": Reason(-31004, "after_decision", "A person must approve this call."),
     "approval_denied": Reason(-31004, "no", "An approver denied this call."),
-    "approval_expired": Reason(-31004, "after_decision", "The approval expired."),
+    "approval_expired": Reason(
+        -31004, "after_decision", "The approval expired before it was used; another is asked for."
+    ),
     "budget_exceeded": Reason(-31005, "at_reset", "A budget is used up."),
     "upstream_error": Reason(-31006, "no", "The tool's server failed to answer properly."),
     "upstream_auth": Reason(-31006, "no", "The tool's server refused the gateway's credential."),

@@ -6,13 +6,13 @@ loses at most that minute's counts. Malformed messages of good keys are recorded
 """
 
 import asyncio
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from sqlalchemy import Connection
 
 from gateway.call_records import refusal_draft
+from gateway.edge import TokenBuckets
 from gateway.ids import new_id
 from gateway.refusals import Refused
 from gateway.store.writer import Writer
@@ -26,12 +26,6 @@ BURST = 100.0
 
 
 @dataclass(slots=True)
-class _Bucket:
-    tokens: float
-    at: float
-
-
-@dataclass(slots=True)
 class _Count:
     record_id: str
     count: int
@@ -41,12 +35,17 @@ _Counted = tuple[str, ProjectId, KeyId, str, str]
 """Kind, project, key, reason, minute."""
 
 
+def bounded() -> TokenBuckets:
+    """One door's rate of single records."""
+    return TokenBuckets(per_second=RATE, burst=BURST)
+
+
 class RefusedCalls:
     def __init__(self, writer: Writer, log: Log, now: Callable[[], str]) -> None:
         self._writer = writer
         self._log = log
         self._now = now
-        self._buckets: dict[KeyId, _Bucket] = {}
+        self._rate = bounded()
         self._counts: dict[_Counted, _Count] = {}
 
     async def record(self, call: Call, refused: Refused) -> str:
@@ -56,12 +55,17 @@ class RefusedCalls:
         """
         key = call.caller.key
         if not self._single(key.id):
-            return self._count("refused", key.project_id, key.id, refused.reason)
+            return self.count(call, refused)
         decision = refused.decided if isinstance(refused.decided, Decision) else None
         draft = refusal_draft(call, refused, decision)
         appended: Appended = await self._writer.submit(self._append, draft)
         refused.leaf = appended.leaf
         return call.id
+
+    def count(self, call: Call, refused: Refused) -> str:
+        """Count a refusal that admission did not write, and return the id of its count's record."""
+        key = call.caller.key
+        return self._count("refused", key.project_id, key.id, refused.reason)
 
     async def reject(self, caller: Caller, code: int) -> None:
         """A message of a good key that could not be read: the code, no payload."""
@@ -99,18 +103,7 @@ class RefusedCalls:
         return self._log.append(connection, drafts)
 
     def _single(self, key_id: KeyId) -> bool:
-        now = time.monotonic()
-        bucket = self._buckets.get(key_id)
-        if bucket is None:
-            if len(self._buckets) > 10_000:
-                self._buckets.clear()
-            bucket = self._buckets[key_id] = _Bucket(BURST, now)
-        bucket.tokens = min(BURST, bucket.tokens + (now - bucket.at) * RATE)
-        bucket.at = now
-        if bucket.tokens < 1:
-            return False
-        bucket.tokens -= 1
-        return True
+        return self._rate.take(key_id) == 0
 
     def _count(self, kind: str, project_id: ProjectId, key_id: KeyId, reason: str) -> str:
         key = (kind, project_id, key_id, reason, self._now()[:16])

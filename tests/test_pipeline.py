@@ -14,6 +14,7 @@ import orjson
 import pytest
 from sqlalchemy import Connection, event
 
+from gateway.edge import TokenBuckets
 from gateway.refusals import REASONS, Refused
 from gateway.registry.stop_file import StopFile
 from gateway.values import Action, Answer, Fate, Forwarded, Request, Risk
@@ -456,11 +457,8 @@ async def test_what_cannot_be_traced_is_answered_503_and_not_sent(
 # --- how much is traced ---
 
 
-async def test_refusals_beyond_a_rate_are_counted_by_the_minute(
-    line: Line, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("gateway.refused_calls.RATE", 0.0)
-    monkeypatch.setattr("gateway.refused_calls.BURST", 3.0)
+async def test_refusals_beyond_a_rate_are_counted_by_the_minute(line: Line) -> None:
+    line.pipeline.refused_calls._rate = TokenBuckets(per_second=0.001, burst=3)
     line.policy.action = Action.DENY
     answers = [await line.handle(a_request()) for _ in range(8)]
     assert len(line.world.records(kind="decision")) == 3
@@ -474,10 +472,21 @@ async def test_refusals_beyond_a_rate_are_counted_by_the_minute(
     assert line.world.records(kind="refused") == counted
 
 
-async def test_counts_that_cannot_be_written_are_kept(
-    line: Line, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("gateway.refused_calls.BURST", 0.0)
+async def test_refusals_inside_admission_are_bounded_too(line: Line) -> None:
+    line.pipeline.admission._refusals = TokenBuckets(per_second=0.001, burst=3)
+    line.policy.action = Action.REQUIRE_APPROVAL
+    answers = [await line.handle(a_request()) for _ in range(8)]
+    assert {error(answer)["code"] for answer in answers} == {-31004}
+    assert len(line.world.records(kind="decision")) == 3
+    await line.pipeline.refused_calls.flush(everything=True)
+    (counted,) = line.world.records(kind="refused")
+    assert (counted["count"], counted["reason_code"]) == (5, "approval_required")
+    told = {error(answer)["data"]["trace_id"] for answer in answers}
+    assert told == {record["id"] for record in line.world.records() if record["kind"] != "approval"}
+
+
+async def test_counts_that_cannot_be_written_are_kept(line: Line) -> None:
+    line.pipeline.refused_calls._rate = TokenBuckets(per_second=0.001, burst=0)
     line.policy.action = Action.DENY
     await line.handle(a_request())
 

@@ -230,6 +230,8 @@ class Directory:
         definition = orjson.loads(row.current if row.accepted is None else row.accepted)
         digest = row.accepted_sha256 or row.current_sha256
         if digest not in self._compiled:
+            if len(self._compiled) >= _REMEMBERED_KINDS:
+                self._compiled.clear()
             self._compiled[digest] = self._compile_schema(definition.get("inputSchema"))
         return Tool(
             id=ToolId(row.id),

@@ -83,6 +83,21 @@ class Grants:
         ).first()
         return None if row is None else Standing(row.id, row.state, row.expires_at)
 
+    def expired(self, connection: Connection, approved: Approved, now: str) -> bool:
+        """Whether the newest approval of this exact call ran out before it was used."""
+        row = connection.execute(
+            select(approvals.c.state, approvals.c.spent_by, approvals.c.expires_at)
+            .where(approvals.c.digest == approved.digest)
+            .order_by(approvals.c.created_at.desc())
+            .limit(1)
+        ).first()
+        return (
+            row is not None
+            and row.state in ("PENDING", "APPROVED")
+            and row.spent_by is None
+            and row.expires_at <= now
+        )
+
     def ask(self, connection: Connection, approved: Approved, now: str) -> Standing:
         """Make the approval that a person decides. Raises `TooManyPending`."""
         call = approved.call
