@@ -3,13 +3,9 @@
 # description: >-
 #   What a SOQL, SOSL or SQL text asks for, read token by token: a keyword inside a literal or a
 #   comment never counts, one outside always does, whatever its case and the whitespace around it.
-#   Each function answers for any value. Where `readable` is false nothing else in the answer may
-#   be believed; where `comments` is true two servers may read the text differently.
-#
-#   The answer: `readable`; `comments`; `statement`, the first word or "UNKNOWN"; `verbs`, every
-#   statement verb, so that {"SELECT"} is a mere reading; `tables`, in capitals; `limits` and
-#   `offsets`, a number each, null for one that is no plain number; `fields`, what stands in
-#   FIELDS(…), "*" for all columns; `selects`, how many SELECTs there are, nested ones included.
+#   `soql`, `sosl` and `sql` answer {readable, comments, tokens} for any value; the other functions
+#   take that answer. Where `readable` is false nothing else may be believed; where `comments` is
+#   true two servers may read the text differently.
 package lib.queries
 
 import rego.v2
@@ -17,23 +13,121 @@ import rego.v2
 # METADATA
 # title: SOQL
 # description: Reads SOQL, where a backslash escapes inside '…' and no other quotes exist.
-soql(text) := _inspected(text, `'(?:[^'\\]|\\[\s\S])*'`, _plain)
+soql(text) := _read(text, `'(?:[^'\\]|\\[\s\S])*'`, `[(),=<>!+*/:;-]`)
 
 # METADATA
 # title: SOSL
 # description: As SOQL, but the words to search for stand in {…}.
-sosl(text) := _inspected(text, `\{(?:[^}\\]|\\[\s\S])*\}|'(?:[^'\\]|\\[\s\S])*'`, _plain)
+sosl(text) := _read(text, `\{(?:[^}\\]|\\[\s\S])*\}|'(?:[^'\\]|\\[\s\S])*'`, `[(),=<>!+*/:;-]`)
 
 # METADATA
 # title: SQL
 # description: >-
 #   Reads SQL. What dialects read differently is not readable: a backslash, "#" or "$", and the
 #   comments that MySQL executes.
-sql(text) := _inspected(text, `'(?:[^'\\]|'')*'|"(?:[^"\\]|"")*"|\x60[^\x60\\]*\x60|\[[^\]\\]*\]`, _quoting)
+sql(text) := _read(
+	text,
+	`'(?:[^'\\]|'')*'|"(?:[^"\\]|"")*"|\x60[^\x60\\]*\x60|\[[^\]\\]*\]`,
+	`[(),=<>!+*/:;%|&^~@?-]`,
+)
 
-_plain := `^[\w.]+$|^''$|^[(),=<>!+*/:;-]$`
+_read(text, literals, signs) := {"readable": _readable(kept, literals, signs), "comments": count(kept) < count(found), "tokens": tokens} if {
+	is_string(text)
+	found := regex.find_n(sprintf(`%s|--[^\n]*|/\*[\s\S]*?\*/|/\*|[\w.]+|[^\s]`, [literals]), text, -1)
+	kept := [match | some match in found; not _comment(match)]
+	tokens := [upper(match) | some match in kept]
+} else := {"readable": false, "comments": false, "tokens": []}
 
-_quoting := `^[\w.]+$|^''$|^[(),=<>!+*/:;%|&^~@?-]$|^".*"$|^\x60.*\x60$|^\[.*\]$`
+_comment(match) if startswith(match, "--")
+
+# What MySQL executes, /*! … */, stays a token, which is in no language.
+_comment(match) if {
+	startswith(match, "/*")
+	regex.match(`^/\*(?:[^!][\s\S]*)?\*/$`, match)
+}
+
+# Asked before upper(), which turns some letters beyond ASCII into ASCII ones.
+_readable(tokens, literals, signs) if {
+	count(tokens) > 0
+	regex.match(sprintf(`^(?:(?:%s|[\w.]+|%s)\n)+$`, [literals, signs]), concat("\n", array.concat(tokens, [""])))
+} else := false
+
+# METADATA
+# title: Statement
+# description: The first word, in capitals; "UNKNOWN" for a text without one.
+statement(query) := _at(query.tokens, 0, "UNKNOWN")
+
+# METADATA
+# title: Verbs
+# description: >-
+#   Every statement verb, wherever it stands, so that {"SELECT"} is a mere reading. INTO is one:
+#   SELECT … INTO writes.
+verbs(query) := {token |
+	some token in query.tokens
+	_verbs[token]
+}
+
+# METADATA
+# title: Selects
+# description: How many SELECTs there are, nested ones included.
+selects(query) := count([1 | some "SELECT" in query.tokens])
+
+# METADATA
+# title: Tables
+# description: The names after FROM, JOIN, INTO, TABLE, UPDATE and RETURNING, in capitals, without quotes.
+tables(query) := {trim(tokens[place], "\"`[]") |
+	tokens := query.tokens
+	some start, word in tokens
+	word in {"FROM", "JOIN", "INTO", "TABLE", "UPDATE"}
+	end := min({place | some place, stop in tokens; place > start; _clauses[stop]} | {count(tokens)})
+	some place, _ in tokens
+	place > start
+	place < end
+	_names_a_table(tokens, start, place)
+} | _returned(query.tokens)
+
+# METADATA
+# title: Limits
+# description: >-
+#   The numbers after LIMIT (both of "LIMIT 5, 9"), TOP and FETCH FIRST, in subqueries too; null
+#   for one that is no plain number.
+limits(query) := array.flatten([
+	[_number(tokens, place + 1) | some place, "LIMIT" in tokens],
+	[_number(tokens, place + 3) |
+		some place, "LIMIT" in tokens
+		_at(tokens, place + 2, "") == ","
+	],
+	[_number(tokens, place + 1) |
+		some place, "TOP" in tokens
+		_at(tokens, place - 1, "") in {"SELECT", "DISTINCT", "ALL"}
+		_at(tokens, place + 1, "") != ","
+	],
+	[_number(tokens, place + 2) |
+		some place, "FETCH" in tokens
+		_at(tokens, place + 1, "") in {"FIRST", "NEXT"}
+	],
+]) if {
+	tokens := query.tokens
+}
+
+# METADATA
+# title: Offsets
+# description: The numbers after OFFSET; null for one that is no plain number.
+offsets(query) := [_number(query.tokens, place + 1) | some place, "OFFSET" in query.tokens]
+
+# METADATA
+# title: Fields
+# description: What stands first in each FIELDS(…), and "*" for all columns of a table.
+fields(query) := {_at(tokens, place + 2, "") |
+	some place, "FIELDS" in tokens
+	_at(tokens, place + 1, "") == "("
+} | {"*" |
+	some place, "*" in tokens
+	before := _at(tokens, place - 1, "")
+	regex.match(`^$|^SELECT$|^DISTINCT$|^ALL$|^,$|\.$`, before)
+} if {
+	tokens := query.tokens
+}
 
 _verbs := {
 	"ALTER", "ATTACH", "CALL", "COPY", "CREATE", "DELETE", "DO", "DROP", "EXEC", "EXECUTE", "FIND",
@@ -47,66 +141,9 @@ _clauses := {
 	"VALUES", "WHERE", "WITH",
 }
 
-_nothing := {
-	"readable": false,
-	"comments": false,
-	"statement": "UNKNOWN",
-	"verbs": set(),
-	"tables": set(),
-	"limits": [],
-	"offsets": [],
-	"fields": set(),
-	"selects": 0,
-}
-
-_inspected(text, literals, allowed) := {
-	"readable": _readable(tokens, allowed),
-	"comments": count(tokens) < count(found),
-	"statement": _at(tokens, 0, "UNKNOWN"),
-	"verbs": {token | some token in tokens; token in _verbs},
-	"tables": _tables(tokens),
-	"limits": _limits(tokens),
-	"offsets": [_number(tokens, place + 1) | some place, "OFFSET" in tokens],
-	"fields": _fields(tokens),
-	"selects": count([token | some "SELECT" in tokens; token := 1]),
-} if {
-	is_string(text)
-	pattern := sprintf(`(?:%s)|--[^\n]*|/\*[\s\S]*?\*/|/\*|[\w.]+|[^\s]`, [literals])
-	found := regex.find_n(pattern, text, -1)
-	tokens := [_token(match) | some match in found; not _comment(match)]
-} else := _nothing
-
-_comment(match) if startswith(match, "--")
-
-# What MySQL executes, /*! … */, stays a token, which is in no language.
-_comment(match) if regex.match(`^/\*(?:[^!][\s\S]*)?\*/$`, match)
-
-_token(match) := "''" if {
-	regex.match(`^['{][\s\S]*['}]$`, match)
-	count(match) > 1
-} else := upper(match)
-
-_readable(tokens, allowed) if {
-	count(tokens) > 0
-	every token in tokens {
-		regex.match(allowed, token)
-	}
-} else := false
-
 _at(tokens, place, fallback) := tokens[place] if {
 	place >= 0
 } else := fallback
-
-# In SQL a quoted name may be longer than a word: what it quotes is the name.
-_tables(tokens) := {trim(tokens[place], "\"`[]") |
-	some start, word in tokens
-	word in {"FROM", "JOIN", "INTO", "TABLE", "UPDATE"}
-	end := min({place | some place, stop in tokens; place > start; stop in _clauses} | {count(tokens)})
-	some place, _ in tokens
-	place > start
-	place < end
-	_names_a_table(tokens, start, place)
-} | _returned(tokens)
 
 _names_a_table(tokens, start, place) if {
 	place == start + 1
@@ -128,32 +165,6 @@ _returned(tokens) := {tokens[place] |
 	count([token | some token in between; token == "("]) == count([token | some token in between; token == ")"])
 }
 
-_limits(tokens) := array.flatten([
-	[_number(tokens, place + 1) | some place, "LIMIT" in tokens],
-	[_number(tokens, place + 3) |
-		some place, "LIMIT" in tokens
-		_at(tokens, place + 2, "") == ","
-	],
-	[_number(tokens, place + 1) |
-		some place, "TOP" in tokens
-		_at(tokens, place - 1, "") in {"SELECT", "DISTINCT", "ALL"}
-		_at(tokens, place + 1, "") != ","
-	],
-	[_number(tokens, place + 2) |
-		some place, "FETCH" in tokens
-		_at(tokens, place + 1, "") in {"FIRST", "NEXT"}
-	],
-])
-
 _number(tokens, place) := to_number(tokens[place]) if {
 	regex.match(`^[0-9]{1,15}$`, tokens[place])
 } else := null
-
-_fields(tokens) := {_at(tokens, place + 2, "") |
-	some place, "FIELDS" in tokens
-	_at(tokens, place + 1, "") == "("
-} | {"*" |
-	some place, "*" in tokens
-	before := _at(tokens, place - 1, "")
-	regex.match(`^SELECT$|^DISTINCT$|^ALL$|^,$|\.$`, before)
-}

@@ -4,10 +4,26 @@ import rego.v2
 
 import data.lib.queries
 
-read(text) := queries.soql(text)
+everything(query) := {
+	"readable": query.readable,
+	"comments": query.comments,
+	"statement": queries.statement(query),
+	"verbs": queries.verbs(query),
+	"tables": queries.tables(query),
+	"limits": queries.limits(query),
+	"offsets": queries.offsets(query),
+	"fields": queries.fields(query),
+	"selects": queries.selects(query),
+}
+
+read(text) := everything(queries.soql(text))
+
+search(text) := everything(queries.sosl(text))
+
+sql(text) := everything(queries.sql(text))
 
 test_a_plain_query_is_read if {
-	queries.soql("SELECT Id FROM Account") == {
+	read("SELECT Id FROM Account") == {
 		"readable": true,
 		"comments": false,
 		"statement": "SELECT",
@@ -74,11 +90,11 @@ test_what_is_no_query_is_not_readable if {
 		"", "SELECT 'a", `SELECT "Id" FROM Account`, "SELECT Id FROM Account /* x", "ＳELECT Id FROM Account",
 		"SELECT Id\u00a0FROM Account", "a\u0000b", "SELECT `Id`", "SELECT Id # x", 5, null, ["SELECT"], {}, true,
 	] {
-		queries.soql(text).readable == false
-		queries.sosl(text).readable == false
+		read(text).readable == false
+		search(text).readable == false
 	}
-	queries.soql(5).statement == "UNKNOWN"
-	queries.soql("").statement == "UNKNOWN"
+	read(5).statement == "UNKNOWN"
+	read("").statement == "UNKNOWN"
 }
 
 test_a_limit_that_is_no_plain_number_is_null if {
@@ -104,37 +120,43 @@ test_nested_selects_and_their_tables_are_counted if {
 }
 
 test_a_search_has_its_words_in_braces if {
-	found := queries.sosl(`FIND {O'Brien LIMIT 9 \} "x"} IN ALL FIELDS RETURNING Account(Id, Name LIMIT 5), Contact`)
+	found := search(`FIND {O'Brien LIMIT 9 \} "x"} IN ALL FIELDS RETURNING Account(Id, Name LIMIT 5), Contact`)
 	found.readable
 	found.statement == "FIND"
 	found.limits == [5]
 	found.tables == {"ACCOUNT", "CONTACT"}
-	not queries.sosl("FIND {x").readable
+	not search("FIND {x").readable
 }
 
 test_sql_limits_in_all_dialects if {
-	queries.sql("SELECT * FROM a LIMIT 3, 9").limits == [3, 9]
-	queries.sql("SELECT TOP 5 x FROM a").limits == [5]
-	queries.sql("SELECT DISTINCT TOP (5) x FROM a").limits == [null]
-	queries.sql("SELECT top, x FROM a").limits == []
-	queries.sql("SELECT x FROM a OFFSET 2 ROWS FETCH NEXT 4 ROWS ONLY").limits == [4]
-	queries.sql("SELECT x FROM a OFFSET 2 ROWS FETCH FIRST 4 ROWS ONLY").offsets == [2]
+	sql("SELECT * FROM a LIMIT 3, 9").limits == [3, 9]
+	sql("SELECT TOP 5 x FROM a").limits == [5]
+	sql("SELECT DISTINCT TOP (5) x FROM a").limits == [null]
+	sql("SELECT top, x FROM a").limits == []
+	sql("SELECT x FROM a OFFSET 2 ROWS FETCH NEXT 4 ROWS ONLY").limits == [4]
+	sql("SELECT x FROM a OFFSET 2 ROWS FETCH FIRST 4 ROWS ONLY").offsets == [2]
 }
 
 test_sql_columns_and_tables if {
-	queries.sql("SELECT * FROM a").fields == {"*"}
-	queries.sql("SELECT a.* FROM a").fields == {"*"}
-	queries.sql("SELECT COUNT(*) FROM a").fields == set()
-	queries.sql("SELECT x FROM \"a b\", [c] JOIN `d` ON a = d WHERE x IN (SELECT y FROM e)").tables == {"A B", "C", "D", "E"}
-	queries.sql("UPDATE a SET x = 1").tables == {"A"}
-	queries.sql("SELECT x FROM (SELECT y FROM b) c").tables == {"B"}
+	sql("SELECT * FROM a").fields == {"*"}
+	sql("SELECT a.* FROM a").fields == {"*"}
+	sql("*").fields == {"*"}
+	sql("SELECT COUNT(*) FROM a").fields == set()
+	sql("SELECT x FROM \"a b\", [c] JOIN `d` ON a = d WHERE x IN (SELECT y FROM e)").tables == {"A B", "C", "D", "E"}
+	sql("UPDATE a SET x = 1").tables == {"A"}
+	sql("SELECT x FROM (SELECT y FROM b) c").tables == {"B"}
 }
 
 test_sql_verbs_are_found_wherever_they_stand if {
-	queries.sql("SELECT 'DELETE' FROM a -- DROP").verbs == {"SELECT"}
-	queries.sql("WITH x AS (DELETE FROM a RETURNING *) SELECT * FROM x").verbs == {"DELETE", "SELECT"}
-	queries.sql("SELECT 1; drop/**/table a").verbs == {"DROP", "SELECT"}
-	queries.sql("SELECT 'it''s' INTO b FROM a").verbs == {"INTO", "SELECT"}
+	sql("SELECT 'DELETE' FROM a -- DROP").verbs == {"SELECT"}
+	sql("WITH x AS (DELETE FROM a RETURNING *) SELECT * FROM x").verbs == {"DELETE", "SELECT"}
+	sql("SELECT 1; drop/**/table a").verbs == {"DROP", "SELECT"}
+	sql("SELECT 'it''s' INTO b FROM a").verbs == {"INTO", "SELECT"}
+}
+
+test_letters_beyond_ascii_become_no_keyword if {
+	not read("\u017felect Id FROM Account").readable
+	read("SELECT Id FROM Account WHERE Name = '\u017f'").readable
 }
 
 test_sql_that_dialects_read_differently_is_not_readable if {
@@ -142,7 +164,7 @@ test_sql_that_dialects_read_differently_is_not_readable if {
 		`SELECT '\' OR 1 = 1 --'`, "SELECT 1 # x", "SELECT $$x$$", "SELECT /*! 1 */ 2", "SELECT 'a", "SELECT \"a",
 		"SELECT `a", "SELECT é", 5, null,
 	] {
-		queries.sql(text).readable == false
+		sql(text).readable == false
 	}
-	queries.sql("SELECT \"a''b\", 'c\"d' FROM x").readable
+	sql("SELECT \"a''b\", 'c\"d' FROM x").readable
 }

@@ -13,14 +13,16 @@ import rego.v2
 # title: Forms
 # description: >-
 #   The forms of a name: all of it and the part after the last "__", "___", ".", "/" or ":", each
-#   also without "_work_iq". Lower case, every run of whitespace one space. The empty set for what
-#   is no string.
+#   also without "_work_iq". Lower case, line breaks as spaces. The empty set for what is no string.
 forms(name) := {form |
-	some each in [whole, regex.replace(whole, `^.*(?:__|[./:])`, "")]
-	some form in [each, trim_suffix(each, "_work_iq")]
+	some each in {whole, tail, trim_suffix(whole, "_work_iq"), trim_suffix(tail, "_work_iq")}
+	form := trim_space(each)
 	form != ""
 } if {
-	whole := lower(trim_space(regex.replace(name, `\s+`, " ")))
+	is_string(name)
+	whole := lower(strings.replace_n({"\n": " ", "\r": " ", "\t": " "}, name))
+	parts := split(strings.replace_n({".": "__", "/": "__", ":": "__"}, whole), "__")
+	tail := trim_left(parts[count(parts) - 1], "_")
 } else := set()
 
 # METADATA
@@ -35,15 +37,23 @@ matches(name, globs) if {
 }
 
 # METADATA
+# title: Called
+# description: The forms of the called tool's name; none for a name that is no string, which the router denies.
+called := forms(input.tool.name)
+
+# METADATA
 # title: Lines
+# description: What is `called`, a line each, for one regex.match with (?m)^…$ in place of many globs.
+lines := concat("\n", called)
+
+# METADATA
+# title: Plain
 # description: >-
-#   The forms of the called tool's name, a line each, for one regex.match with (?m)^…$ in place of
-#   many globs. Empty for a name that is no string, which the router denies.
-lines := concat("\n", forms(input.tool.name))
+#   What is `called` without "_", "-" and spaces: send_mail, Send-Mail and sendMail are one. For
+#   what refuses, and for exact names.
+plain contains strings.replace_n({"_": "", "-": "", " ": ""}, form) if some form in called
 
 # METADATA
 # title: Squeezed
-# description: >-
-#   As `lines`, without "_", "-" and spaces: send_mail, Send-Mail and sendMail are one. For what
-#   refuses; what allows should look at `lines`.
-squeezed := regex.replace(lines, `[_\- ]`, "")
+# description: What is `plain`, a line each.
+squeezed := concat("\n", plain)

@@ -1,0 +1,26 @@
+package connectors_test.copilot.calls
+
+import rego.v2
+
+import data.connectors.copilot.admin_code_bulk
+import data.connectors.copilot.delete_or_unseen_recipient
+import data.connectors.copilot.document_write
+import data.connectors.copilot.external_sharing
+import data.connectors.copilot.mail_write
+import data.connectors.copilot.read
+import data.connectors.copilot.teams_post
+
+# An input with just what these policies read, in an organisation called corp.example.
+call(name, arguments) := with_params(name, arguments, {"internal_domains": ["corp.example"]})
+
+with_params(name, arguments, params) := {"tool": {"name": name}, "arguments": arguments, "server": {"params": params}}
+
+# The policies that find something in a call.
+found(document) := {finding.policy_id | some findings in all_findings(document); some finding in findings}
+
+all_findings(document) := listed if {
+	listed := [
+		read.findings, mail_write.findings, document_write.findings, teams_post.findings,
+		delete_or_unseen_recipient.findings, external_sharing.findings, admin_code_bulk.findings,
+	] with input as document
+}
