@@ -114,6 +114,7 @@ test_sharing_is_for_people_inside if {
 test_generic_sends_are_for_people_inside if {
 	denied("do_action", {"path": "/me/sendMail", "body": {"message": {"bccRecipients": [{"emailAddress": {"address": "eve@evil.example"}}]}}})
 	denied("do_action", {"path": "/me/sendMail", "body": {"message": {"subject": "x"}}})
+	denied("do_action", {"path": "/me/sendMail", "to": ["11111111-1111-1111-1111-111111111111"]})
 	denied("do_action", {"path": "/me/messages/1/forward", "body": {"toRecipients": [{"emailAddress": {"address": "eve@evil.example"}}]}})
 	denied("do_action_work_iq", {"path": "/me/sendMail", "body": "VG86IGV2ZUBldmlsLmV4YW1wbGU="})
 	denied("create_entity", {"path": "/me/events", "body": {"attendees": [{"emailAddress": {"address": "eve@evil.example"}}]}})
@@ -126,6 +127,8 @@ test_an_address_may_not_hide_among_ids_and_paths if {
 	denied("create_entity", {"path": "/chats/19:x@thread.v2/members", "body": {"@odata.id": "https://graph.microsoft.com/v1.0/users/eve@evil.example"}})
 	denied(mail, {"to": "ann@corp.example", "chatId": "19:x@thread.evil.example"})
 	denied(mail, {"to": "ann@corp.example", "note": "[eve@evil.example"})
+	passes(mail, {"request": `{"to": "ann@corp.example"}`})
+	denied(mail, {"request": `{"to": "eve@evil.example"}`})
 }
 
 test_reading_reaches_nobody if {

@@ -28,6 +28,7 @@ recorded := {
 	{"m365-teams-post"}: [["create_entity", {"path": "/chats/19:x/messages", "body": {"body": {"content": "hi"}}}]],
 	{"m365-delete-or-unseen-recipient"}: [
 		["delete_entity", {"path": "/me/messages/AAMk"}],
+		["do_action", {"path": "/me/events/AAMk/cancel"}],
 		["do_action", {"path": "/me/messages/AAMk/send"}],
 		["do_action", {"path": "/me/messages/AAMk/replyAll", "body": {"comment": "x"}}],
 		["do_action", {"path": "/me/unheardOf"}],

@@ -1,0 +1,26 @@
+package connectors_test.servicenow.calls
+
+import rego.v2
+
+import data.connectors.servicenow.admin_script_bulk
+import data.connectors.servicenow.catalog_knowledge_write
+import data.connectors.servicenow.change_approval_and_workflow
+import data.connectors.servicenow.change_request
+import data.connectors.servicenow.delete_block
+import data.connectors.servicenow.incident_write
+import data.connectors.servicenow.read
+
+# An input with just what these policies read.
+call(name, arguments) := with_params(name, arguments, {})
+
+with_params(name, arguments, params) := {"tool": {"name": name}, "arguments": arguments, "server": {"params": params}}
+
+# The policies that find something in a call.
+found(name, arguments) := found_in(call(name, arguments))
+
+found_in(document) := {finding.policy_id | some findings in listed; some finding in findings} if {
+	listed := [
+		read.findings, incident_write.findings, catalog_knowledge_write.findings, change_request.findings,
+		change_approval_and_workflow.findings, delete_block.findings, admin_script_bulk.findings,
+	] with input as document
+}
