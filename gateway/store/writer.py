@@ -75,6 +75,7 @@ class Writer:
         self._queue: deque[_Job] = deque()
         self._wake = threading.Event()
         self._door = threading.Lock()
+        self._connection: Connection | None = None
         self._closing = False
         self._patience = False
         self._thread = threading.Thread(target=self._run, name="writer", daemon=True)
@@ -93,6 +94,8 @@ class Writer:
             self._thread.join()
         left = list(self._queue)  # of a writer that never ran
         _deliver(left, [_stopped() for _ in left])
+        if self._connection is not None:
+            self._connection.close()
         self._engine.dispose()
 
     def submit(
@@ -168,25 +171,44 @@ class Writer:
         _deliver(jobs, results)
 
     def _transaction(self, jobs: list[_Job]) -> list[Any]:
-        with self._engine.connect() as connection:
-            transaction = connection.begin()
-            try:
-                for participant in self._participants:
-                    participant.begin(connection)
-                results = self._work(connection, jobs)
-                transaction.commit()
-            except BaseException:
-                try:
-                    _undo(connection, transaction)
-                finally:
-                    for participant in self._participants:
-                        participant.rolled_back()
-                raise
-            # Durable from here on: no fault may make it look as if it were not.
-            self.failing = False
+        connection = self._connected()
+        transaction = connection.begin()
+        try:
             for participant in self._participants:
-                self._follow(participant, connection)
-            return results
+                participant.begin(connection)
+            results = self._work(connection, jobs)
+            transaction.commit()
+        except BaseException:
+            try:
+                self._undo(connection, transaction)
+            finally:
+                for participant in self._participants:
+                    participant.rolled_back()
+            raise
+        # Durable from here on: no fault may make it look as if it were not.
+        self.failing = False
+        for participant in self._participants:
+            self._follow(participant, connection)
+        if connection.in_transaction():
+            connection.rollback()  # a participant read; the next transaction is one of its own
+        return results
+
+    def _connected(self) -> Connection:
+        """The one connection, kept: opening it anew costs more than a small transaction."""
+        if self._connection is None:
+            self._connection = self._engine.connect()
+        return self._connection
+
+    def _undo(self, connection: Connection, transaction: RootTransaction) -> None:
+        self._connection = None
+        try:
+            if transaction.is_active:
+                transaction.rollback()
+            else:
+                # COMMIT failed and may have left the transaction open: it ends with its connection.
+                connection.invalidate()
+        finally:
+            connection.close()
 
     def _follow(self, participant: Participant, connection: Connection) -> None:
         try:
@@ -225,14 +247,6 @@ class Writer:
                 participant.rewind(mark)
             return fault
         return result
-
-
-def _undo(connection: Connection, transaction: RootTransaction) -> None:
-    if transaction.is_active:
-        transaction.rollback()
-    else:
-        # COMMIT failed and may have left the transaction open: it ends with its connection.
-        connection.invalidate()
 
 
 def _stopped() -> WriterStopped:

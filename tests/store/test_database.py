@@ -1,5 +1,6 @@
 """How the database is opened: what was committed survives, what was deleted is gone."""
 
+import sqlite3
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -51,7 +52,7 @@ def test_a_transaction_takes_the_writers_place_when_it_begins(
         engine.connect() as first,
         first.begin(),
         other.connect() as second,
-        pytest.raises(OperationalError, match="locked"),
+        pytest.raises(sqlite3.OperationalError, match="locked"),
     ):
         second.begin()
     other.dispose()
