@@ -24,8 +24,25 @@ def log_to_stderr(level: Level) -> None:
             structlog.dev.ConsoleRenderer() if people else structlog.processors.JSONRenderer(),
         ],
         wrapper_class=structlog.make_filtering_bound_logger(level),
-        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
+        logger_factory=lambda *_: _Lines(),
         cache_logger_on_first_use=True,
     )
     # The libraries' own logs: their warnings matter to an operator, their chatter does not.
     logging.basicConfig(stream=sys.stderr, level=logging.WARNING, force=True)
+
+
+class _Lines:
+    """Writes lines to whatever standard error is now, and never fails.
+
+    A log that nobody reads any more, a full disk or a closed pipe must not stop a call, let alone
+    the thread that writes the trace.
+    """
+
+    def msg(self, line: str) -> None:
+        try:
+            sys.stderr.write(line + "\n")
+            sys.stderr.flush()
+        except (OSError, ValueError):
+            return
+
+    log = debug = info = warning = error = critical = exception = fatal = msg
