@@ -59,8 +59,10 @@ check: install .venv/.dev
 	@$(BIN)/ruff format --check .
 	@$(BIN)/mypy
 	@"$(OPA)" fmt --list --fail rego connector_templates
-	@"$(OPA)" check --strict --schema rego/schemas --capabilities rego/capabilities.json rego
-	@report=$$("$(OPA)" test --coverage --threshold 100 rego) || { echo "$$report"; exit 1; }
+	@"$(OPA)" check --strict --schema rego/schemas --capabilities rego/capabilities.json \
+	  rego connector_templates
+	@report=$$("$(OPA)" test --coverage --threshold 100 --timeout 60s \
+	  rego connector_templates) || { echo "$$report"; exit 1; }
 
 bench: packages install .venv/.dev
 	@PATH="$$(dirname "$(OPA)"):$$PATH" $(BIN)/python -m benchmarks.calls

@@ -1,4 +1,4 @@
-"""What a pull request to `rego/` must pass: format, strict check, tests with whole coverage."""
+"""What a pull request to Rego must pass: format, strict check, tests with whole coverage."""
 
 import json
 import subprocess
@@ -8,7 +8,13 @@ import pytest
 
 from tests.rego.conftest import REGO, ROOT
 
-SOURCES = [path for path in REGO.rglob("*.rego") if not path.name.endswith("_test.rego")]
+FOLDERS = ["rego", "connector_templates"]
+SOURCES = [
+    path
+    for folder in FOLDERS
+    for path in sorted((ROOT / folder).rglob("*.rego"))
+    if not path.name.endswith("_test.rego")
+]
 CHECK = ["--strict", "--schema", "rego/schemas", "--capabilities", "rego/capabilities.json"]
 
 
@@ -20,16 +26,17 @@ def run(opa: str, *arguments: str) -> str:
 
 
 def test_every_file_is_formatted(opa: str) -> None:
-    run(opa, "fmt", "--list", "--fail", "rego")
+    run(opa, "fmt", "--list", "--fail", *FOLDERS)
 
 
-@pytest.mark.parametrize("how", [[], ["--bundle"]])
+@pytest.mark.parametrize("how", [FOLDERS, ["--bundle", "rego"]], ids=["files", "bundle"])
 def test_every_file_passes_the_strict_check(opa: str, how: list[str]) -> None:
-    run(opa, "check", *CHECK, *how, "rego")
+    run(opa, "check", *CHECK, *how)
 
 
 def test_every_line_is_covered_by_a_test_that_passes(opa: str) -> None:
-    run(opa, "test", "--fail-on-empty", "--coverage", "--threshold", "100", "rego")
+    whole = ["--fail-on-empty", "--coverage", "--threshold", "100", "--timeout", "60s"]
+    run(opa, "test", *whole, *FOLDERS)
 
 
 def test_the_tests_pass_at_the_roots_of_a_bundle_too(opa: str) -> None:
