@@ -1,10 +1,13 @@
 """How many tool calls a second, and how late: direct, relayed, decided, with everything on.
 
-    python -m benchmarks.calls [--seconds 8] [--json]
+    python -m benchmarks.calls [--rounds 5] [--seconds 2] [--json]
 
-One run, one machine, wrk as the client and nginx as the MCP server, all on the same cores: read
-the ratios, not the numbers. "everything on" is rules, policy, budget, stop, pin, schema types,
-the encrypted input, and the decision and outcome records, on a database with synchronous=FULL.
+One run, one machine, wrk as the client and nginx as the MCP server, all on the same cores. The
+subjects take turns in rounds and the median round counts, so that a machine that is slower now
+and then is slower for all of them: read the ratios, not the numbers.
+
+"everything on" is rules, policy, budget, stop, pin, schema types, the encrypted input, and the
+decision and outcome records, on a database with synchronous=FULL.
 """
 
 import argparse
@@ -220,30 +223,43 @@ def flush_ms(folder: Path) -> float:
     return statistics.median(took) * 1000
 
 
-def measure(seconds: int, folder: Path) -> tuple[list[Row], float]:
-    rows: list[Row] = []
+def measure(rounds: int, seconds: int, folder: Path) -> tuple[list[Row], float]:
     port = free_port()
-    with nginx(port) as upstream, gateway(folder / "data", upstream, rules=20) as subject:
+    with (
+        nginx(port) as upstream,
+        gateway(folder / "data", upstream, rules=20) as subject,
+        yardstick("bare", port) as bare,
+        yardstick("relay", port) as relay,
+        yardstick("relay", port, subject.opa_socket) as decided,
+    ):
+        keyed = {**HEADERS, "Authorization": f"Bearer {subject.key}"}
+        subjects = [
+            ("bare Starlette route", bare, HEADERS),
+            ("direct", upstream, HEADERS),
+            ("relay, no check", relay, HEADERS),
+            ("relay + policy", decided, HEADERS),
+            ("everything on", subject.url, keyed),
+        ]
+        taken: dict[tuple[str, int], list[Row]] = {}
+        for connections in CONNECTIONS:
+            for what, url, headers in subjects:
+                wrk(url, headers, connections, 1, what)  # warms up
+            for _ in range(rounds):
+                for what, url, headers in subjects:
+                    row = wrk(url, headers, connections, seconds, what)
+                    taken.setdefault((what, connections), []).append(row)
+        return [_median(rows) for rows in taken.values()], flush_ms(folder)
 
-        def each(what: str, url: str, headers: dict[str, str]) -> None:
-            for connections in CONNECTIONS:
-                wrk(url, headers, connections, 1, what)
-                rows.append(wrk(url, headers, connections, seconds, what))
-                print(_line(rows[-1], rows), file=sys.stderr)
 
-        with yardstick("bare", port) as url:
-            each("bare Starlette route", url, HEADERS)
-        each("direct", upstream, HEADERS)
-        with yardstick("relay", port) as url:
-            each("relay, no check", url, HEADERS)
-        with yardstick("relay", port, subject.opa_socket) as url:
-            each("relay + policy", url, HEADERS)
-        each(
-            "everything on",
-            subject.url,
-            {**HEADERS, "Authorization": f"Bearer {subject.key}"},
-        )
-        return rows, flush_ms(folder)
+def _median(rows: list[Row]) -> Row:
+    return Row(
+        rows[0].what,
+        rows[0].connections,
+        statistics.median(row.calls for row in rows),
+        statistics.median(row.p50 for row in rows),
+        statistics.median(row.p99 for row in rows),
+        sum(row.failed for row in rows),
+    )
 
 
 def _line(row: Row, rows: list[Row]) -> str:
@@ -256,14 +272,15 @@ def _line(row: Row, rows: list[Row]) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser()
-    parser.add_argument("--seconds", type=int, default=8)
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--seconds", type=int, default=2)
     parser.add_argument("--json", action="store_true")
     given = parser.parse_args()
     for program in ("wrk", "nginx"):
         if shutil.which(program) is None:
             sys.exit(f"{program} is missing: install your system's package of it")
     with tempfile.TemporaryDirectory(prefix="bench-") as folder:
-        rows, flush = measure(given.seconds, Path(folder))
+        rows, flush = measure(given.rounds, given.seconds, Path(folder))
     if given.json:
         document = {"flush_ms": flush, "rows": [vars_of(row) for row in rows]}
         print(json.dumps(document))

@@ -51,9 +51,20 @@ _ANSWER = {
         "content": [{"type": "text", "text": "[{'Id': '001', 'Name': 'Acme'}]"}],
     },
 }
-_LIST = {
+# A scan numbers its requests: it discovers first, then it lists.
+_DISCOVER = {
     "jsonrpc": "2.0",
     "id": 1,
+    "result": {
+        "resultType": "complete",
+        "supportedVersions": [_VERSION],
+        "capabilities": {"tools": {}},
+        "serverInfo": {"name": "bench", "version": "1"},
+    },
+}
+_LIST = {
+    "jsonrpc": "2.0",
+    "id": 2,
     "result": {"resultType": "complete", "tools": [TOOL], "ttlMs": 0, "cacheScope": "private"},
 }
 _CONFIG = """
@@ -74,6 +85,7 @@ http {{
     listen 127.0.0.1:{port} reuseport;
     default_type application/json;
     location / {{
+      if ($http_mcp_method = "server/discover") {{ return 200 '{discovered}'; }}
       if ($http_mcp_method = "tools/list") {{ return 200 '{listing}'; }}
       return 200 '{answer}';
     }}
@@ -93,7 +105,11 @@ def nginx(port: int) -> Iterator[str]:
         config = Path(folder, "nginx.conf")
         config.write_text(
             _CONFIG.format(
-                folder=folder, port=port, listing=_quoted(_LIST), answer=_quoted(_ANSWER)
+                folder=folder,
+                port=port,
+                discovered=_quoted(_DISCOVER),
+                listing=_quoted(_LIST),
+                answer=_quoted(_ANSWER),
             )
         )
         process = subprocess.Popen(["nginx", "-c", str(config), "-p", folder])
