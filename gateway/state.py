@@ -11,10 +11,12 @@ import structlog
 from sqlalchemy import Engine
 
 from gateway import keyring
+from gateway.assets import AssetMissing, asset
 from gateway.budgets import Ledger
 from gateway.clock import Clock
 from gateway.keyring import Keyring
 from gateway.mcp.arguments import compile_schema
+from gateway.policy.templates import Catalogue
 from gateway.registry.core import Registry
 from gateway.registry.directory import Directory
 from gateway.registry.grants import Grants
@@ -108,5 +110,12 @@ def _open(data_dir: Path, keys: Keyring) -> State:
         ledger=ledger,
         grants=grants,
         settlement=settlement,
-        registry=Registry(writer, reader, log, directory, keys, clock),
+        registry=Registry(writer, reader, log, directory, keys, clock, _templates()),
     )
+
+
+def _templates() -> Catalogue:
+    try:
+        return Catalogue(asset("connector_templates"))
+    except AssetMissing:
+        return Catalogue(None)

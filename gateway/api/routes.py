@@ -24,6 +24,7 @@ from gateway.api import (
     policies,
     project,
     servers,
+    templates,
     tools,
     traces,
 )
@@ -42,6 +43,7 @@ from gateway.registry.projects import ProjectPatch
 from gateway.registry.rules import NewRule, RulePatch
 from gateway.registry.servers import NewServer, ServerPatch
 from gateway.registry.stops import Lift, NewStop
+from gateway.registry.templated_servers import FromTemplate, NextVersion
 from gateway.registry.tools import Acceptance, ToolPatch
 from gateway.values import Role
 
@@ -65,6 +67,15 @@ ROUTES: tuple[Route, ...] = (
           "Change, approve or block a server", servers.ServerOut, body=ServerPatch),
     Route("DELETE", "/mcp/servers/{id}", _ADMIN, servers.remove,
           "Remove a server with its tools and rules", None, status=204),
+    Route("POST", "/mcp/servers/from-template", _ADMIN, servers.register_from_template,
+          "Register a server with a template's policies", servers.TemplatedServerOut,
+          body=FromTemplate, status=201),
+    Route("POST", "/mcp/servers/{id}/template-version", _ADMIN, servers.accept_version,
+          "Accept the template's present version", servers.ServerOut, body=NextVersion),
+    Route("GET", "/mcp/templates", _ADMIN, templates.list_templates, "List connector templates",
+          templates.TemplatesOut),
+    Route("GET", "/mcp/templates/{name}", _ADMIN, templates.get, "Read a connector template",
+          templates.TemplateOut),
     Route("POST", "/mcp/servers/{id}/scan", _ADMIN, servers.scan, "Scan a server's tools",
           servers.ScanOut),
     Route("GET", "/mcp/servers/{id}/tools", _READERS, tools.list_tools, "List a server's tools",
@@ -82,7 +93,8 @@ ROUTES: tuple[Route, ...] = (
           "Compare the accepted definition with the current one", tools.DiffOut),
     Route("POST", "/mcp/tools/{id}/accept", _ADMIN, tools.accept,
           "Accept the definition that was shown", tools.ToolOut, body=Acceptance),
-    Route("GET", "/mcp/policies", _READERS, policies.list_policies, "List rules",
+    Route("GET", "/mcp/policies", _READERS, policies.list_policies,
+          "List rules and templates' policies",
           Listing[policies.PolicyOut], query=ListQuery),
     Route("POST", "/mcp/policies", _ADMIN, policies.create, "Make a rule",
           policies.PolicyOut, body=NewRule, status=201),
@@ -90,8 +102,9 @@ ROUTES: tuple[Route, ...] = (
           policies.PolicyOut),
     Route("PATCH", "/mcp/policies/{id}", _ADMIN, policies.patch, "Change a rule",
           policies.PolicyOut, body=RulePatch),
-    Route("DELETE", "/mcp/policies/{id}", _ADMIN, policies.remove, "Remove a rule", None,
-          status=204),
+    Route("DELETE", "/mcp/policies/{id}", _ADMIN, policies.remove,
+          "Remove a rule, or disable a template's policy for a time", None,
+          query=policies.RemoveQuery, status=204),
     Route("POST", "/mcp/decide", _DECIDERS, decide.decide,
           "Ask what would be decided of a call", decide.Answer, body=decide.DecideBody),
     Route("GET", "/mcp/emergency-stop", _APPROVAL_READERS, emergency_stop.list_stops,

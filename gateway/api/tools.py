@@ -7,7 +7,8 @@ from sqlalchemy import Connection, Row
 
 from gateway.api.call import ApiCall
 from gateway.api.models import Listing, ListQuery, Output, listing
-from gateway.registry import rules, servers, tools
+from gateway.policy.templates import Template
+from gateway.registry import rules, servers, templates, tools
 from gateway.registry.core import Change
 from gateway.registry.tools import Acceptance, ToolPatch
 from gateway.values import Risk
@@ -28,7 +29,7 @@ class ToolOut(Output):
     """Of the definition that the server shows now: what `accept` wants to be told."""
     accepted_sha256: str | None
     covered_by: list[str]
-    """Rules that apply to the tool, for some agent at least."""
+    """Policies of the server's template, and rules for some agent at least, that apply to it."""
     first_seen: str
     last_seen: str
 
@@ -56,7 +57,8 @@ async def list_tools(call: ApiCall, query: ListQuery) -> Listing[ToolOut]:
         server = servers.get(connection, call.project_id, call.path["id"])
         in_force = rules.in_force(connection, call.project_id, call.now)
         page = tools.listed(connection, call.project_id, server.id, query.cursor, query.limit)
-        return listing(page, lambda row: _shown(row, in_force))
+        template = templates.available(call.context.registry.templates, server)
+        return listing(page, lambda row: _shown(row, in_force, template))
 
     return await call.read(read)
 
@@ -98,10 +100,13 @@ async def accept(call: ApiCall, body: Acceptance) -> ToolOut:
 
 
 def _now(change: Change, row: Row[Any]) -> ToolOut:
-    return _shown(row, rules.in_force(change.connection, change.project_id, change.now))
+    server = servers.get(change.connection, change.project_id, row.server_id)
+    in_force = rules.in_force(change.connection, change.project_id, change.now)
+    return _shown(row, in_force, templates.available(change.templates, server))
 
 
-def _shown(row: Row[Any], in_force: list[Row[Any]]) -> ToolOut:
+def _shown(row: Row[Any], in_force: list[Row[Any]], template: Template | None) -> ToolOut:
+    by_template = [] if template is None else template.covering(row.name)
     return ToolOut(
         id=row.id,
         server_id=row.server_id,
@@ -115,7 +120,7 @@ def _shown(row: Row[Any], in_force: list[Row[Any]]) -> ToolOut:
         description_sha256=row.description_sha256,
         definition_sha256=row.current_sha256,
         accepted_sha256=row.accepted_sha256,
-        covered_by=rules.covering(in_force, row),
+        covered_by=[*by_template, *rules.covering(in_force, row)],
         first_seen=row.first_seen,
         last_seen=row.last_seen,
     )

@@ -17,6 +17,7 @@ from sqlalchemy import Connection, Engine
 from gateway.clock import Clock
 from gateway.ids import new_id
 from gateway.keyring import Keyring
+from gateway.policy.templates import Catalogue
 from gateway.registry.directory import Directory
 from gateway.store.writer import Writer
 from gateway.trace.log import Log
@@ -62,6 +63,7 @@ class Change:
     now: str
     by: Actor
     keyring: Keyring = field(repr=False)
+    templates: Catalogue = field(repr=False)
     _log: Log = field(repr=False)
     _directory: Directory = field(repr=False)
 
@@ -114,6 +116,7 @@ class Registry:
     directory: Directory
     keyring: Keyring
     clock: Clock
+    templates: Catalogue
     _changed: "Pulse" = field(default_factory=lambda: Pulse(), repr=False)
 
     async def change(self, by: Actor, fn: Callable[[Change], Result]) -> Result:
@@ -145,7 +148,15 @@ class Registry:
         await self._changed.wait(since, seconds)
 
     def _begin(self, connection: Connection, by: Actor) -> Change:
-        return Change(connection, self.log.now, by, self.keyring, self.log, self.directory)
+        return Change(
+            connection=connection,
+            now=self.log.now,
+            by=by,
+            keyring=self.keyring,
+            templates=self.templates,
+            _log=self.log,
+            _directory=self.directory,
+        )
 
 
 class Pulse:

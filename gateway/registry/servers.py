@@ -6,14 +6,15 @@ of it needs that approval anew and voids whatever was granted before.
 
 import re
 import unicodedata
+from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 from urllib.parse import SplitResult, urlsplit
 
-from pydantic import AfterValidator, Field
+from pydantic import AfterValidator, Field, JsonValue
 from sqlalchemy import Connection, Row, delete, func, insert, or_, select, update
 
 from gateway.ids import new_id
-from gateway.registry import approvals, credentials, pages, tools
+from gateway.registry import approvals, credentials, pages, templates, tools
 from gateway.registry.core import Change
 from gateway.registry.credentials import Auth, NoAuth
 from gateway.registry.faults import Conflict, Invalid
@@ -21,6 +22,7 @@ from gateway.registry.fields import Description, Input, Name, Patch, unsent
 from gateway.registry.pages import Page
 from gateway.store import tables
 from gateway.trace.record import Field as Code
+from gateway.values import Json
 
 Connector = Literal["custom", "salesforce", "copilot", "servicenow"]
 _PORTS = {"http": 80, "https": 443}
@@ -76,6 +78,8 @@ class ServerPatch(Patch):
     server_url: Url = unsent()
     transport: Transport = unsent()
     description: Description = unsent()
+    params: dict[str, JsonValue] = unsent()
+    """Members that are not sent stay; null gives one the template's default again."""
     auth: Auth = unsent()
     is_proxied: bool = unsent()
     enforcement: Literal["enforce", "monitor"] | None = unsent()
@@ -99,11 +103,12 @@ def origin_of(url: str) -> tuple[str, str, int]:
     return parts.scheme, host, parts.port or _PORTS[parts.scheme]
 
 
-def register(change: Change, new: NewServer) -> Row[Any]:
+def register(change: Change, new: NewServer, params: Mapping[str, Json] | None = None) -> Row[Any]:
     """Make a server that waits for approval. Raises `Invalid`."""
     server_id = new_id("srv")
     connector = _connector(change, new)
     values = new.model_dump(exclude={"auth"})
+    values |= templates.columns(change.templates, connector, params or {}, "connector_type")
     values |= {
         "connector_type": connector,
         "slug": _free_slug(change, slug_of(new.name)),
@@ -114,14 +119,14 @@ def register(change: Change, new: NewServer) -> Row[Any]:
         insert(tables.servers).values(
             id=server_id,
             project_id=change.project_id,
-            params={},
             auth_sealed=credentials.seal(change.keyring, server_id, new.auth),
             revision=1,
             created_at=change.now,
             **values,
         )
     )
-    change.record("server.registered", server_id, codes={"server": server_id}, after=values)
+    shown = {name: value for name, value in values.items() if name != "template_accepted"}
+    change.record("server.registered", server_id, codes={"server": server_id}, after=shown)
     return get(change.connection, change.project_id, server_id)
 
 
@@ -131,6 +136,8 @@ def patch(change: Change, server_id: str, asked: ServerPatch) -> Row[Any]:
     sent = asked.sent()
     rerouted = _rerouted(before, sent)
     values: dict[str, Any] = {name: value for name, value in sent.items() if name != "auth"}
+    if "params" in values:
+        values["params"] = templates.merged(change.templates, before, values["params"])
     if rerouted:
         _check_reroute(change, before, sent)
         values = {"status": "PENDING_APPROVAL", **values}
@@ -224,7 +231,14 @@ def _check_reroute(change: Change, before: Row[Any], sent: dict[str, Any]) -> No
         raise Invalid(faults)
 
 
+def check_reachable(server_url: str) -> None:
+    """Raises `Conflict` for a server that was made from a template and waits for its URL."""
+    if not server_url:
+        raise Conflict("The server has no URL yet; PATCH it with server_url, then activate it.")
+
+
 def _activate(change: Change, server: Row[Any]) -> None:
+    check_reachable(server.server_url)
     if server.scanned_at is None:
         raise Conflict("The server has no complete scan yet; scan it, then activate it.")
     # What an unblocked server had accepted stays so; what it has not is not accepted unseen.
@@ -233,7 +247,7 @@ def _activate(change: Change, server: Row[Any]) -> None:
 
 
 def _connector(change: Change, new: NewServer) -> str:
-    bound = _bound_to(change, new.server_url)
+    bound = _bound_to(change, new.server_url) if new.server_url else None
     if bound is None or new.connector_type == bound:
         return new.connector_type
     if "connector_type" in new.model_fields_set and new.connector_type != "custom":
@@ -244,7 +258,7 @@ def _connector(change: Change, new: NewServer) -> str:
 def _bound_to(change: Change, url: str) -> str | None:
     """The template to which a server of this project bound the URL's origin."""
     query = select(_s.server_url, _s.connector_type).where(
-        _s.project_id == change.project_id, _s.connector_type != "custom"
+        _s.project_id == change.project_id, _s.connector_type != "custom", _s.server_url != ""
     )
     wanted = origin_of(url)
     for server_url, connector in change.connection.execute(query):

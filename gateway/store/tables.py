@@ -94,6 +94,8 @@ servers = Table(
     Column("transport", String, nullable=False),
     Column("connector_type", String, nullable=False),
     Column("params", JSON, nullable=False),
+    Column("template_version", String),  # that an administrator accepted
+    Column("template_accepted", JSON),  # its policies and parameters then
     Column("status", String, nullable=False),  # PENDING_APPROVAL · ACTIVE · BLOCKED
     Column("enforcement", String),
     Column("is_proxied", Boolean, nullable=False),

@@ -2,17 +2,21 @@
 
 import pytest
 
+from gateway.clock import after
 from gateway.values import ServerId
 from tests.api.world import World
 
 pytestmark = pytest.mark.anyio
 
 OVERRIDE = {
-    "policy_id": "salesforce.delete",
-    "action": "REQUIRE_APPROVAL",
+    "policy_id": "sf-record-delete",
+    "action": "LOG_ONLY",
     "reason": "clean-up in March",
-    "expires_at": "2099-01-01T00:00:00+01:00",
 }
+
+
+def _override(world: World, days: float = 30) -> dict[str, str]:
+    return OVERRIDE | {"expires_at": after(world.state.clock.now(), days * 86_400)}
 
 
 async def test_an_override_is_live_at_a_click_and_gone_at_another(world: World) -> None:
@@ -28,16 +32,30 @@ async def test_an_override_is_live_at_a_click_and_gone_at_another(world: World) 
         }
         servers = [(await client.post("mcp/servers", json=body)).json()["id"] for _ in range(2)]
         path = f"mcp/servers/{servers[0]}/overrides"
-        made = await client.post(path, json=OVERRIDE)
+        override = _override(world)
+        made = await client.post(path, json=override)
         assert made.status_code == 201
-        assert live(servers[0]) == ["2098-12-31T23:00:00.000000Z"]
+        assert live(servers[0]) == [override["expires_at"]]
         assert (await client.get(path)).json()["items"] == [made.json()]
         elsewhere = f"mcp/servers/{servers[1]}/overrides/{made.json()['id']}"
         assert (await client.delete(elsewhere)).status_code == 404
         assert (await client.delete(f"{path}/{made.json()['id']}")).status_code == 204
         assert live(servers[0]) == []
-        await client.post(path, json=OVERRIDE)
+        await client.post(path, json=override)
         assert (await client.delete(f"mcp/servers/{servers[0]}")).status_code == 204
+
+
+async def test_an_override_is_for_a_policy_of_the_template_and_a_year_at_most(
+    world: World,
+) -> None:
+    async with world.client() as client:
+        made = await client.post("mcp/servers/from-template", json={"template": "salesforce"})
+        path = f"mcp/servers/{made.json()['id']}/overrides"
+        wrong = _override(world, days=367) | {"policy_id": "m365-read"}
+        answer = await client.post(path, json=wrong)
+        faults = {d["field"]: d["message"] for d in answer.json()["error"]["details"]}
+        assert faults.keys() == {"policy_id", "expires_at"}
+        assert "sf-record-delete" in faults["policy_id"]
 
 
 async def test_an_override_that_never_ends_or_loosens_nothing_is_refused(world: World) -> None:
@@ -49,5 +67,5 @@ async def test_an_override_that_never_ends_or_loosens_nothing_is_refused(world: 
         details = (await client.post(path, json=wrong)).json()["error"]["details"]
         assert {detail["field"] for detail in details} == {"policy_id", "expires_at", "agent_id"}
         for name in ("expires_at", "reason"):
-            less = {key: value for key, value in OVERRIDE.items() if key != name}
+            less = {key: value for key, value in _override(world).items() if key != name}
             assert (await client.post(path, json=less)).status_code == 400
