@@ -163,6 +163,38 @@ def test_nothing_that_harms_is_allowed_without_arguments_or_with_odd_ones(
     assert allowed == []
 
 
+KEYS = [
+    *("query", "soql", "fields", "whereClause", "limit", "offset", "fetchAll", "sobject-name"),
+    *("object", "type", "attributes", "url", "relationship-path", "operation", "to", "attendees"),
+    *("members", "userId", "scope", "path", "entityUrls", "body", "@odata.id", "table", "method"),
+    *("approval", "state", "text", "ccRecipients"),
+]
+
+ODD: list[object] = [
+    *(None, True, 0, -1, 1e300, 10**18, [], {}, [[]], [None], {"": None}, [5, "x"]),
+    *("", " ", "\x00", "é", "{", "{}", "[[", '["a", 5]', "'", "%", "%zz", "/", "//", "https://"),
+    *("@", "a@b", "users('", "--", "/*", "LIMIT", "x" * 3000),
+    {"a": {"b": [1, {"c": "d@e"}]}},
+]
+
+
+@pytest.mark.parametrize("template", NAMES)
+def test_no_argument_of_whatever_type_is_an_error(decide: Decide, template: str) -> None:
+    tools = sorted({tool for tool, _, _ in EXPECTED[template]})[::4] + ["unheard_of", "rest_api"]
+    asked = [
+        (tool, arguments)
+        for tool in [*tools, "do_action", "sendMail", "create_record", "soqlQuery"]
+        for odd in ODD
+        for arguments in (dict.fromkeys(KEYS, odd), {"a": [dict.fromkeys(KEYS, odd)]})
+    ]
+    decisions = decide([a_call(template, tool, arguments) for tool, arguments in asked])
+    writers = ("do_action", "sendMail") if template == "copilot" else ("create_record",)
+    actions = {
+        d["action"] for (tool, _), d in zip(asked, decisions, strict=True) if tool in writers
+    }
+    assert "ALLOW" not in actions
+
+
 @pytest.mark.parametrize("template", NAMES)
 @pytest.mark.parametrize("params", [{"unknown": 1}, {}])
 def test_a_missing_or_unknown_parameter_is_no_fault(

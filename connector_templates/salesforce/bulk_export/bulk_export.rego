@@ -59,12 +59,14 @@ _reasons contains "a query's LIMIT or OFFSET is no number" if {
 _reasons contains "the call asks for too many rows" if {
 	some query in _queries
 	some limit in queries.limits(query)
-	limit + max(array.concat([0], queries.offsets(query))) > _row_limit
+	is_number(limit)
+	limit + max([start | some start in array.concat([0], queries.offsets(query)); is_number(start)]) > _row_limit
 }
 
 _reasons contains "the call asks for rows beyond the limit" if {
 	some query in _queries
 	some offset in queries.offsets(query)
+	is_number(offset)
 	offset > _row_limit
 }
 

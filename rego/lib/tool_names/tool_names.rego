@@ -13,16 +13,11 @@ import rego.v2
 # title: Forms
 # description: >-
 #   The forms of a name: all of it and the part after the last "__", "___", ".", "/" or ":", each
-#   also without "_work_iq". Lower case, line breaks as spaces. The empty set for what is no string.
-forms(name) := {form |
-	some each in {whole, tail, trim_suffix(whole, "_work_iq"), trim_suffix(tail, "_work_iq")}
-	form := trim_space(each)
-	form != ""
-} if {
+#   also without "_work_iq". Lower case, every run of whitespace one space. The empty set for what is no string.
+forms(name) := {whole, tail, trim_suffix(whole, "_work_iq"), trim_suffix(tail, "_work_iq")} - {""} if {
 	is_string(name)
-	whole := lower(strings.replace_n({"\n": " ", "\r": " ", "\t": " "}, name))
-	parts := split(strings.replace_n({".": "__", "/": "__", ":": "__"}, whole), "__")
-	tail := trim_left(parts[count(parts) - 1], "_")
+	whole := trim_space(regex.replace(lower(name), `\s+`, " "))
+	tail := trim_space(regex.replace(whole, `^.*(?:__|[./:])`, ""))
 } else := set()
 
 # METADATA
@@ -47,13 +42,13 @@ called := forms(input.tool.name)
 lines := concat("\n", called)
 
 # METADATA
-# title: Plain
+# title: Squeezed
 # description: >-
-#   What is `called` without "_", "-" and spaces: send_mail, Send-Mail and sendMail are one. For
-#   what refuses, and for exact names.
-plain contains strings.replace_n({"_": "", "-": "", " ": ""}, form) if some form in called
+#   `lines` without "_", "-" and spaces: send_mail, Send-Mail and sendMail are one. For what
+#   refuses, and for exact names.
+squeezed := regex.replace(lines, `[_\- ]`, "")
 
 # METADATA
-# title: Squeezed
-# description: What is `plain`, a line each.
-squeezed := concat("\n", plain)
+# title: Plain
+# description: The lines of `squeezed`, as a set.
+plain := {name | some name in split(squeezed, "\n")}

@@ -13,7 +13,7 @@ test_a_name_has_the_forms_without_its_prefix_and_suffix if {
 	tool_names.forms("a__b__c.Send-an-email") == {"a__b__c.send-an-email", "send-an-email"}
 	tool_names.forms("x.do_action_work_iq") == {"x.do_action_work_iq", "x.do_action", "do_action_work_iq", "do_action"}
 	tool_names.forms("server/tool:run") == {"server/tool:run", "run"}
-	tool_names.forms(" CMDB \n Search ") == {"cmdb   search"}
+	tool_names.forms(" CMDB \n Search ") == {"cmdb search"}
 	tool_names.forms("ends__") == {"ends__"}
 }
 

@@ -88,7 +88,9 @@ _inside(pairs) := {[array.concat(path, below), value] |
 # description: >-
 #   The folded key that a [path, value] of `opened` belongs to: the last string of its path, so
 #   that a list's members belong to the list. "" at the top.
-key(path) := folded[count(folded) - 1] if {
+key(path) := fold(path[count(path) - 1]) if {
+	is_string(path[count(path) - 1])
+} else := folded[count(folded) - 1] if {
 	folded := [fold(step) | some step in path; is_string(step)]
 	count(folded) > 0
 } else := ""
