@@ -10,11 +10,15 @@ from typing import Protocol
 import orjson
 
 from gateway.http1 import Client, Http1Error, Response
-from gateway.policy.lanes import LARGE_BYTES, Lanes
+from gateway.policy.lanes import GROUP_BYTES, LARGE_BYTES, Lanes, Load, Told, Turn
 from gateway.values import Json
 
 LARGEST_QUESTION = 256 << 10
 """Bytes. 4 MiB questions were seen to take OPA to 14.5 GB."""
+
+DECISION = b"gateway/decision"
+_GROUP = b"gateway/group/decisions"
+_INPUT = b'{"input":'
 
 _DEADLINE = 0.25
 _RELOADING_DEADLINE = 1.0
@@ -65,6 +69,7 @@ class Engine:
         self._ready = ready
         self._lanes = Lanes(2 * (cores or os.cpu_count() or 1))
         self._large: set[asyncio.Task[Response]] = set()
+        self._groups: set[asyncio.Task[EngineAnswer | EngineFault]] = set()
         self._answered: str | None = None
 
     async def ask(
@@ -75,8 +80,7 @@ class Engine:
         `key` is whose question it is; `seconds` replaces the deadline of a decision (250 ms).
         Raises `EngineFault`; nothing is ever asked twice.
         """
-        if not self._ready():
-            raise EngineFault("OPA is not running, or not on the current bundle")
+        self._check_ready()
         seconds = seconds or self._seconds()
         due = time.monotonic() + seconds
         if len(question) <= LARGE_BYTES:
@@ -84,6 +88,85 @@ class Engine:
         else:
             response = await self._send_large(document, question, key, seconds)
         return self._believed(response.status, response.body)
+
+    async def decide(self, question: bytes, *, key: str, project: str) -> EngineAnswer:
+        """Ask `data.gateway.decision`. Questions of one project that wait together go together.
+
+        ``question`` begins with ``{"input":``. Raises `EngineFault`. A group that OPA does not
+        answer whole is asked one by one, so that no question shares another's fault.
+        """
+        if len(question) > GROUP_BYTES:
+            return await self.ask(DECISION, question, key=key)
+        self._check_ready()
+        due = time.monotonic() + self._seconds()
+        try:
+            given = await self._lanes.enter(key, len(question), due, Load(project, question))
+        except TimeoutError:
+            raise EngineFault("no place to decide became free in time") from None
+        if isinstance(given, Told):
+            return _told(given.answer)
+        if given.companions:
+            # In a task: the leader's caller may hang up, and the others must be told all the same.
+            group = asyncio.create_task(self._ask_group(question, given.companions, due))
+            self._groups.add(group)
+            group.add_done_callback(self._groups.discard)
+            return _told(await asyncio.shield(group))
+        try:
+            return await self._ask_one(question, due)
+        finally:
+            self._lanes.leave(len(question))
+
+    async def _ask_one(self, question: bytes, due: float) -> EngineAnswer:
+        response = await self._request(DECISION, question, due)
+        return self._believed(response.status, response.body)
+
+    async def _ask_group(
+        self, question: bytes, companions: tuple[Turn, ...], due: float
+    ) -> EngineAnswer | EngineFault:
+        """Tell every companion its answer or fault, and return the leader's."""
+        questions = [question, *(turn.load.question for turn in companions if turn.load)]
+        answers: list[EngineAnswer | EngineFault] = []
+        try:
+            answers = await self._together(questions, due)
+        finally:
+            self._lanes.leave(len(question))
+            gone = EngineFault("the gateway is shutting down")
+            for place, turn in enumerate(companions, 1):
+                turn.tell(answers[place] if answers else gone)
+        return answers[0]
+
+    async def _together(
+        self, questions: list[bytes], due: float
+    ) -> list[EngineAnswer | EngineFault]:
+        try:
+            response = await self._request(_GROUP, _group_question(questions), due)
+        except EngineFault as fault:
+            return [fault] * len(questions)
+        try:
+            return self._each(self._believed(response.status, response.body), len(questions))
+        except EngineFault:
+            return [await self._or_fault(question, due) for question in questions]
+
+    async def _or_fault(self, question: bytes, due: float) -> EngineAnswer | EngineFault:
+        try:
+            return await self._ask_one(question, due)
+        except EngineFault as fault:
+            return fault
+
+    def _each(self, answer: EngineAnswer, count: int) -> list[EngineAnswer | EngineFault]:
+        results = answer.result
+        if not isinstance(results, dict) or len(results) != count:
+            raise EngineFault("OPA did not answer every question of a group")
+        try:
+            return [
+                EngineAnswer(results[str(place)], answer.bundle_digest) for place in range(count)
+            ]
+        except KeyError:
+            raise EngineFault("OPA did not answer every question of a group") from None
+
+    def _check_ready(self) -> None:
+        if not self._ready():
+            raise EngineFault("OPA is not running, or not on the current bundle")
 
     async def _send(
         self, document: bytes, question: bytes, key: str, place_due: float, due: float
@@ -94,13 +177,17 @@ class Engine:
         except TimeoutError:
             raise EngineFault("no place to decide became free in time") from None
         try:
+            return await self._request(document, question, due)
+        finally:
+            self._lanes.leave(size)
+
+    async def _request(self, document: bytes, question: bytes, due: float) -> Response:
+        try:
             return await self._client.request(
-                _HEAD % (document, size), question, deadline=due, max_body=_LARGEST_ANSWER
+                _HEAD % (document, len(question)), question, deadline=due, max_body=_LARGEST_ANSWER
             )
         except Http1Error as error:
             raise EngineFault(f"OPA did not answer: {error}") from error
-        finally:
-            self._lanes.leave(size)
 
     async def _send_large(
         self, document: bytes, question: bytes, key: str, seconds: float
@@ -152,3 +239,20 @@ class Engine:
         if "result" not in answer:
             raise EngineFault("the policy's answer is undefined")
         return EngineAnswer(answer["result"], digest)
+
+
+def _told(answer: object) -> EngineAnswer:
+    if isinstance(answer, EngineAnswer):
+        return answer
+    assert isinstance(answer, EngineFault)
+    # Each who is told raises one of its own: a raised exception collects its raiser's stack.
+    raise EngineFault(str(answer))
+
+
+def _group_question(questions: list[bytes]) -> bytes:
+    """The bytes of each input, as they are, side by side."""
+    calls = (
+        b'{"id":"%d","input":%b}' % (place, question[len(_INPUT) : -1])
+        for place, question in enumerate(questions)
+    )
+    return b'{"input":{"calls":[%b]}}' % b",".join(calls)

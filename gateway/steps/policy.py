@@ -55,7 +55,9 @@ class Policy:
                 detail=f"the policy input has {len(question)} bytes of {LARGEST_QUESTION}",
             )
         try:
-            answer = await self._engine.ask(b"gateway/decision", question, key=caller.key.id)
+            answer = await self._engine.decide(
+                question, key=caller.key.id, project=caller.project.id
+            )
             verdict = _verdict(answer)
         except EngineFault as error:
             raise Refused("policy_unavailable", detail=str(error)) from error
