@@ -11,9 +11,12 @@ from sqlalchemy import Connection, delete, insert, select
 
 from gateway.api.context import ApiContext
 from gateway.api.errors import ApiError, unauthenticated
+from gateway.api.models import Output
 from gateway.clock import after
 from gateway.keyring import decrypt, encrypt
+from gateway.registry import proposals
 from gateway.registry.core import Actor, Change
+from gateway.registry.weakening import NeedsSecondPerson
 from gateway.store import tables
 from gateway.store.tables import idempotency
 from gateway.values import Json, Key, ProjectId
@@ -24,13 +27,22 @@ Answer = TypeVar("Answer", bound=BaseModel | None)
 _REMEMBERED_SECONDS = 86_400
 
 
-class Replay(Exception):
-    """This very request was answered before; the same answer again, nothing is done twice."""
+class Instead(Exception):
+    """Another answer than the route's own: that of before for a request that was made before, or
+    the proposal that was stored for a change that needs a second person."""
 
     def __init__(self, status: int, body: bytes) -> None:
         super().__init__(status)
         self.status = status
         self.body = body
+
+
+class Waiting(Output):
+    """The answer to a change that loosens and is not made until another person confirms it."""
+
+    proposal_id: str
+    expires_at: str
+    message: str = "This loosens: nothing is changed until another administrator confirms it."
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,20 +91,24 @@ class ApiCall:
         """Run a function that changes things, once per `Idempotency-Key`; it is durable after.
 
         Its answer is kept in the same transaction, so a crash leaves both or neither. Raises
-        `Replay` when it was given before.
+        `Instead` when it was given before, and when a second person must confirm the change.
         """
         once = self.idempotency
 
-        def remembering(change: Change) -> Answer:
+        def remembering(change: Change) -> Answer | Waiting:
             self._still_alive(change)
             if once is None:
-                return fn(change)
+                return _made(change, fn)
             self._recall(change, once)
-            answer = fn(change)
-            self._remember(change, once, answer)
+            answer = _made(change, fn)
+            status = 202 if isinstance(answer, Waiting) else self.status
+            self._remember(change, once, status, answer)
             return answer
 
-        return await self.context.registry.change(Actor.of(self.key), remembering)
+        answer = await self.context.registry.change(Actor.of(self.key), remembering)
+        if isinstance(answer, Waiting):
+            raise Instead(202, dump(answer))
+        return answer
 
     def _still_alive(self, change: Change) -> None:
         # The key was looked up in memory; a revocation may have been committed since.
@@ -117,9 +133,11 @@ class ApiCall:
         if row.request_sha256 != once.request_sha256:
             raise ApiError(422, "This Idempotency-Key was used for another request.")
         body = decrypt(change.keyring.data, row.response_sealed, self._seal_context(once))
-        raise Replay(row.status, body)
+        raise Instead(row.status, body)
 
-    def _remember(self, change: Change, once: Idempotency, answer: BaseModel | None) -> None:
+    def _remember(
+        self, change: Change, once: Idempotency, status: int, answer: BaseModel | None
+    ) -> None:
         # Sealed, because the answer may hold a secret that is shown only once.
         sealed = encrypt(change.keyring.data, dump(answer), self._seal_context(once))
         change.connection.execute(
@@ -127,7 +145,7 @@ class ApiCall:
                 key_id=self.key.id,
                 idempotency_key=once.key,
                 request_sha256=once.request_sha256,
-                status=self.status,
+                status=status,
                 response_sealed=sealed,
                 created_at=change.now,
             )
@@ -135,6 +153,16 @@ class ApiCall:
 
     def _seal_context(self, once: Idempotency) -> bytes:
         return f"idempotency/{self.key.id}/{once.key}".encode()
+
+
+def _made(change: Change, fn: Callable[[Change], Answer]) -> Answer | Waiting:
+    """The change's answer. What loosens and may not yet be made becomes a proposal instead."""
+    try:
+        return fn(change)
+    except NeedsSecondPerson as needed:
+        # It was refused before it wrote anything; a scan that came before it is true all the same.
+        row = proposals.propose(change, needed.wish)
+        return Waiting(proposal_id=row.id, expires_at=row.expires_at)
 
 
 def dump(answer: BaseModel | None) -> bytes:

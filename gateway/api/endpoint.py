@@ -14,7 +14,7 @@ from pydantic import BaseModel, ValidationError
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 
-from gateway.api.call import ApiCall, Idempotency, Replay, dump
+from gateway.api.call import ApiCall, Idempotency, Instead, dump
 from gateway.api.context import ApiContext
 from gateway.api.errors import (
     FORESEEN,
@@ -54,6 +54,8 @@ class Route:
     body: type[BaseModel] | None = None
     query: type[BaseModel] | None = None
     status: int = 200
+    may_loosen: bool = False
+    """Answered 202 with a proposal where a second person must confirm the change."""
 
 
 class Endpoint:
@@ -70,8 +72,8 @@ class Endpoint:
             return await self._answer(route, request, request_id)
         except FORESEEN as fault:
             return answer(fault, request_id)
-        except Replay as before:
-            return _json(before.status, before.body, request_id)
+        except Instead as other:
+            return _json(other.status, other.body, request_id)
 
     async def _answer(self, route: Route, request: Request, request_id: str) -> Response:
         key, key_digest = authenticated(self._context, request)

@@ -97,7 +97,8 @@ def _error(fault: Exception) -> ApiError:
     if isinstance(fault, Invalid):
         return faulty([Detail(name, message) for name, message in fault.fields.items()])
     if isinstance(fault, Fault):
-        return ApiError(_STATUS[type(fault)], str(fault))
+        status = next(status for kind, status in _STATUS.items() if isinstance(fault, kind))
+        return ApiError(status, str(fault))
     if isinstance(fault, BadMessage):
         return ApiError(400, fault.message)
     _log.error("the database does not answer", fault=type(fault).__name__, detail=str(fault))

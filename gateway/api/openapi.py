@@ -8,6 +8,7 @@ import orjson
 from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
 
+from gateway.api.call import Waiting
 from gateway.api.endpoint import Route
 
 VERSION = "1.0"
@@ -97,6 +98,8 @@ def _models(routes: Sequence[Route]) -> dict[tuple[type[BaseModel], _Mode], None
             found[route.body, "validation"] = None
         if route.answer is not None:
             found[route.answer, "serialization"] = None
+        if route.may_loosen:
+            found[Waiting, "serialization"] = None
     return found
 
 
@@ -131,6 +134,9 @@ def _responses(route: Route, refs: _Refs) -> dict[str, Any]:
         schema = refs[route.answer, "serialization"]
         success["content"] = {"application/json": {"schema": schema}}
     responses: dict[str, Any] = {str(route.status): success}
+    if route.may_loosen:
+        content = {"application/json": {"schema": refs[Waiting, "serialization"]}}
+        responses["202"] = {"description": "A second person must confirm it", "content": content}
     for status, description in _FAULTS.items():
         if status in _BODY_FAULTS and route.method == "GET":
             continue

@@ -23,6 +23,7 @@ from gateway.api import (
     overrides,
     policies,
     project,
+    proposals,
     servers,
     templates,
     tools,
@@ -40,6 +41,7 @@ from gateway.registry.budgets import BudgetPatch, NewBudget
 from gateway.registry.keys import NewKey
 from gateway.registry.overrides import NewOverride
 from gateway.registry.projects import ProjectPatch
+from gateway.registry.proposals import Word
 from gateway.registry.rules import NewRule, RulePatch
 from gateway.registry.servers import NewServer, ServerPatch
 from gateway.registry.stops import Lift, NewStop
@@ -64,7 +66,8 @@ ROUTES: tuple[Route, ...] = (
           servers.ServerOut, body=NewServer, status=201),
     Route("GET", "/mcp/servers/{id}", _READERS, servers.get, "Read a server", servers.ServerOut),
     Route("PATCH", "/mcp/servers/{id}", _ADMIN, servers.patch,
-          "Change, approve or block a server", servers.ServerOut, body=ServerPatch),
+          "Change, approve or block a server", servers.ServerOut, body=ServerPatch,
+          may_loosen=True),
     Route("DELETE", "/mcp/servers/{id}", _ADMIN, servers.remove,
           "Remove a server with its tools and rules", None, status=204),
     Route("POST", "/mcp/servers/from-template", _ADMIN, servers.register_from_template,
@@ -84,11 +87,11 @@ ROUTES: tuple[Route, ...] = (
           "List a server's overrides", Listing[overrides.OverrideOut], query=ListQuery),
     Route("POST", "/mcp/servers/{id}/overrides", _ADMIN, overrides.create,
           "Loosen or tighten a template's policy on a server, for a time",
-          overrides.OverrideOut, body=NewOverride, status=201),
+          overrides.OverrideOut, body=NewOverride, status=201, may_loosen=True),
     Route("DELETE", "/mcp/servers/{id}/overrides/{override_id}", _ADMIN, overrides.remove,
-          "Remove an override", None, status=204),
+          "Remove an override", None, status=204, may_loosen=True),
     Route("PATCH", "/mcp/tools/{id}", _ADMIN, tools.patch, "Override a tool's risk",
-          tools.ToolOut, body=ToolPatch),
+          tools.ToolOut, body=ToolPatch, may_loosen=True),
     Route("GET", "/mcp/tools/{id}/diff", _READERS, tools.diff,
           "Compare the accepted definition with the current one", tools.DiffOut),
     Route("POST", "/mcp/tools/{id}/accept", _ADMIN, tools.accept,
@@ -97,14 +100,21 @@ ROUTES: tuple[Route, ...] = (
           "List rules and templates' policies",
           Listing[policies.PolicyOut], query=ListQuery),
     Route("POST", "/mcp/policies", _ADMIN, policies.create, "Make a rule",
-          policies.PolicyOut, body=NewRule, status=201),
+          policies.PolicyOut, body=NewRule, status=201, may_loosen=True),
     Route("GET", "/mcp/policies/{id}", _READERS, policies.get, "Read a rule",
           policies.PolicyOut),
     Route("PATCH", "/mcp/policies/{id}", _ADMIN, policies.patch, "Change a rule",
-          policies.PolicyOut, body=RulePatch),
+          policies.PolicyOut, body=RulePatch, may_loosen=True),
     Route("DELETE", "/mcp/policies/{id}", _ADMIN, policies.remove,
           "Remove a rule, or disable a template's policy for a time", None,
-          query=policies.RemoveQuery, status=204),
+          query=policies.RemoveQuery, status=204, may_loosen=True),
+    Route("GET", "/proposals", _READERS, proposals.list_proposals,
+          "List changes that wait for a second person", Listing[proposals.ProposalOut],
+          query=ListQuery),
+    Route("POST", "/proposals/{id}/confirm", _ADMIN, proposals.confirm,
+          "Make another person's change", proposals.ProposalOut, body=Word),
+    Route("POST", "/proposals/{id}/reject", _ADMIN, proposals.reject, "Void a proposed change",
+          proposals.ProposalOut, body=Word),
     Route("POST", "/mcp/decide", _DECIDERS, decide.decide,
           "Ask what would be decided of a call", decide.Answer, body=decide.DecideBody),
     Route("GET", "/mcp/emergency-stop", _APPROVAL_READERS, emergency_stop.list_stops,
@@ -145,9 +155,9 @@ ROUTES: tuple[Route, ...] = (
     Route("GET", "/budgets/{id}", _READERS, budgets.get, "Read a budget and what is used",
           budgets.BudgetOut),
     Route("PATCH", "/budgets/{id}", _ADMIN, budgets.patch, "Change a budget",
-          budgets.BudgetOut, body=BudgetPatch),
+          budgets.BudgetOut, body=BudgetPatch, may_loosen=True),
     Route("DELETE", "/budgets/{id}", _ADMIN, budgets.remove, "Remove a budget", None,
-          status=204),
+          status=204, may_loosen=True),
     Route("GET", "/approvals", _APPROVAL_READERS, approvals.list_approvals, "List approvals",
           Listing[approvals.ApprovalOut], query=approvals.ApprovalsQuery),
     Route("GET", "/approvals/status", _CALLERS, approvals.status,
@@ -166,7 +176,7 @@ ROUTES: tuple[Route, ...] = (
     Route("GET", "/projects/current", _READERS, project.get, "Read the project's settings",
           project.ProjectOut),
     Route("PATCH", "/projects/current", _ADMIN, project.patch, "Change the project's settings",
-          project.ProjectOut, body=ProjectPatch),
+          project.ProjectOut, body=ProjectPatch, may_loosen=True),
 )
 # fmt: on
 

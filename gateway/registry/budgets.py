@@ -10,8 +10,11 @@ from gateway.registry import pages
 from gateway.registry.core import Change
 from gateway.registry.faults import Invalid
 from gateway.registry.fields import Id, Input, Patch, unsent
+from gateway.registry.loosening import budget_loosens
 from gateway.registry.pages import Page
+from gateway.registry.weakening import Wish, govern
 from gateway.store import tables
+from gateway.trace.record import Field as Code
 from gateway.values import Budget, BudgetId, ProjectId
 
 _b = tables.budgets.c
@@ -59,18 +62,24 @@ def patch(change: Change, budget_id: str, asked: BudgetPatch) -> Row[Any]:
     sent = asked.sent()
     if not sent:
         return before
+    whole = _values(before)
+    loosens = budget_loosens(whole, {**whole, **sent})
+    governed = govern(change, Wish("budget.patch", budget_id, sent, whole), loosens=loosens)
     change.connection.execute(update(tables.budgets).where(_b.id == budget_id).values(**sent))
     old = {name: getattr(before, name) for name in sent}
-    change.record("budget.changed", budget_id, codes={"budget": budget_id}, before=old, after=sent)
+    codes: dict[str, Code] = {"budget": budget_id, **governed}
+    change.record("budget.changed", budget_id, codes=codes, before=old, after=sent)
     return get(change.connection, change.project_id, budget_id)
 
 
 def remove(change: Change, budget_id: str) -> None:
     """Delete a budget. Its windows stay: calls that hold an amount settle them later."""
-    before = get(change.connection, change.project_id, budget_id)
+    old = _values(get(change.connection, change.project_id, budget_id))
+    wish = Wish("budget.remove", budget_id, {}, old)
+    governed = govern(change, wish, loosens=budget_loosens(old, None))
     change.connection.execute(delete(tables.budgets).where(_b.id == budget_id))
-    old = {name: getattr(before, name) for name in NewBudget.model_fields}
-    change.record("budget.removed", budget_id, codes={"budget": budget_id}, before=old)
+    codes: dict[str, Code] = {"budget": budget_id, **governed}
+    change.record("budget.removed", budget_id, codes=codes, before=old)
 
 
 def get(connection: Connection, project_id: str, budget_id: str) -> Row[Any]:
@@ -114,6 +123,10 @@ def spent(connection: Connection, row: Row[Any], now: str) -> tuple[int, int]:
     )
     found = connection.execute(query).first()
     return (0, 0) if found is None else (found.used, found.held)
+
+
+def _values(row: Row[Any]) -> dict[str, Any]:
+    return {name: getattr(row, name) for name in NewBudget.model_fields}
 
 
 def _check(change: Change, new: NewBudget) -> None:

@@ -56,6 +56,15 @@ class Actor:
 
 
 @dataclass(frozen=True, slots=True)
+class Confirming:
+    """The proposal that a second person confirms; see `gateway.registry.proposals`."""
+
+    proposal_id: str
+    before: Mapping[str, object] | None
+    """What it was to change, as it was then."""
+
+
+@dataclass(frozen=True, slots=True)
 class Change:
     """One change inside the writer's transaction; all of it becomes durable, or nothing."""
 
@@ -66,6 +75,7 @@ class Change:
     templates: Catalogue = field(repr=False)
     _log: Log = field(repr=False)
     _directory: Directory = field(repr=False)
+    confirming: Confirming | None = None
 
     @property
     def project_id(self) -> ProjectId:

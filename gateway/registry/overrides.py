@@ -1,5 +1,6 @@
 """Overrides: what alone loosens a template policy: on one server, with a reason, for a time."""
 
+from collections.abc import Mapping
 from typing import Any
 
 from sqlalchemy import Connection, Row, delete, insert, select
@@ -10,9 +11,11 @@ from gateway.registry import pages, servers, templates
 from gateway.registry.core import Change
 from gateway.registry.faults import Invalid, Missing
 from gateway.registry.fields import Id, Input, Name, Reason, Time
+from gateway.registry.loosening import override_loosens
 from gateway.registry.pages import Page
+from gateway.registry.weakening import Wish, govern
 from gateway.store import tables
-from gateway.values import Action
+from gateway.values import Action, Override, ServerId
 
 _o = tables.overrides.c
 
@@ -35,6 +38,8 @@ def create(change: Change, server_id: str, new: NewOverride) -> Row[Any]:
     _check(change, server, new)
     override_id = new_id("ovr")
     values = new.model_dump(mode="json")
+    loosens = _loosens(change, server, None, value(override_id, server_id, values))
+    governed = govern(change, Wish("override.create", server_id, values, None), loosens=loosens)
     change.connection.execute(
         insert(tables.overrides).values(
             id=override_id,
@@ -44,7 +49,7 @@ def create(change: Change, server_id: str, new: NewOverride) -> Row[Any]:
             **values,
         )
     )
-    codes = {"server": server_id, "agent": new.agent_id, "action": new.action.value}
+    codes = {"server": server_id, "agent": new.agent_id, "action": new.action.value} | governed
     change.record("override.created", override_id, codes=codes, after=values, reason=new.reason)
     return get(change.connection, change.project_id, server_id, override_id)
 
@@ -52,9 +57,15 @@ def create(change: Change, server_id: str, new: NewOverride) -> Row[Any]:
 def remove(change: Change, server_id: str, override_id: str) -> None:
     """Raises `Missing`."""
     before = get(change.connection, change.project_id, server_id, override_id)
-    change.connection.execute(delete(tables.overrides).where(_o.id == override_id))
+    server = servers.get(change.connection, change.project_id, server_id)
     old = {name: getattr(before, name) for name in NewOverride.model_fields}
-    codes = {"server": server_id, "agent": before.agent_id, "action": before.action}
+    loosens = before.expires_at > change.now and _loosens(
+        change, server, value(override_id, server_id, old), None
+    )
+    wish = Wish("override.remove", override_id, {"server_id": server_id}, old)
+    governed = govern(change, wish, loosens=loosens)
+    change.connection.execute(delete(tables.overrides).where(_o.id == override_id))
+    codes = {"server": server_id, "agent": before.agent_id, "action": before.action} | governed
     change.record("override.removed", override_id, codes=codes, before=old)
 
 
@@ -79,6 +90,37 @@ def listed(
     servers.get(connection, project_id, server_id)
     query = select(tables.overrides).where(_o.project_id == project_id, _o.server_id == server_id)
     return pages.page(connection, query, _o.id, cursor, limit)
+
+
+def value(override_id: str, server_id: str, values: Mapping[str, Any]) -> Override:
+    """The override as what the hot path knows it by."""
+    return Override(
+        id=override_id,
+        server_id=ServerId(server_id),
+        policy_id=values["policy_id"],
+        action=Action(values["action"]),
+        agent_id=values["agent_id"],
+        reason=values["reason"],
+        expires_at=values["expires_at"],
+    )
+
+
+def _loosens(
+    change: Change, server: Row[Any], before: Override | None, after: Override | None
+) -> bool:
+    override = after or before
+    assert override is not None
+    template = templates.available(change.templates, server)
+    policy = None if template is None else template.policy(override.policy_id)
+    others = [
+        value(row.id, row.server_id, row._asdict())
+        for row in in_force(change.connection, server.id, change.now)
+        if row.policy_id == override.policy_id and row.id != override.id
+    ]
+    if policy is None:
+        # Of a policy that nobody knows now, only a denial is surely no loosening to make.
+        return after is None or after.action is not Action.DENY
+    return override_loosens(before, after, others, policy.action)
 
 
 def _check(change: Change, server: Row[Any], new: NewOverride) -> None:

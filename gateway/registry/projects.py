@@ -7,12 +7,15 @@ from pydantic import AfterValidator, Field
 from sqlalchemy import Connection, Row, insert, select, update
 
 from gateway.ids import new_id
-from gateway.registry import keys
+from gateway.registry import keys, weakening
 from gateway.registry.core import Actor, Change, Registry
 from gateway.registry.faults import Conflict, Missing
 from gateway.registry.fields import Input, Name, Patch, unsent
 from gateway.registry.keys import NewKey
+from gateway.registry.loosening import loosened_settings
+from gateway.registry.weakening import Wish
 from gateway.store import tables
+from gateway.trace.record import Field as Code
 from gateway.values import Action, ProjectId
 
 _p = tables.projects.c
@@ -96,6 +99,7 @@ def create(change: Change, new: NewProject) -> Row[Any]:
 def patch(change: Change, asked: ProjectPatch) -> Row[Any]:
     before = get(change.connection, change.project_id)
     sent = asked.model_dump(mode="json", exclude_unset=True)
+    governed = _governed(change, before, dict(sent))
     if "retention" in sent:
         sent["retention_days"] = sent.pop("retention")
     if not sent:
@@ -104,8 +108,22 @@ def patch(change: Change, asked: ProjectPatch) -> Row[Any]:
         update(tables.projects).where(_p.id == change.project_id).values(**sent)
     )
     old = {name: getattr(before, name) for name in sent}
-    change.record("project.changed", change.project_id, before=old, after=sent)
+    change.record("project.changed", change.project_id, codes=governed, before=old, after=sent)
     return get(change.connection, change.project_id)
+
+
+def _governed(change: Change, before: Row[Any], sent: dict[str, Any]) -> dict[str, Code]:
+    names = {"retention": "retention_days"}
+    old = {name: getattr(before, names.get(name, name)) for name in sent}
+    compared, asked = dict(old), dict(sent)
+    if "weakening" in sent:
+        connection, now = change.connection, change.now
+        compared["weakening"] = weakening.mode(connection, before.id, now)
+        asked["weakening"] = sent["weakening"] or weakening.by_default(connection, before.id, now)
+    loosened = loosened_settings(compared, asked)
+    # Where loosening is forbidden, this alone may still be changed by two.
+    kind = "project.weakening" if loosened == ["weakening"] else "project.patch"
+    return weakening.govern(change, Wish(kind, None, sent, old), loosens=bool(loosened))
 
 
 def get(connection: Connection, project_id: str) -> Row[Any]:

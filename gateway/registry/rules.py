@@ -1,5 +1,6 @@
 """Rules made by a click or by API: live with the commit, carried in the policy's input."""
 
+from collections.abc import Mapping
 from fnmatch import fnmatchcase
 from typing import Annotated, Any
 
@@ -11,9 +12,11 @@ from gateway.registry import pages, tools
 from gateway.registry.core import Change
 from gateway.registry.faults import Invalid
 from gateway.registry.fields import Description, Id, Input, Name, Patch, Time, unsent
+from gateway.registry.loosening import rule_loosens
 from gateway.registry.pages import Page
+from gateway.registry.weakening import Wish, govern
 from gateway.store import tables
-from gateway.values import Action, Risk
+from gateway.values import Action, Risk, Rule
 
 _r = tables.rules.c
 _MAX_STARS = 8
@@ -62,12 +65,14 @@ def create(change: Change, new: NewRule) -> Row[Any]:
     values = new.model_dump(mode="json")
     _check(change, values)
     rule_id = new_id("pol")
+    wish = Wish("rule.create", None, values, None)
+    governed = govern(change, wish, loosens=_loosens(change, rule_id, None, values))
     change.connection.execute(
         insert(tables.rules).values(
             id=rule_id, project_id=change.project_id, created_at=change.now, **values
         )
     )
-    change.record("rule.created", rule_id, codes=_codes(values), after=values)
+    change.record("rule.created", rule_id, codes=_codes(values) | governed, after=values)
     return get(change.connection, change.project_id, rule_id)
 
 
@@ -80,17 +85,22 @@ def patch(change: Change, rule_id: str, asked: RulePatch) -> Row[Any]:
     old = {name: getattr(before, name) for name in NewRule.model_fields}
     # An expiry that was set long ago may be past; only a new one may not.
     _check(change, {**old, "expires_at": None, **sent})
-    change.connection.execute(update(tables.rules).where(_r.id == rule_id).values(**sent))
     after = {**old, **sent}
-    change.record("rule.changed", rule_id, codes=_codes(after), before=old, after=after)
+    wish = Wish("rule.patch", rule_id, sent, old)
+    governed = govern(change, wish, loosens=_loosens(change, rule_id, old, after))
+    change.connection.execute(update(tables.rules).where(_r.id == rule_id).values(**sent))
+    codes = _codes(after) | governed
+    change.record("rule.changed", rule_id, codes=codes, before=old, after=after)
     return get(change.connection, change.project_id, rule_id)
 
 
 def remove(change: Change, rule_id: str) -> None:
     before = get(change.connection, change.project_id, rule_id)
-    change.connection.execute(delete(tables.rules).where(_r.id == rule_id))
     old = {name: getattr(before, name) for name in NewRule.model_fields}
-    change.record("rule.removed", rule_id, codes=_codes(old), before=old)
+    wish = Wish("rule.remove", rule_id, {}, old)
+    governed = govern(change, wish, loosens=_loosens(change, rule_id, old, None))
+    change.connection.execute(delete(tables.rules).where(_r.id == rule_id))
+    change.record("rule.removed", rule_id, codes=_codes(old) | governed, before=old)
 
 
 def get(connection: Connection, project_id: str, rule_id: str) -> Row[Any]:
@@ -154,3 +164,42 @@ def _check(change: Change, values: dict[str, Any]) -> None:
 
 def _codes(values: dict[str, Any]) -> dict[str, Any]:
     return {"action": values["action"], "server": values["server_id"], "agent": values["agent_id"]}
+
+
+def value(rule_id: str, values: Mapping[str, Any]) -> Rule:
+    """The rule as what the hot path knows it by."""
+    return Rule(
+        id=rule_id,
+        action=Action(values["action"]),
+        agent_id=values["agent_id"],
+        server_id=values["server_id"],
+        tool_id=values["mcp_tool_id"],
+        tool_pattern=values["tool_pattern"],
+        min_risk=None if values["min_risk"] is None else Risk(values["min_risk"]),
+        expires_at=values["expires_at"],
+        reason=values["reason"],
+    )
+
+
+def _loosens(
+    change: Change, rule_id: str, before: dict[str, Any] | None, after: dict[str, Any] | None
+) -> bool:
+    connection, project_id, now = change.connection, change.project_id, change.now
+    rows = [row for row in in_force(connection, project_id, now) if row.id != rule_id]
+    others = [value(row.id, row._asdict()) for row in rows]
+    default = select(tables.projects.c.default_action).where(tables.projects.c.id == project_id)
+    return rule_loosens(
+        _living(rule_id, before, now),
+        _living(rule_id, after, now),
+        others,
+        Action(connection.execute(default).scalar_one()),
+    )
+
+
+def _living(rule_id: str, values: dict[str, Any] | None, now: str) -> Rule | None:
+    """The rule with these values; None for one that is not there, disabled or expired."""
+    if values is None or not values["enabled"]:
+        return None
+    if values["expires_at"] is not None and values["expires_at"] <= now:
+        return None
+    return value(rule_id, values)

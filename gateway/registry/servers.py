@@ -19,7 +19,9 @@ from gateway.registry.core import Change
 from gateway.registry.credentials import Auth, NoAuth
 from gateway.registry.faults import Conflict, Invalid
 from gateway.registry.fields import Description, Input, Name, Patch, unsent
+from gateway.registry.loosening import loosened_settings
 from gateway.registry.pages import Page
+from gateway.registry.weakening import Wish, govern
 from gateway.store import tables
 from gateway.trace.record import Field as Code
 from gateway.values import Json
@@ -134,6 +136,7 @@ def patch(change: Change, server_id: str, asked: ServerPatch) -> Row[Any]:
     """Change a server. Raises `Invalid`, and `Conflict` when it cannot become ACTIVE yet."""
     before = get(change.connection, change.project_id, server_id)
     sent = asked.sent()
+    governed = _governed(change, before, asked)
     rerouted = _rerouted(before, sent)
     values: dict[str, Any] = {name: value for name, value in sent.items() if name != "auth"}
     if "params" in values:
@@ -161,6 +164,7 @@ def patch(change: Change, server_id: str, asked: ServerPatch) -> Row[Any]:
         "server": server_id,
         "status_after": values.get("status", before.status),
         "approvals_withdrawn": withdrawn,
+        **governed,
     }
     change.record("server.changed", server_id, codes=codes, before=old, after=new)
     return get(change.connection, change.project_id, server_id)
@@ -210,6 +214,23 @@ def tool_counts(connection: Connection, project_id: str) -> dict[str, int]:
         .group_by(t.server_id)
     )
     return {server_id: count for server_id, count in connection.execute(query)}
+
+
+def _governed(change: Change, before: Row[Any], asked: ServerPatch) -> dict[str, Code]:
+    """Parameters loosen or tighten as their template pleases, so each change of one may loosen."""
+    sent = asked.model_dump(mode="json", exclude_unset=True, exclude={"auth"})
+    loosens = any(before.params.get(n) != v for n, v in sent.get("params", {}).items())
+    if "enforcement" in sent:
+        query = select(tables.projects.c.enforcement).where(
+            tables.projects.c.id == change.project_id
+        )
+        usual = change.connection.execute(query).scalar_one()
+        old = {"enforcement": before.enforcement or usual}
+        loosens |= bool(loosened_settings(old, {"enforcement": sent["enforcement"] or usual}))
+    old = {name: getattr(before, name) for name in sent}
+    if loosens and "auth" in asked.model_fields_set:
+        raise Invalid({"auth": "send the credential in a request of its own; this one loosens"})
+    return govern(change, Wish("server.patch", before.id, sent, old), loosens=loosens)
 
 
 def _rerouted(before: Row[Any], sent: dict[str, Any]) -> bool:

@@ -15,11 +15,14 @@ from gateway.registry.directory import stricter
 from gateway.registry.faults import Conflict
 from gateway.registry.fields import Input, Patch, Reason, Sha256, unsent
 from gateway.registry.pages import Page
+from gateway.registry.weakening import Wish, govern
 from gateway.store import tables
+from gateway.trace.record import Field as Code
 from gateway.trace.record import bounded
 from gateway.values import Risk
 
 _t = tables.tools.c
+_RISKS = list(Risk)
 
 
 class ToolPatch(Patch):
@@ -67,12 +70,22 @@ def patch(change: Change, tool_id: str, asked: ToolPatch) -> Row[Any]:
     row = get(change.connection, change.project_id, tool_id)
     if "risk_override" in asked.model_fields_set:
         override = asked.risk_override
+        wish = Wish("tool.patch", tool_id, asked.model_dump(mode="json"), _risks(row))
+        computed = stricter(row.risk_computed, row.accepted_risk)
+        milder = _RISKS.index(override or computed) < _RISKS.index(risk_of(row))
+        governed = govern(change, wish, loosens=milder)
         change.connection.execute(
             update(tables.tools).where(_t.id == tool_id).values(risk_override=override)
         )
-        codes = {**_codes(row), "risk_before": row.risk_override, "risk_after": override}
+        codes: dict[str, Code] = {**_codes(row), **governed}
+        codes |= {"risk_before": row.risk_override, "risk_after": override}
         change.record("tool.risk_overridden", tool_id, codes=codes, reason=asked.reason)
     return get(change.connection, change.project_id, tool_id)
+
+
+def _risks(row: Row[Any]) -> dict[str, str | None]:
+    names = ("risk_computed", "accepted_risk", "risk_override")
+    return {name: getattr(row, name) for name in names}
 
 
 def get(connection: Connection, project_id: str, tool_id: str) -> Row[Any]:

@@ -161,6 +161,26 @@ overrides = Table(
     Column("created_at", String, nullable=False),
 )
 
+proposals = Table(
+    "proposals",
+    metadata,
+    # Changes that loosen and wait for a second person.
+    Column("id", String, primary_key=True),
+    _project(),
+    Column("kind", String, nullable=False),
+    Column("subject", String),
+    Column("body", JSON, nullable=False),
+    Column("before", JSON),
+    Column("state", String, nullable=False),  # OPEN · CONFIRMED · REJECTED
+    Column("proposed_by", String, nullable=False),
+    Column("proposed_key", String, nullable=False),
+    Column("created_at", String, nullable=False),
+    Column("expires_at", String, nullable=False),
+    Column("decided_by", String),
+    Column("decided_at", String),
+    Column("decision_reason", Text),
+)
+
 budgets = Table(
     "budgets",
     metadata,

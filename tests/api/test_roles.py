@@ -58,6 +58,8 @@ BODIES = {
     "POST /mcp/emergency-stop/{id}/lift": {"reason": "x"},
     "PATCH /agents/{id}": {"owner": "x"},
     "PATCH /budgets/{id}": {"limit": 1},
+    "POST /proposals/{id}/confirm": {"reason": "x"},
+    "POST /proposals/{id}/reject": {"reason": "x"},
     "POST /approvals/{id}/approve": {"reason": "x"},
     "POST /approvals/{id}/deny": {"reason": "x"},
 }
@@ -75,6 +77,10 @@ async def _foreign_id(world: World, noun: str) -> str:
     async with world.client(world.foreign) as client:
         if noun == "approvals":
             return world.approval(world.foreign)
+        if noun == "proposals":
+            for weakening in ("second_person", "allowed"):
+                await client.patch("projects/current", json={"weakening": weakening})
+            return str((await client.get("proposals")).json()["items"][0]["id"])
         if noun == "traces":
             return str((await client.get("traces")).json()["items"][0]["id"])
         if noun == "tools":
