@@ -57,12 +57,21 @@ def _transport(value: str) -> str:
     return value
 
 
+def _slug(value: str) -> str:
+    if not re.fullmatch(r"[a-z][a-z0-9_]{0,63}", value):
+        raise ValueError("must be small letters, digits and underscores, a letter first, up to 64")
+    return value
+
+
+Slug = Annotated[str, AfterValidator(_slug)]
 Url = Annotated[str, Field(max_length=2048), AfterValidator(_url)]
 Transport = Annotated[Literal["streamable_http", "sse", "stdio"], AfterValidator(_transport)]
 
 
 class NewServer(Input):
     name: Name
+    slug: Slug | None = None
+    """Its name in Rego, for good; without it a free one is made from the name."""
     server_url: Url
     transport: Transport = "streamable_http"
     connector_type: Connector = "custom"
@@ -106,14 +115,14 @@ def origin_of(url: str) -> tuple[str, str, int]:
 
 
 def register(change: Change, new: NewServer, params: Mapping[str, Json] | None = None) -> Row[Any]:
-    """Make a server that waits for approval. Raises `Invalid`."""
+    """Make a server that waits for approval. Raises `Invalid`, `Conflict` for a taken slug."""
     server_id = new_id("srv")
     connector = _connector(change, new)
     values = new.model_dump(exclude={"auth"})
     values |= templates.columns(change.templates, connector, params or {}, "connector_type")
     values |= {
         "connector_type": connector,
-        "slug": _free_slug(change, slug_of(new.name)),
+        "slug": _free_slug(change, slug_of(new.name), new.slug),
         "status": "PENDING_APPROVAL",
         "auth_type": new.auth.type,
     }
@@ -288,11 +297,13 @@ def _bound_to(change: Change, url: str) -> str | None:
     return None
 
 
-def _free_slug(change: Change, slug: str) -> str:
+def _free_slug(change: Change, suggested: str, asked: str | None) -> str:
     query = select(_s.slug).where(_s.project_id == change.project_id)
     taken = set(change.connection.execute(query).scalars())
-    candidate, number = slug, 1
+    if asked in taken:
+        raise Conflict(f"A server with the slug {asked} exists.")
+    candidate, number = asked or suggested, 1
     while candidate in taken:
         number += 1
-        candidate = f"{slug}_{number}"
+        candidate = f"{suggested}_{number}"
     return candidate

@@ -9,7 +9,7 @@ from gateway.registry import servers, templates
 from gateway.registry.core import Change
 from gateway.registry.faults import Conflict, Invalid
 from gateway.registry.fields import Input, Name, Reason
-from gateway.registry.servers import NewServer, Url
+from gateway.registry.servers import NewServer, Slug, Url
 from gateway.store import tables
 
 _s = tables.servers.c
@@ -22,6 +22,8 @@ class FromTemplate(Input):
         Field(description="Without it the server waits for one"),
     ] = None
     name: Annotated[Name | None, Field(description="The template's title by default")] = None
+    slug: Slug | None = None
+    """Its name in Rego, for good; without it a free one is made from the name."""
     params: Annotated[
         dict[str, JsonValue], Field(description="What is not given gets the template's default")
     ] = {}
@@ -35,7 +37,7 @@ class NextVersion(Input):
 
 
 def create(change: Change, new: FromTemplate) -> Row[Any]:
-    """A server bound to the template, waiting for approval. Raises `Invalid`."""
+    """A server bound to the template, waiting for approval. Raises `Invalid`, `Conflict`."""
     template = change.templates.get(new.template)
     if template is None:
         templates.columns(change.templates, new.template, {}, "template")
@@ -44,6 +46,7 @@ def create(change: Change, new: FromTemplate) -> Row[Any]:
     wanted = NewServer.model_construct(
         {"name", "server_url", "connector_type"},
         name=new.name or template.title,
+        slug=new.slug,
         server_url=new.server_url or "",
         connector_type=template.name,
     )

@@ -124,6 +124,18 @@ async def test_a_scan_of_a_configuration_that_is_gone_is_not_recorded(world: Wor
         assert await _tools(client, server_id) == {}
 
 
+async def test_a_slug_may_be_chosen_and_belongs_to_one_server(world: World) -> None:
+    new = {"name": "Sales", "server_url": "https://sales.example/mcp"}
+    async with world.client() as api:
+        made = await api.post("mcp/servers", json=new | {"slug": "sales_eu"})
+        assert made.json()["slug"] == "sales_eu"
+        taken = await api.post("mcp/servers", json=new | {"slug": "sales_eu"})
+        assert taken.status_code == 409
+        for slug in ("Sales", "1sales", "sales-eu", "", "s" * 65):
+            refused = await api.post("mcp/servers", json=new | {"slug": slug})
+            assert refused.json()["error"]["details"][0]["field"] == "slug"
+
+
 async def test_slug_and_connector_never_change(world: World) -> None:
     async with world.client() as client:
         server_id = (await _registered(client))["id"]
