@@ -20,6 +20,9 @@ COMMANDS = {
     "project": "gateway.commands.project",
     "opa": "gateway.commands.opa",
     "openapi": "gateway.commands.openapi",
+    "apply": "gateway.commands.apply",
+    "diff": "gateway.commands.apply",
+    "export": "gateway.commands.apply",
 }
 
 
@@ -34,8 +37,8 @@ def command_line(*names: str) -> typer.Typer:
         pretty_exceptions_enable=False,
     )
     root.callback()(_root)
-    for name in names:
-        root.add_typer(importlib.import_module(COMMANDS[name]).app)
+    for module in dict.fromkeys(COMMANDS[name] for name in names):
+        root.add_typer(importlib.import_module(module).app)
     return root
 
 

@@ -21,7 +21,7 @@ FILES = sorted(
 LAYERS = (
     ("cli", "__main__"),
     ("commands",),
-    ("demo",),
+    ("demo", "configuration"),
     ("app",),
     ("api", "dashboard", "extensions", "dry_run", "mcp.proxy", "mcp.scan"),
     ("pipeline",),

@@ -1,5 +1,6 @@
 """What several commands take, and how each of them says that it cannot go on."""
 
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -8,6 +9,7 @@ from typing import Annotated
 import typer
 
 REFUSED = 1
+CANNOT_TELL = 3
 
 DataDir = Annotated[
     Path | None,
@@ -21,10 +23,34 @@ Port = Annotated[
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Print one line of JSON instead of text.")]
 
+ApiUrl = Annotated[
+    str, typer.Option("--url", envvar="POLICY_GATEWAY_URL", help="The gateway's URL.")
+]
+KeyFile = Annotated[
+    Path | None,
+    typer.Option("--key-file", help="File with the key to use; otherwise POLICY_GATEWAY_KEY."),
+]
+DEFAULT_URL = "http://127.0.0.1:8080"
+_KEY = "POLICY_GATEWAY_KEY"
+
+
+def api_key(key_file: Path | None) -> str:
+    """The key from the file or the environment, never from the command line, which others see."""
+    if key_file is None:
+        key = os.environ.get(_KEY, "")
+    else:
+        try:
+            key = key_file.read_text().strip()
+        except (OSError, UnicodeDecodeError) as error:
+            raise typer.BadParameter(f"cannot read {key_file}: {error}") from None
+    if not key or not key.isascii() or not key.isprintable():
+        raise typer.BadParameter(f"give a key: --key-file FILE, or the variable {_KEY}")
+    return key
+
 
 @contextmanager
-def told_plainly(*expected: type[Exception]) -> Iterator[None]:
-    """Turn a fault that was foreseen into its message on standard error and exit code 1.
+def told_plainly(*expected: type[Exception], code: int = REFUSED) -> Iterator[None]:
+    """Turn a fault that was foreseen into its message on standard error and an exit code.
 
     What was not foreseen keeps its traceback: it is a defect, and the traceback says where.
     """
@@ -33,4 +59,4 @@ def told_plainly(*expected: type[Exception]) -> Iterator[None]:
     except expected as fault:
         for line in str(fault).splitlines():
             typer.echo(f"gateway: {line}", err=True)
-        raise typer.Exit(REFUSED) from None
+        raise typer.Exit(code) from None

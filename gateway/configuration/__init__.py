@@ -1,0 +1,1 @@
+"""A project's configuration as YAML: read, compared with a running gateway, brought there."""
