@@ -19,6 +19,7 @@ COMMANDS = {
     "serve": "gateway.commands.serve",
     "project": "gateway.commands.project",
     "opa": "gateway.commands.opa",
+    "policy": "gateway.commands.policy",
     "openapi": "gateway.commands.openapi",
     "apply": "gateway.commands.apply",
     "diff": "gateway.commands.apply",

@@ -60,3 +60,8 @@ def told_plainly(*expected: type[Exception], code: int = REFUSED) -> Iterator[No
         for line in str(fault).splitlines():
             typer.echo(f"gateway: {line}", err=True)
         raise typer.Exit(code) from None
+
+
+def printable(text: str) -> str:
+    """A name or reason that a client had a hand in, without what a terminal would obey."""
+    return "".join(one if one.isprintable() else "\N{REPLACEMENT CHARACTER}" for one in text)
