@@ -28,7 +28,9 @@ _log = structlog.get_logger(__name__)
 _NAME = re.compile(r"[a-z][a-z0-9_]{0,47}")
 _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 _DOMAIN = re.compile(r"([a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?\.)+[a-z][a-z0-9-]*[a-z0-9]")
-_SEPARATORS = re.compile(r"__|[./:]")
+_SPACES = re.compile(r"[\t\n\f\r ]+")
+_PREFIX = re.compile(r"^.*(?:__|[./:])")
+_SUFFIX = "_work_iq"
 _Glob = Annotated[str, Field(pattern=r"^[^\x00-\x1f\[\]{}]+$", max_length=128)]
 _Text = Annotated[str, Field(min_length=1, max_length=2000)]
 
@@ -113,12 +115,12 @@ def forms(name: str) -> frozenset[str]:
     """The spellings of a tool's name that globs are tried on, as `data.lib.tool_names.forms` does.
 
     All of it and the part after the last ``__``, ``.``, ``/`` or ``:``, each also without
-    ``_work_iq``, in lower case.
+    ``_work_iq``, in lower case, a run of spaces as one.
     """
-    whole = re.sub(r"[\n\r\t]", " ", name).lower()
-    tail = _SEPARATORS.split(whole)[-1].lstrip("_")
-    spelled = {part.removesuffix("_work_iq").strip() for part in (whole, tail)}
-    return frozenset((spelled | {whole.strip(), tail.strip()}) - {""})
+    whole = _SPACES.sub(" ", name.lower()).strip()
+    tail = _PREFIX.sub("", whole).strip()
+    spelled = {whole, tail, whole.removesuffix(_SUFFIX), tail.removesuffix(_SUFFIX)}
+    return frozenset(spelled - {""})
 
 
 def read_template(folder: Path) -> Template:

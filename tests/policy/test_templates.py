@@ -122,7 +122,18 @@ def test_parameters_are_held_to_the_schema_all_at_once(tmp_path: Path) -> None:
 def test_globs_and_rego_agree_on_the_spellings_of_a_name() -> None:
     """What the API calls covered is found by the same names that the Rego library tries."""
     names = ["run_query", "CRM__Run_Query", "a___b", "x.y/z:Write", "send_work_iq", "a__b_WORK_IQ"]
-    names += ["", " ", "__", "tab\tname", "p__ q ", "_work_iq", "a____b", "a:__b"]
+    names += [
+        "",
+        " ",
+        "__",
+        "tab\tname",
+        "p__ q ",
+        "_work_iq",
+        "a____b",
+        "a:__b",
+        "x _work_iq",
+        "a  b.c\t",
+    ]
     query = "[data.lib.tool_names.forms(name) | some name in input]"
     done = subprocess.run(
         [the_opa(), "eval", "-f", "raw", "-d", ROOT / "rego" / "lib", "--stdin-input", query],
