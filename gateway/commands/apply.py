@@ -22,7 +22,7 @@ from gateway.commands.options import (
     told_plainly,
 )
 from gateway.configuration import document
-from gateway.configuration.api import Api, ApiRefused, ApiUnknown
+from gateway.configuration.api import Api, ApiRefused, ApiUnknown, ApiWaits
 from gateway.configuration.apply import Application, Credentials, SecretMissing, StepFailed
 from gateway.configuration.export import export as exported
 from gateway.configuration.live import Live, read
@@ -61,10 +61,15 @@ def apply(
     A second run has nothing to do; one that was cut short is finished by the next.
     """
     done: list[Step] = []
+    waiting: list[str] = []
 
-    def tell(step: Step) -> None:
-        done.append(step)
-        typer.echo(f"done: {told(step)}", err=json)
+    def tell(step: Step, waits: ApiWaits | None) -> None:
+        if waits is None:
+            done.append(step)
+            typer.echo(f"done: {told(step)}", err=json)
+        else:
+            waiting.append(waits.proposal_id)
+            typer.echo(f"{waits}: {told(step)}", err=json)
 
     with _plainly(), Api(url, api_key(key_file)) as api:
         wanted = document.read(files)
@@ -82,10 +87,13 @@ def apply(
             Application(api, live, credentials).run(todo, tell)
         finally:
             if json:
-                typer.echo(json_text.dumps({**as_object(todo), "done": len(done)}))
-            if len(done) < len(todo.steps):
+                counted = {"done": len(done), "waiting": waiting}
+                typer.echo(json_text.dumps(as_object(todo) | counted))
+            if len(done) + len(waiting) < len(todo.steps):
                 left = f"{len(done)} of {len(todo.steps)} changes are done"
                 typer.echo(f"gateway: {left}; run it again to finish", err=True)
+        if waiting:
+            raise Refused(f"{len(waiting)} changes loosen and wait for another administrator.")
 
 
 @app.command()

@@ -24,6 +24,14 @@ class ApiRefused(Exception):
         self.status = status
 
 
+class ApiWaits(Exception):
+    """The change loosens and was stored: another administrator must confirm it."""
+
+    def __init__(self, proposal_id: str) -> None:
+        super().__init__(f"waits for another administrator to confirm {proposal_id}")
+        self.proposal_id = proposal_id
+
+
 class ApiUnknown(Exception):
     """No answer, or none that says what happened."""
 
@@ -52,7 +60,7 @@ class Api:
         self._http.close()
 
     def send(self, method: str, path: str, body: Mapping[str, object] | None = None) -> Any:
-        """The answer's JSON, None when it is empty. Raises `ApiRefused`, `ApiUnknown`.
+        """The answer's JSON, None when it is empty. Raises `ApiRefused`, `ApiWaits`, `ApiUnknown`.
 
         Waits where the API says that there were too many requests.
         """
@@ -91,6 +99,8 @@ def _read(response: httpx.Response, request: str) -> Any:
     if response.is_success:
         if document is None and response.content:
             raise ApiUnknown(f"{request}: the answer is no JSON; is this a gateway's URL?")
+        if response.status_code == 202 and isinstance(document, dict):
+            raise ApiWaits(document["proposal_id"])
         return document
     error = document.get("error") if isinstance(document, dict) else None
     if not isinstance(error, dict):

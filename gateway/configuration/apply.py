@@ -4,10 +4,11 @@ import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import orjson
 
-from gateway.configuration.api import Api, ApiRefused
+from gateway.configuration.api import Api, ApiRefused, ApiWaits
 from gateway.configuration.document import ENVIRONMENT, FILE
 from gateway.configuration.items import PARAM, Item, Scalar
 from gateway.configuration.live import Live
@@ -19,6 +20,10 @@ _ROOTS = {
     "rule": "/mcp/policies",
     "budget": "/budgets",
 }
+
+
+_MAY_LOOSEN = ("enforcement", "params")
+"""A server's fields whose change may have to wait for a second person."""
 
 
 class SecretMissing(Exception):
@@ -82,15 +87,25 @@ class Application:
         self._credentials = credentials
         self._ids = {"agent": live.ids("agent"), "server": live.ids("server")}
         self._tools: dict[str, dict[str, str]] = {}
+        self._proposals: list[dict[str, Any]] = []
 
-    def run(self, plan: Plan, done: Callable[[Step], None]) -> None:
-        """Call `done` after each step. Raises `StepFailed`, `api.ApiUnknown`."""
+    def run(self, plan: Plan, done: Callable[[Step, ApiWaits | None], None]) -> None:
+        """Call `done` after each step. Raises `StepFailed`, `api.ApiUnknown`.
+
+        A step that loosens may have to wait for a second person. The others go on: they need
+        nothing of it, for only agents and servers are referred to, and to make one never waits.
+        """
+        if plan.steps:
+            self._proposals = [p for p in self._api.all("/proposals") if p["state"] == "OPEN"]
         for step in plan.steps:
+            waits = None
             try:
                 self._do(step)
             except ApiRefused as refused:
                 raise StepFailed(_told(step, refused)) from None
-            done(step)
+            except ApiWaits as waiting:
+                waits = waiting
+            done(step, waits)
 
     def _do(self, step: Step) -> None:
         match step.kind:
@@ -99,12 +114,12 @@ class Application:
             case "delete" if step.item.noun == "agent":
                 self._api.send("POST", f"/agents/{step.id}/revoke")
             case "delete":
-                self._api.send("DELETE", f"{self._root(step.item)}/{step.id}")
+                self._remove(step)
             case "change" if step.item.noun == "override":
                 # There is no change of an override. While both are there the stricter one counts;
                 # whoever dies between the two leaves both, and the next plan removes the old one.
                 self._create(step.item, sends_auth=False)
-                self._api.send("DELETE", f"{self._root(step.item)}/{step.id}")
+                self._remove(step)
             case "change":
                 self._change(step)
 
@@ -112,45 +127,67 @@ class Application:
         if item.noun == "server":
             self._register(item, sends_auth)
             return
-        made = self._api.send("POST", self._root(item), {**self._scope(item), **item.fields})
+        body = {**self._scope(item), **item.fields}
+        about = self._server(item) if item.noun == "override" else None
+        self._check_unproposed(f"{item.noun}.create", about, body)
+        made = self._api.send("POST", self._root(item), body)
         if item.noun == "agent":
             self._ids["agent"][item.name] = made["id"]
 
     def _register(self, item: Item, sends_auth: bool) -> None:
-        """Register a server; what its first request cannot say follows in a second one.
+        """Register a server; what its first request cannot say follows in another one.
 
         Between the two it waits for approval, and another plan would change what is missing.
         """
-        body, later = {**item.scope, **_body(item.fields)}, {}
-        later["params"] = body.pop("params", None)
-        if sends_auth:
-            body["auth"] = self._credentials[item.name]
+        body = {**item.scope, **_body(item.fields)}
+        later: dict[str, object] = {"params": body.pop("params")} if "params" in body else {}
         if item.fields["server_url"]:
-            made = self._api.send("POST", "/mcp/servers", body)
+            auth = {"auth": self._credentials[item.name]} if sends_auth else {}
+            sends_auth = False
+            made = self._api.send("POST", "/mcp/servers", body | auth)
         else:
             first = {"template": body.pop("connector_type"), "name": body["name"], **item.scope}
-            later |= {n: body[n] for n in body if n not in ("server_url", *first)}
+            unsaid = {n: body[n] for n in body if n not in ("server_url", *first)}
+            later |= {name: value for name, value in unsaid.items() if value is not None}
             made = self._api.send("POST", "/mcp/servers/from-template", first)
         self._ids["server"][item.name] = made["id"]
-        later = {name: value for name, value in later.items() if value is not None}
-        if later:
-            self._api.send("PATCH", f"/mcp/servers/{made['id']}", later)
         if made["connector_type"] != item.fields.get("connector_type", made["connector_type"]):
             raise ApiRefused(
                 409,
                 f"it was registered as {made['connector_type']}, to which its origin is bound; "
                 f"write connector_type: {made['connector_type']}",
             )
+        self._patch(item, made["id"], later, sends_auth)
 
     def _change(self, step: Step) -> None:
-        item = step.item
         body = _body({name: after for name, (_, after) in step.changes.items()})
         if "status" in step.changes:
             body["status"] = step.changes["status"][1]
-        if step.sends_auth:
-            body["auth"] = self._credentials[item.name]
-        step_id = step.id or self._ids[item.noun][item.name]
-        self._api.send("PATCH", f"{self._root(item)}/{step_id}", body)
+        step_id = step.id or self._ids[step.item.noun][step.item.name]
+        self._patch(step.item, step_id, body, step.sends_auth)
+
+    def _patch(self, item: Item, item_id: str, body: dict[str, object], sends_auth: bool) -> None:
+        path = f"{self._root(item)}/{item_id}"
+        if sends_auth:
+            # A credential goes in a request that surely does not loosen: it cannot wait.
+            first = {name: value for name, value in body.items() if name not in _MAY_LOOSEN}
+            self._api.send("PATCH", path, first | {"auth": self._credentials[item.name]})
+            body = {name: value for name, value in body.items() if name in _MAY_LOOSEN}
+        if body:
+            self._check_unproposed(f"{item.noun}.patch", item_id, body)
+            self._api.send("PATCH", path, body)
+
+    def _remove(self, step: Step) -> None:
+        self._check_unproposed(f"{step.item.noun}.remove", step.id, {})
+        self._api.send("DELETE", f"{self._root(step.item)}/{step.id}")
+
+    def _check_unproposed(self, kind: str, subject: str | None, body: dict[str, object]) -> None:
+        """Raise `ApiWaits` for what an earlier run proposed: it is not proposed again."""
+        for proposal in self._proposals:
+            asked = proposal["body"]
+            same = all(name in asked and asked[name] == value for name, value in body.items())
+            if proposal["kind"] == kind and proposal["subject"] == subject and same:
+                raise ApiWaits(proposal["id"])
 
     def _root(self, item: Item) -> str:
         if item.noun == "override":

@@ -12,7 +12,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -194,13 +194,17 @@ def test_each_change_is_in_the_trace_with_who_made_it(project: Project) -> None:
 def test_a_template_server_may_wait_for_its_url(project: Project) -> None:
     path = project.write(
         "version: 1\nservers:\n"
-        "  - {slug: sn, name: SN, connector_type: servicenow, description: Tickets}\n"
+        "  - {slug: sn, name: SN, connector_type: servicenow, description: Tickets, "
+        "enforcement: enforce, auth: {type: bearer, token: 'file:token'}}\n"
     )
+    project.write("a token", "token")
     project.applied(path)
     assert project.nothing_to_do(path)
     (server,) = project.send("GET", "/mcp/servers")["items"]
     assert (server["slug"], server["server_url"], server["description"]) == ("sn", "", "Tickets")
-    assert "server_url" not in project.run("export").stdout
+    exported = project.run("export").stdout
+    assert "server_url" not in exported
+    assert "${env:SN_TOKEN}" in exported
 
 
 def test_a_change_is_a_change_and_an_override_has_one_value(project: Project) -> None:
@@ -292,6 +296,51 @@ def test_nothing_is_done_when_something_is_missing(
     nobody = project.run("diff", dangling, url="http://127.0.0.1:9")
     assert nobody.exit_code == 3
     assert "does not answer" in nobody.stderr
+
+
+def test_what_loosens_waits_for_a_second_person_and_is_proposed_once(project: Project) -> None:
+    text = (
+        "version: 1\nservers:\n"
+        "  - {slug: sf, name: SF, connector_type: salesforce, server_url: https://sf.example/, "
+        "params: {bulk_row_limit: 5}, auth: {type: bearer, token: 'file:token'}}\n"
+        "rules: [{action: DENY, tool_pattern: a}, {action: DENY, tool_pattern: b}]\n"
+        "overrides:\n  - {policy: sf-bulk-export, server: sf, action: DENY, reason: x, "
+        f"expires_at: {rfc3339(time.time() + 86_400)}}}\n"
+        "budgets: [{window: day, limit: 5}]\n"
+    )
+    project.write("a token", "token")
+    project.applied(project.write(text))
+    kim = project.send("POST", "/keys", {"role": "admin", "name": "k", "owner": "Kim"})
+    second = replace(project, key=kim["key"])
+    own = second.send("POST", f"/keys/{kim['id']}/rotate")["key"]
+    second = replace(project, key=own)
+
+    path = project.write(
+        text.replace("DENY, tool_pattern: a", "ALLOW, tool_pattern: a")
+        .replace("DENY, reason", "ALLOW, reason")
+        .replace("limit: 5}]", "limit: 6}]\nagents: [{name: bot, owner: ada}]")
+        .replace("bulk_row_limit: 5", "bulk_row_limit: 6")
+        .replace("name: SF", "name: Sales")
+        .replace("https://sf.example/", "https://sf2.example/")
+    )
+    for _ in range(2):
+        waits = project.run("apply", path, "--yes", "--json")
+        assert waits.exit_code == 1
+        assert len(set(json.loads(waits.stdout)["waiting"])) == 4
+        assert "4 changes loosen and wait" in waits.stderr
+        proposals = project.send("GET", "/proposals")["items"]
+        assert len(proposals) == 4
+    assert json.loads(waits.stdout)["done"] == 0
+    (server,) = project.send("GET", "/mcp/servers")["items"]
+    assert (server["name"], server["params"]["bulk_row_limit"]) == ("Sales", 5)
+    assert project.names("/agents") == ["bot"]
+    for proposal in proposals:
+        second.send("POST", f"/proposals/{proposal['id']}/confirm", {"reason": "agreed"})
+    # The overrides that were replaced are left, and to remove a DENY loosens too.
+    assert second.run("apply", path, "--yes").exit_code == 1
+    (removal,) = [p for p in project.send("GET", "/proposals")["items"] if p["state"] == "OPEN"]
+    project.send("POST", f"/proposals/{removal['id']}/confirm", {"reason": "agreed"})
+    assert project.nothing_to_do(path, "--prune")
 
 
 @dataclass
