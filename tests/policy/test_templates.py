@@ -150,3 +150,18 @@ def test_a_policy_covers_names_with_and_without_prefix_in_any_case(tmp_path: Pat
         assert template.covering(name) == ["acme-writes"], name
     for name in ("read", "put_12", "crm_put_x"):
         assert template.covering(name) == [], name
+
+
+@pytest.mark.parametrize("name", ["copilot", "salesforce", "servicenow"])
+def test_no_tool_that_the_rego_finds_is_told_as_uncovered(name: str) -> None:
+    """The file's globs are what the API calls covered; the samples say what Rego finds."""
+    folder = assets.asset("connector_templates") / name
+    template = read_template(folder)
+    samples = [
+        sample
+        for path in sorted((folder / "samples").glob("*.json"))
+        for sample in orjson.loads(path.read_bytes()).values()
+    ]
+    assert samples
+    found = {sample["tool"] for sample in samples if sample["policy_ids"]}
+    assert [tool for tool in found if not template.covering(tool)] == []
