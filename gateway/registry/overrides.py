@@ -15,6 +15,7 @@ from gateway.registry.loosening import override_loosens
 from gateway.registry.pages import Page
 from gateway.registry.weakening import Wish, govern
 from gateway.store import tables
+from gateway.trace.record import Field
 from gateway.values import Action, Override, ServerId
 
 _o = tables.overrides.c
@@ -49,7 +50,7 @@ def create(change: Change, server_id: str, new: NewOverride) -> Row[Any]:
             **values,
         )
     )
-    codes = {"server": server_id, "agent": new.agent_id, "action": new.action.value} | governed
+    codes = _codes(server_id, values) | governed
     change.record("override.created", override_id, codes=codes, after=values, reason=new.reason)
     return get(change.connection, change.project_id, server_id, override_id)
 
@@ -65,7 +66,7 @@ def remove(change: Change, server_id: str, override_id: str) -> None:
     wish = Wish("override.remove", override_id, {"server_id": server_id}, old)
     governed = govern(change, wish, loosens=loosens)
     change.connection.execute(delete(tables.overrides).where(_o.id == override_id))
-    codes = {"server": server_id, "agent": before.agent_id, "action": before.action} | governed
+    codes = _codes(server_id, old) | governed
     change.record("override.removed", override_id, codes=codes, before=old)
 
 
@@ -90,6 +91,15 @@ def listed(
     servers.get(connection, project_id, server_id)
     query = select(tables.overrides).where(_o.project_id == project_id, _o.server_id == server_id)
     return pages.page(connection, query, _o.id, cursor, limit)
+
+
+def _codes(server_id: str, values: Mapping[str, Any]) -> dict[str, Field]:
+    return {
+        "server": server_id,
+        "policy": values["policy_id"],
+        "agent": values["agent_id"],
+        "action": values["action"],
+    }
 
 
 def value(override_id: str, server_id: str, values: Mapping[str, Any]) -> Override:

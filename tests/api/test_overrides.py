@@ -36,6 +36,15 @@ async def test_an_override_is_live_at_a_click_and_gone_at_another(world: World) 
         made = await client.post(path, json=override)
         assert made.status_code == 201
         assert live(servers[0]) == [override["expires_at"]]
+        [event, *_] = (await client.get("traces", params={"kind": "event"})).json()["items"]
+        [traced] = (await client.get(f"traces/{event['id']}")).json()["records"]
+        told = {name: traced["record"][name] for name in ("event", "policy", "action", "loosens")}
+        assert told == {
+            "event": "override.created",
+            "policy": "sf-record-delete",
+            "action": "LOG_ONLY",
+            "loosens": True,
+        }
         assert (await client.get(path)).json()["items"] == [made.json()]
         elsewhere = f"mcp/servers/{servers[1]}/overrides/{made.json()['id']}"
         assert (await client.delete(elsewhere)).status_code == 404
