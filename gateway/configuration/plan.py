@@ -178,10 +178,10 @@ def _unknown_resends(desired: Sequence[Item], resend: frozenset[str]) -> Iterabl
 
 
 def _phase(step: Step) -> tuple[int, int]:
-    """Whatever opens a server's door comes last: no call passes before its rules are there."""
+    """What opens a server's door comes last: no call passes before its rules are there."""
     noun: Noun = step.item.noun
     if step.kind == "delete":
         return 2, _DELETED.index(noun)
     if "status" in step.changes:
-        return (1, 0) if step.item.fields["status"] == "BLOCKED" else (3, 0)
+        return (3, 0) if step.item.fields["status"] == "ACTIVE" else (1, 0)
     return (0 if noun in ("agent", "server") else 1), 1 + NOUNS.index(noun)

@@ -122,6 +122,27 @@ def test_another_action_changes_the_rule_and_another_tool_makes_one() -> None:
     assert [one.name for one in made.not_managed] == ["a"]
 
 
+def test_rules_of_one_scope_that_are_equal_already_belong_together() -> None:
+    there = live(a_rule(action="DENY"), a_rule(action="LOG_ONLY"))
+    todo = plan(document(a_rule(action="LOG_ONLY")), there, NOW)
+    assert todo.steps == ()
+    assert [one.fields["action"] for one in todo.not_managed] == ["DENY"]
+
+
+def test_an_override_that_another_took_the_place_of_is_removed_once() -> None:
+    values: dict[str, Scalar] = {
+        **{"policy": "p", "server": "crm", "agent": None},
+        **{"action": "DENY", "reason": "x", "expires_at": NEXT_YEAR},
+    }
+    old, new = (item("override", {**values, "action": action}) for action in ("ALLOW", "DENY"))
+    for prune in (False, True):
+        todo = plan(document(a_server(), new), live(a_server(), old, new), NOW, prune=prune)
+        assert [(step.kind, step.item.fields["action"]) for step in todo.steps] == [
+            ("delete", "ALLOW")
+        ]
+        assert todo.not_managed == ()
+
+
 def test_a_section_that_the_files_do_not_have_is_not_theirs() -> None:
     rules_only = Document((a_rule(),), frozenset({"rule"}))
     todo = plan(rules_only, live(a_server(), an_agent()), NOW, prune=True)
@@ -141,6 +162,18 @@ def test_what_has_expired_is_as_good_as_not_there() -> None:
     assert [step.kind for step in pruned.steps] == ["delete"]
     prolonged = plan(document(a_rule(expires_at=NEXT_YEAR)), live(expired), NOW)
     assert [step.kind for step in prolonged.steps] == ["change"]
+
+
+def test_one_door_is_closed_before_another_is_opened() -> None:
+    shut, open_ = ("PENDING_APPROVAL", "ACTIVE")
+    there = live(a_server(slug="a", status=shut), a_server(slug="b", status=open_), a_rule())
+    wanted = document(a_server(slug="a", status=open_), a_server(slug="b", status=shut))
+    steps = plan(wanted, there, NOW, prune=True).steps
+    assert [(step.kind, step.item.name) for step in steps] == [
+        ("change", "b"),
+        ("delete", "every call"),
+        ("change", "a"),
+    ]
 
 
 def test_a_file_lifts_no_block() -> None:

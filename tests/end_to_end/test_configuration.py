@@ -237,6 +237,39 @@ def test_a_change_is_a_change_and_an_override_has_one_value(project: Project) ->
     assert [one["action"] for one in overrides] == ["DENY"]
 
 
+def test_a_credential_is_sent_anew_when_asked_for_and_no_block_is_lifted(project: Project) -> None:
+    path = project.write(
+        "version: 1\nservers:\n"
+        f"  - {{slug: crm, name: CRM, server_url: '{project.gateway.crm_url}', status: ACTIVE, "
+        "allow_private_network: true, auth: {type: bearer, token: 'file:token'}}\n"
+    )
+    project.write("a token", "token")
+    project.applied(path)
+    (before,) = project.send("GET", "/mcp/servers")["items"]
+    told = project.applied(path, "--send-auth", "crm").stdout
+    assert "~ server crm: its credential is sent" in told
+    (after,) = project.send("GET", "/mcp/servers")["items"]
+    assert (after["status"], after["revision"]) == ("ACTIVE", before["revision"] + 1)
+    assert project.run("apply", path, "--yes", "--send-auth", "cmr").exit_code == 1
+
+    project.send("PATCH", f"/mcp/servers/{after['id']}", {"status": "BLOCKED"})
+    refused = project.run("apply", path, "--yes")
+    assert refused.exit_code == 1
+    assert f"{path}:3: somebody blocked the server crm" in refused.stderr
+
+
+def test_an_origin_that_is_bound_to_a_template_is_told_before_anything_refers_to_it(
+    project: Project,
+) -> None:
+    server = "{slug: %s, name: S, server_url: 'https://sf.example/', connector_type: %s}"
+    project.applied(project.write(f"version: 1\nservers: [{server % ('a', 'salesforce')}]\n"))
+    second = project.write(f"version: 1\nservers:\n  - {server % ('b', 'custom')}\n")
+    for _ in range(2):
+        refused = project.run("apply", second, "--yes")
+        assert refused.exit_code == 1
+        assert "salesforce" in refused.stderr
+
+
 def test_pruning_deletes_and_says_before_what_is_not_managed(project: Project) -> None:
     both = "version: 1\nagents: [{name: bot, owner: a}, {name: old, owner: a}]\n"
     rules = "rules: [{action: DENY, agent: old}, {action: ALLOW, agent: bot}]\n"
