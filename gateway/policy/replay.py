@@ -59,7 +59,7 @@ class Group:
 
 @dataclass(frozen=True, slots=True)
 class Latency:
-    """Microseconds that OPA spent on an evaluation, while two of it shared the machine."""
+    """Microseconds that OPA spent on an evaluation, over a sample of the inputs."""
 
     p50: int
     p99: int
@@ -87,7 +87,8 @@ class Replay:
 
 def replay(before: bytes, after: bytes, inputs: Sequence[Input], opa: Path) -> Replay:
     """Decide each input by both bundles (archives). Raises `BundleFault`."""
-    old, new = decide_both(before, after, [one.question for one in inputs], opa)
+    was_side, now_side = decide_both(before, after, [one.question for one in inputs], opa)
+    old, new = was_side.answers, now_side.answers
     found: dict[tuple[Kind, str, str, tuple[str, ...], str], list[str]] = defaultdict(list)
     for one, was, now in zip(inputs, old, new, strict=True):
         if kind := _changed(was, now):
@@ -102,8 +103,8 @@ def replay(before: bytes, after: bytes, inputs: Sequence[Input], opa: Path) -> R
             for one, now in zip(inputs, new, strict=True)
             if now.action is None
         ),
-        before=_latency(old),
-        after=_latency(new),
+        before=_latency(was_side.microseconds),
+        after=_latency(now_side.microseconds),
     )
 
 
@@ -127,8 +128,8 @@ def _changed(was: Tried, now: Tried) -> Kind | None:
     return "newly allowed" if _STRICTNESS[before] > 1 else "logged otherwise"
 
 
-def _latency(tried: Sequence[Tried]) -> Latency:
-    times = sorted(one.microseconds for one in tried if one.action is not None) or [0]
+def _latency(microseconds: Sequence[int]) -> Latency:
+    times = sorted(microseconds) or [0]
     return Latency(times[len(times) // 2], times[min(len(times) - 1, len(times) * 99 // 100)])
 
 
