@@ -11,6 +11,7 @@ from pathlib import Path
 
 import structlog
 import uvloop
+from sqlalchemy.exc import SQLAlchemyError
 from starlette.applications import Starlette
 from starlette.routing import Route
 from starlette.types import ASGIApp, Receive, Scope, Send
@@ -30,15 +31,16 @@ from gateway.mcp.scan import ScanFailed, scan
 from gateway.mcp.upstream import Upstreams
 from gateway.pipeline import Pipeline
 from gateway.policy import opa_binary
+from gateway.policy.activation import Activation, Active, Failure
 from gateway.policy.bundle_server import PATH as BUNDLE_PATH
 from gateway.policy.bundle_server import BundleServer
-from gateway.policy.bundles import Bundle, build_bundle, keep, last_good
 from gateway.policy.engine import Engine, EngineFault
 from gateway.policy.opa import Opa
 from gateway.policy.risk import RiskAssessor
-from gateway.policy.sources import BundleFault, the_sources
+from gateway.policy.sources import the_sources
 from gateway.refused_calls import RefusedCalls
-from gateway.registry import projects
+from gateway.registry import policy_changes, projects
+from gateway.registry.core import Actor, Change
 from gateway.registry.faults import Unready
 from gateway.registry.keys import NewKey
 from gateway.registry.pins import Assessment, Scan
@@ -53,6 +55,7 @@ from gateway.steps.emergency_stop import EmergencyStop
 from gateway.steps.inspection import Inspection
 from gateway.steps.policy import Policy
 from gateway.steps.tool_pins import ToolPins
+from gateway.store.writer import WriterStopped
 from gateway.values import Caller, Server, Stop
 
 CALLS_PER_SECOND = 10_000.0
@@ -119,6 +122,7 @@ class Gateway:
     state: State
     bundles: BundleServer
     opa: Opa
+    policy: Activation
     upstreams: Upstreams
     pipeline: Pipeline
     dry_run: DryRun
@@ -151,7 +155,12 @@ class Gateway:
             "log": "the last write failed" if self.state.writer.failing else "ok",
             "opa": "ok" if opa.ready else opa.last_error or "not on the current bundle yet",
         }
-        return Readiness(all(check == "ok" for check in checks.values()), checks)
+        ready = all(check == "ok" for check in checks.values())
+        # The last good policy decides: broken sources must be seen, and keep nobody from calling.
+        failure = self.policy.status().last_failure
+        broken = failure is not None and failure.resolved_at is None
+        checks["policy"] = f"the last good one decides; {failure}" if broken else "ok"
+        return Readiness(ready, checks)
 
     def cancel_calls(self, stop: Stop) -> int:
         """Cut the running calls that a stop covers."""
@@ -221,6 +230,7 @@ def build(
         state=state,
         bundles=bundles,
         opa=opa,
+        policy=_activation(settings, state, binary, bundles, opa),
         upstreams=upstreams,
         pipeline=pipeline,
         dry_run=dry_run,
@@ -229,6 +239,22 @@ def build(
         buckets=buckets,
         public_url=_url(sockets[0], secure=settings.tls_cert is not None),
         management_url=_url(sockets[1], secure=False),
+    )
+
+
+def _activation(
+    settings: Settings, state: State, binary: Path, bundles: BundleServer, opa: Opa
+) -> Activation:
+    return Activation(
+        sources=lambda: the_sources(settings.policy_dirs),
+        rego=asset("rego"),
+        binary=binary,
+        key=state.keyring.bundle,
+        archive=settings.data_dir / "bundles",
+        bundles=bundles,
+        opa=opa,
+        now=state.clock.now,
+        tell=lambda news: _record(state, news),
     )
 
 
@@ -265,6 +291,8 @@ def _api_context(gateway: Gateway) -> ApiContext:
         decide=gateway.dry_run.decide,
         readiness=gateway.readiness,
         cancel_calls=gateway.cancel_calls,
+        policy_status=gateway.policy.status,
+        policy_bundle=gateway.policy.archived,
         take=gateway.buckets.take,
     )
 
@@ -305,15 +333,16 @@ async def _run(
         asyncio.create_task(public.run_until_told()),
         asyncio.create_task(management.run_until_told()),
     ]
-    housekeeping = asyncio.create_task(_keep_house(gateway))
+    always = [asyncio.create_task(_keep_house(gateway))]
     try:
-        gateway.bundles.offer(await asyncio.to_thread(_bundle, settings, state, binary))
+        await gateway.policy.begin()
         await gateway.opa.start(gateway.management_url)
         await _until_ready(gateway, told)
         if ready is not None and not told.is_set():
             ready(Ready(gateway.public_url, gateway.management_url))
+        always.append(asyncio.create_task(gateway.policy.run()))
         stopping = asyncio.create_task(told.wait())
-        await asyncio.wait([stopping, housekeeping], return_when=asyncio.FIRST_COMPLETED)
+        await asyncio.wait([stopping, *always], return_when=asyncio.FIRST_COMPLETED)
         stopping.cancel()
     finally:
         gateway.bundles.close()
@@ -323,28 +352,30 @@ async def _run(
         await gateway.upstreams.close()
         await asyncio.wait(serving)
         await _finish_calls(gateway)
-        housekeeping.cancel()
-        await asyncio.wait([housekeeping])
+        for task in always:
+            task.cancel()
+        await asyncio.wait(always)
         await gateway.opa.stop()
-    if not housekeeping.cancelled():
-        housekeeping.result()
+    for task in always:
+        if not task.cancelled():
+            task.result()
 
 
-def _bundle(settings: Settings, state: State, binary: Path) -> Bundle:
-    """Build the policy; with broken sources the last good one serves. Raises `BundleFault`."""
-    folder = settings.data_dir / "bundles"
-    try:
-        bundle = build_bundle(
-            the_sources(settings.policy_dirs), opa=binary, key=state.keyring.bundle
-        )
-    except BundleFault as fault:
-        kept = last_good(folder)
-        if kept is None:
-            raise
-        _log.error("the policy does not build; the last good one serves", why=str(fault))
-        return kept
-    keep(bundle, folder)
-    return bundle
+async def _record(state: State, news: Active | Failure) -> None:
+    """Put a change of policy on every project's trail, since it decides for each."""
+
+    def note(change: Change) -> None:
+        if isinstance(news, Failure):
+            policy_changes.refused(change, str(news), news.deciding)
+        else:
+            policy_changes.activated(change, news.revision, news.digest, news.sources)
+
+    for view in state.directory.projects():
+        try:
+            await state.registry.change(Actor.gateway(view.project.id), note)
+        except (SQLAlchemyError, WriterStopped) as fault:
+            # It has happened already; every decision names the bundle that made it.
+            _log.error("a change of policy is not on the trail", why=str(fault))
 
 
 async def _until_ready(gateway: Gateway, told: asyncio.Event) -> None:

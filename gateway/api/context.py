@@ -3,6 +3,7 @@
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 
+from gateway.policy.activation import PolicyStatus
 from gateway.registry.core import Registry
 from gateway.registry.pins import Scan
 from gateway.values import AgentId, Json, Key, Server, ServerId, Stop
@@ -42,5 +43,8 @@ class ApiContext:
     readiness: Callable[[], Awaitable[Readiness]]
     cancel_calls: Callable[[Stop], int]
     """Cuts the running calls that a stop covers; returns how many there were."""
+    policy_status: Callable[[], PolicyStatus]
+    policy_bundle: Callable[[str], Awaitable[bytes | None]]
+    """The archive of the bundle with this digest, if it ever decided here."""
     take: Callable[[str], float] = lambda _key_id: 0.0
     """Takes one request from a key's allowance; how many seconds it must wait, or 0."""

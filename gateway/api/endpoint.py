@@ -36,8 +36,9 @@ MAX_BODY = 4 * 1024 * 1024
 BODY_SECONDS = 10
 _MAX_IDEMPOTENCY_KEY = 128
 
-Handler = Callable[..., Awaitable[BaseModel | None]]
-"""Takes the `ApiCall`, then the query and the body where the route has them."""
+Handler = Callable[..., Awaitable[BaseModel | Response | None]]
+"""Takes the `ApiCall`, then the query and the body where the route has them. A `Response` is what
+is no JSON."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +51,8 @@ class Route:
     roles: frozenset[Role]
     handler: Handler
     summary: str
-    answer: type[BaseModel] | None
+    answer: type[BaseModel] | str | None
+    """The model of the JSON, or the media type of what is none."""
     body: type[BaseModel] | None = None
     query: type[BaseModel] | None = None
     status: int = 200
@@ -105,6 +107,9 @@ class Endpoint:
             idempotency=_idempotency(request, raw),
         )
         result = await route.handler(call, *arguments)
+        if isinstance(result, Response):
+            result.headers["X-Request-Id"] = request_id
+            return result
         return _json(route.status, dump(result), request_id)
 
 

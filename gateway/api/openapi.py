@@ -96,7 +96,7 @@ def _models(routes: Sequence[Route]) -> dict[tuple[type[BaseModel], _Mode], None
     for route in routes:
         if route.body is not None:
             found[route.body, "validation"] = None
-        if route.answer is not None:
+        if isinstance(route.answer, type):
             found[route.answer, "serialization"] = None
         if route.may_loosen:
             found[Waiting, "serialization"] = None
@@ -130,7 +130,9 @@ def _operation_id(route: Route) -> str:
 
 def _responses(route: Route, refs: _Refs) -> dict[str, Any]:
     success: dict[str, Any] = {"description": "Done"}
-    if route.answer is not None:
+    if isinstance(route.answer, str):
+        success["content"] = {route.answer: {}}
+    elif route.answer is not None:
         schema = refs[route.answer, "serialization"]
         success["content"] = {"application/json": {"schema": schema}}
     responses: dict[str, Any] = {str(route.status): success}

@@ -22,6 +22,7 @@ from gateway.api import (
     openapi,
     overrides,
     policies,
+    policy_bundles,
     project,
     proposals,
     servers,
@@ -35,6 +36,7 @@ from gateway.api.errors import ApiError, answer
 from gateway.api.health import HealthEndpoints
 from gateway.api.models import Listing, ListQuery
 from gateway.ids import new_id
+from gateway.policy.bundle_server import CONTENT_TYPE
 from gateway.registry.agents import AgentPatch, NewAgent
 from gateway.registry.approvals import Ruling
 from gateway.registry.budgets import BudgetPatch, NewBudget
@@ -173,6 +175,11 @@ ROUTES: tuple[Route, ...] = (
           Listing[traces.TraceOut], query=traces.TracesQuery),
     Route("GET", "/traces/{id}", _READERS, traces.get, "Read a call's records and payloads",
           traces.FullTrace),
+    Route("GET", "/policy/status", _READERS, policy_bundles.status,
+          "Read which policy decides, and why other sources do not",
+          policy_bundles.PolicyStatusOut),
+    Route("GET", "/policy/bundles/{digest}", _READERS, policy_bundles.bundle,
+          "Download a bundle that decided, now or earlier", CONTENT_TYPE),
     Route("GET", "/projects/current", _READERS, project.get, "Read the project's settings",
           project.ProjectOut),
     Route("PATCH", "/projects/current", _ADMIN, project.patch, "Change the project's settings",

@@ -1,15 +1,11 @@
-"""Makes the one bundle: composed, checked, archived, signed, and loaded once as a proof."""
+"""Makes the one bundle, and keeps every one that served: archived, signed, named by digest."""
 
 import base64
 import gzip
 import hashlib
 import hmac
 import io
-import os
-import re
-import subprocess
 import tarfile
-import tempfile
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,11 +14,11 @@ from typing import Any
 import orjson
 
 from gateway import assets
+from gateway.durable import write_file
+from gateway.policy import proof
+from gateway.policy.archive import archived
 from gateway.policy.sources import BundleFault, Source, Tree, canonical, compose
 
-__all__ = ["Bundle", "BundleFault", "build_bundle", "keep", "last_good"]
-
-_OPA_SECONDS = 60
 _LAST_GOOD = "last-good.json"
 
 
@@ -40,14 +36,19 @@ class Bundle:
 def build_bundle(
     sources: Iterable[Source], *, opa: Path, key: bytes, rego: Path | None = None
 ) -> Bundle:
-    """Compose the sources into a bundle that is proved to load.
+    """Compose the sources into a bundle that is proved to load. Tests are not run.
 
     `key` signs (HS256 with its hex, see `signing_secret`); `rego` holds ``schemas/`` and
-    ``capabilities.json``, by default the gateway's own. The bytes depend on nothing but the
-    sources and the key. Raises `BundleFault` with OPA's own words: file, row, message.
+    ``capabilities.json``, by default the gateway's own. Raises `BundleFault`.
     """
-    rego = rego or assets.asset("rego")
     tree = compose(sources, opa)
+    bundle = pack(tree, key)
+    proof.prove(proof.Commands(opa), bundle.archive, tree, rego or assets.asset("rego"))
+    return bundle
+
+
+def pack(tree: Tree, key: bytes) -> Bundle:
+    """The signed archive. Its bytes depend on nothing but the tree and the key."""
     revision = f"sha256:{_contents_hash(tree.files)}"
     manifest = {
         "revision": revision,
@@ -57,14 +58,6 @@ def build_bundle(
     }
     files = {**tree.files, ".manifest": canonical(manifest)}
     archive = _archive({**files, ".signatures.json": _signatures(files, key)})
-    with tempfile.TemporaryDirectory(prefix="gateway-bundle-") as aside:
-        folder = Path(aside, "tree")
-        _write(folder, files)
-        _check(opa, folder, rego)
-        _check_roots(opa, folder, tree)
-        packed = Path(aside, "bundle.tar.gz")
-        packed.write_bytes(archive)
-        _prove(opa, packed, rego)
     return Bundle(revision, f"sha256:{hashlib.sha256(archive).hexdigest()}", archive)
 
 
@@ -73,41 +66,61 @@ def signing_secret(key: bytes) -> str:
     return key.hex()
 
 
-def keep(bundle: Bundle, folder: Path) -> None:
-    """Store a bundle that is about to serve, so that a restart can serve it again.
-
-    The archive is durable under its own digest before the pointer names it.
+def store(bundle: Bundle, folder: Path) -> None:
+    """Keep the archive under its digest: durable before it may serve, and there for ever after,
+    because decision records name it.
     """
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-    _replace(folder / _archive_name(bundle.digest), bundle.archive)
-    pointer = {"revision": bundle.revision, "digest": bundle.digest}
-    _replace(folder / _LAST_GOOD, orjson.dumps(pointer))
+    path = folder / _archive_name(bundle.digest)
+    if not path.exists():
+        write_file(path, bundle.archive)
+
+
+def keep(bundle: Bundle, folder: Path, tried: str = "") -> None:
+    """Store a bundle as the one that serves after a restart, whatever the sources are then.
+
+    `tried` names all that was checked and tested with it. The archive is durable before the
+    pointer names it.
+    """
+    store(bundle, folder)
+    pointer = {"revision": bundle.revision, "digest": bundle.digest, "tried": tried}
+    write_file(folder / _LAST_GOOD, orjson.dumps(pointer))
 
 
 def last_good(folder: Path) -> Bundle | None:
     """The bundle `keep` stored last; None when there is none or its bytes are not its digest's."""
     try:
-        pointer = orjson.loads((folder / _LAST_GOOD).read_bytes())
+        pointer = _pointer(folder)
         revision, digest = str(pointer["revision"]), str(pointer["digest"])
-        archive = (folder / _archive_name(digest)).read_bytes()
-    except (OSError, ValueError, KeyError, TypeError):
+        return Bundle(revision, digest, archived(folder, digest))
+    except (KeyError, BundleFault):
         return None
-    if digest != f"sha256:{hashlib.sha256(archive).hexdigest()}":
-        return None
-    return Bundle(revision, digest, archive)
+
+
+def last_tried(folder: Path) -> str:
+    """What was tried with the last good bundle."""
+    return str(_pointer(folder).get("tried", ""))
+
+
+def _pointer(folder: Path) -> Mapping[str, object]:
+    try:
+        pointer = orjson.loads((folder / _LAST_GOOD).read_bytes())
+    except (OSError, ValueError):
+        return {}
+    return pointer if isinstance(pointer, dict) else {}
+
+
+def sources_of(bundle: Bundle) -> dict[str, str]:
+    """What the manifest says of where it came from: each source's name to ``sha256:<hex>``."""
+    with tarfile.open(fileobj=io.BytesIO(bundle.archive)) as tar:
+        manifest = tar.extractfile("/.manifest")
+        assert manifest is not None
+        sources = orjson.loads(manifest.read())["metadata"]["sources"]
+    return {str(name): str(revision) for name, revision in sources.items()}
 
 
 def _archive_name(digest: str) -> str:
     return digest.replace(":", "-") + ".tar.gz"
-
-
-def _replace(path: Path, content: bytes) -> None:
-    aside = path.with_name(path.name + ".new")
-    with aside.open("wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-    aside.rename(path)
 
 
 def _contents_hash(files: Mapping[str, bytes]) -> str:
@@ -156,68 +169,3 @@ def _signatures(files: Mapping[str, bytes], key: bytes) -> bytes:
 
 def _base64url(part: Mapping[str, Any]) -> bytes:
     return base64.urlsafe_b64encode(orjson.dumps(part)).rstrip(b"=")
-
-
-def _write(folder: Path, files: Mapping[str, bytes]) -> None:
-    for name, content in files.items():
-        path = folder / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(content)
-
-
-def _check(opa: Path, folder: Path, rego: Path) -> None:
-    _opa(
-        folder,
-        *(opa, "check", "--strict", "--bundle", folder),
-        *("--schema", rego / "schemas", "--capabilities", rego / "capabilities.json"),
-    )
-
-
-def _check_roots(opa: Path, folder: Path, tree: Tree) -> None:
-    """Each package must lie under its own source's root, or a folder could replace the router."""
-    inspected = orjson.loads(_opa(folder, opa, "inspect", "--format", "json", folder))
-    for namespace, files in inspected.get("namespaces", {}).items():
-        for file in files:
-            source = tree.origins.get(str(file).removeprefix(str(folder)).lstrip("/"))
-            if source is not None and not _under(str(namespace), source.root):
-                package = str(namespace).removeprefix("data.")
-                raise BundleFault(
-                    f"{file}: package {package} is outside {'.'.join(source.root)}, "
-                    f"the only root that {source.folder} may fill"
-                )
-
-
-def _under(namespace: str, root: tuple[str, ...]) -> bool:
-    found = re.findall(r'\["((?:[^"\\]|\\.)*)"\]|\.?([^.\[]+)', namespace.removeprefix("data"))
-    segments = tuple(quoted or plain for quoted, plain in found)
-    return segments[: len(root)] == root
-
-
-def _prove(opa: Path, packed: Path, rego: Path) -> None:
-    """Load the very bytes that will be served, and ask the router about nothing at all."""
-    answer = _opa(
-        packed.parent,
-        *(opa, "eval", "--bundle", packed, "--capabilities", rego / "capabilities.json"),
-        *("--format", "json", "--stdin-input", "data.gateway.decision"),
-        stdin=b"{}",
-    )
-    try:
-        value = orjson.loads(answer)["result"][0]["expressions"][0]["value"]
-    except (ValueError, KeyError, IndexError):
-        value = None
-    if not isinstance(value, dict):
-        raise BundleFault("the bundle loads, but data.gateway.decision has no answer to {}")
-
-
-def _opa(folder: Path, *command: str | Path, stdin: bytes = b"") -> bytes:
-    """Run OPA with an empty environment; its complaint, without our folder's name, is the fault."""
-    try:
-        done = subprocess.run(
-            command, input=stdin, capture_output=True, env={}, timeout=_OPA_SECONDS, check=False
-        )
-    except (OSError, subprocess.TimeoutExpired) as error:
-        raise BundleFault(f"cannot run {command[0]}: {error}") from error
-    if done.returncode != 0:
-        complaint = (done.stderr or done.stdout).decode(errors="replace").strip()
-        raise BundleFault(complaint.replace(f"{folder}/", ""))
-    return done.stdout

@@ -26,6 +26,7 @@ _log = structlog.get_logger("gateway.opa")
 LONGEST_SOCKET_PATH = 107 if sys.platform == "linux" else 103
 """`sockaddr_un` holds one byte more, for the NUL."""
 
+_AS_CALLS_ASK = {"strict-builtin-errors": True, "provenance": True}
 _STARTING_POLL = 0.02
 _ANSWER_SECONDS = 1.0
 _START_SECONDS = 20.0
@@ -73,11 +74,15 @@ class _Client(AsyncOpaClient):  # type: ignore[misc]
         )
 
     async def active_revision(self) -> str | None:
-        """The revision that answers now; asking also warms OPA's query cache. None: no answer."""
+        """The revision that answers now. None: no answer.
+
+        It asks as `gateway.policy.engine` does: OPA keeps a prepared query for each way of asking,
+        so a new bundle has answered once, and is warm, before it is called active.
+        """
         if not await self.check_health():
             return None
         try:
-            answer = await self.query_rule({}, "gateway", "decision", {"provenance": True})
+            answer = await self.query_rule({}, "gateway", "decision", _AS_CALLS_ASK)
             return str(answer["provenance"]["bundles"]["gateway"]["revision"])
         except (aiohttp.ClientError, TimeoutError, ValueError, KeyError, TypeError):
             return None
@@ -147,6 +152,17 @@ class Opa:
             while not (self.ready and self._revision == self._bundles.revision):
                 self._became_ready.clear()
                 await self._became_ready.wait()
+
+    async def answers_from(self, revision: str, seconds: float) -> bool:
+        """Whether OPA answers from this bundle, at the latest in so many seconds."""
+        try:
+            async with asyncio.timeout(seconds):
+                while self._revision != revision:
+                    self._became_ready.clear()
+                    await self._became_ready.wait()
+        except TimeoutError:
+            return False
+        return True
 
     async def stop(self) -> None:
         """End OPA and remove its socket; what it keeps for the next start stays."""

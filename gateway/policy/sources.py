@@ -17,7 +17,15 @@ _DATA = {"data.json", "data.yaml", "data.yml"}
 
 
 class BundleFault(Exception):
-    """The policy cannot become a bundle; the message names the file and what is wrong."""
+    """The policy cannot become a bundle; the message names file, line and what is wrong."""
+
+    def __init__(self, reason: str, file: str | os.PathLike[str] = "", line: int = 0) -> None:
+        self.reason = reason
+        self.file = os.fspath(file)
+        """Empty where no one file is to blame; then `line` is 0."""
+        self.line = line
+        where = f"{self.file}:{line}" if line else self.file
+        super().__init__(f"{where}: {reason}" if where else reason)
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,10 +45,19 @@ class Tree:
 
     files: Mapping[str, bytes]
     """Path in the archive to content; ``data.json`` among them."""
+    tests: Mapping[str, bytes]
+    """What only tests see: ``*_test.rego``, and in ``data.json`` the data with the samples."""
     origins: Mapping[str, Source]
-    """Path of each Rego file in the archive to where it came from."""
+    """Path of each Rego file, tests too, to where it came from."""
     hashes: Mapping[str, str]
-    """Name of each source to the hex SHA-256 over its files."""
+    """Name of each source to the hex SHA-256 over its files in the bundle."""
+
+    def real(self, path: str) -> str:
+        """The file on disk behind a path in the archive; the path itself if there is none."""
+        source = self.origins.get(path)
+        if source is None:
+            return path
+        return str(source.folder / path.removeprefix(f"{source.name}/"))
 
 
 def the_sources(policy_folders: Iterable[Path] = ()) -> list[Source]:
@@ -62,27 +79,37 @@ def the_sources(policy_folders: Iterable[Path] = ()) -> list[Source]:
 def compose(sources: Iterable[Source], opa: Path) -> Tree:
     """Read every source. Raises `BundleFault`."""
     files: dict[str, bytes] = {}
+    tests: dict[str, bytes] = {}
     origins: dict[str, Source] = {}
     hashes: dict[str, str] = {}
     data: dict[str, Any] = {}
+    samples: dict[str, Any] = {}
     for source in sources:
         if source.name in hashes:
             raise BundleFault(f"two policy sources are called {source.name}")
         digest = hashlib.sha256()
         for path, content in _files(source):
             relative = path.relative_to(source.folder)
+            inside = f"{source.name}/{relative.as_posix()}"
+            folders = relative.parts[:-1]
+            if path.name.endswith("_test.rego"):
+                tests[inside], origins[inside] = content, source
+                continue
+            if _is_sample(relative):
+                at = (*source.root[-1:], *folders)
+                _overlay(samples, _under(at, _parsed(path, content, opa)), path)
+                continue
             digest.update(f"{relative.as_posix()}\0{len(content)}\0".encode() + content)
             if path.suffix == ".rego":
-                inside = f"{source.name}/{relative.as_posix()}"
-                files[inside] = content
-                origins[inside] = source
+                files[inside], origins[inside] = content, source
             else:
-                _merge(
-                    data, _parsed(path, content, opa), (*source.root, *relative.parts[:-1]), path
-                )
+                document = _under((*source.root, *folders), _parsed(path, content, opa))
+                _overlay(data, document, path)
         hashes[source.name] = digest.hexdigest()
     files["data.json"] = canonical(data)
-    return Tree(files, origins, hashes)
+    _overlay(samples, data, Path("samples"))
+    tests["data.json"] = canonical(samples)
+    return Tree(files, tests, origins, hashes)
 
 
 def canonical(document: Any) -> bytes:
@@ -108,11 +135,11 @@ def _files(source: Source) -> Iterator[tuple[Path, bytes]]:
         for path in paths:
             # A link may lead elsewhere inside the folder, never out of it.
             if not path.resolve(strict=True).is_relative_to(real):
-                raise BundleFault(f"{path} is a link that leaves {source.folder}")
-            if _belongs(path):
+                raise BundleFault(f"is a link that leaves {source.folder}", path)
+            if _belongs(path) or _is_sample(path.relative_to(source.folder)):
                 yield path, path.read_bytes()
     except OSError as error:
-        raise BundleFault(f"cannot read {error.filename}: {error.strerror}") from None
+        raise BundleFault(f"cannot be read: {error.strerror}", error.filename) from None
 
 
 def _walk(folder: Path) -> Iterator[Path]:
@@ -128,9 +155,14 @@ def _raise(error: OSError) -> None:
 
 
 def _belongs(path: Path) -> bool:
-    if path.name in _DATA:
-        return True
-    return path.suffix == ".rego" and not path.name.endswith("_test.rego")
+    return path.name in _DATA or path.suffix == ".rego"
+
+
+def _is_sample(relative: Path) -> bool:
+    """A call for tests, beside them: `opa test` over the folder's parent puts it at the same
+    place in ``data``.
+    """
+    return relative.suffix == ".json" and relative.name not in _DATA and "samples" in relative.parts
 
 
 def _parsed(path: Path, content: bytes, opa: Path) -> Any:
@@ -141,34 +173,37 @@ def _parsed(path: Path, content: bytes, opa: Path) -> Any:
             content, catch_duplicate_keys=True, allow_inf_nan=False, float_mode="lossless-float"
         )
     except ValueError as error:
-        raise BundleFault(f"{path}: {error}") from None
+        raise BundleFault(str(error), path) from None
 
 
 def _as_json(path: Path, opa: Path) -> bytes:
     """OPA reads YAML itself, so that its author's `opa test` and the gateway see the same."""
-    done = subprocess.run(
-        [opa, "eval", "--format", "raw", "--data", path, "data"],
-        capture_output=True,
-        check=False,
-        timeout=30,
-    )
+    try:
+        done = subprocess.run(
+            [opa, "eval", "--format", "raw", "--data", path, "data"],
+            capture_output=True,
+            check=False,
+            timeout=30,
+        )
+    except (OSError, subprocess.TimeoutExpired) as error:
+        raise BundleFault(f"opa cannot read it: {error}", path) from None
     if done.returncode != 0:
-        raise BundleFault(f"{path}: {done.stderr.decode(errors='replace').strip()}")
+        raise BundleFault(done.stderr.decode(errors="replace").strip(), path)
     return done.stdout
 
 
-def _merge(data: dict[str, Any], document: Any, at: tuple[str, ...], path: Path) -> None:
-    """Put `document` into `data` at a path; two files may share objects, never a value."""
+def _under(at: tuple[str, ...], document: Any) -> dict[str, Any]:
     for segment in reversed(at):
         document = {segment: document}
-    _overlay(data, document, path)
+    return dict(document)
 
 
 def _overlay(onto: dict[str, Any], document: dict[str, Any], path: Path) -> None:
+    """Put `document` into `onto`; two files may share objects, never a value."""
     for key, value in document.items():
         if key not in onto:
             onto[key] = value
         elif isinstance(onto[key], dict) and isinstance(value, dict):
             _overlay(onto[key], value, path)
         else:
-            raise BundleFault(f"{path}: another data file already says what {key} is")
+            raise BundleFault(f"another data file already says what {key} is", path)

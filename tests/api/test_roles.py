@@ -93,8 +93,9 @@ async def _foreign_id(world: World, noun: str) -> str:
         return str(made.json()["id"])
 
 
-# Templates are of the installation, not of a project.
-_WITH_IDS = [r for r in ROUTES if "{" in r.path and not r.path.startswith("/mcp/templates")]
+# Templates and bundles are of the installation, not of a project.
+_WITHOUT_PROJECT = ("/mcp/templates", "/policy/")
+_WITH_IDS = [r for r in ROUTES if "{" in r.path and not r.path.startswith(_WITHOUT_PROJECT)]
 
 
 @pytest.mark.parametrize("route", _WITH_IDS, ids=_named)

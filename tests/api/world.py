@@ -16,6 +16,7 @@ from gateway.api.routes import BASE, routes
 from gateway.clock import after
 from gateway.ids import new_id
 from gateway.keyring import encrypt
+from gateway.policy.activation import PolicyStatus
 from gateway.registry import projects
 from gateway.registry.core import Actor
 from gateway.registry.faults import Unready
@@ -45,6 +46,8 @@ class Upstream:
     ready: bool = True
     running_calls: int = 3
     wait: float = 0.0
+    policy: PolicyStatus = field(default_factory=lambda: PolicyStatus(None, None, None))
+    archives: dict[str, bytes] = field(default_factory=dict)
     stops: list[Stop] = field(default_factory=list)
     questions: list[tuple[Key, Question]] = field(default_factory=list)
 
@@ -70,6 +73,9 @@ class Upstream:
 
     async def readiness(self) -> Readiness:
         return Readiness(self.ready, {"opa": "ok" if self.ready else "down"})
+
+    async def bundle(self, digest: str) -> bytes | None:
+        return self.archives.get(digest)
 
     def cancel_calls(self, stop: Stop) -> int:
         self.stops.append(stop)
@@ -151,6 +157,8 @@ def a_world(folder: Path) -> Iterator[World]:
             decide=upstream.decide,
             readiness=upstream.readiness,
             cancel_calls=upstream.cancel_calls,
+            policy_status=lambda: upstream.policy,
+            policy_bundle=upstream.bundle,
             take=lambda _: upstream.wait,
         )
         own, _, admin = projects.create_now(

@@ -12,8 +12,8 @@ import pytest
 
 from gateway import assets
 from gateway.policy import bundles
-from gateway.policy.bundles import Bundle, BundleFault, build_bundle, keep, last_good
-from gateway.policy.sources import Source, the_sources
+from gateway.policy.bundles import Bundle, build_bundle, keep, last_good, last_tried, sources_of
+from gateway.policy.sources import BundleFault, Source, the_sources
 from tests.policy.world import KEY, the_opa
 
 ROUTER = 'package gateway\n\nimport rego.v2\n\ndecision := {"action": "DENY", "data": data.lib}\n'
@@ -53,6 +53,7 @@ def test_a_bundle_holds_policies_data_and_a_manifest_that_says_where_they_came_f
     assert manifest["revision"] == bundle.revision
     assert (manifest["roots"], manifest["rego_version"]) == ([""], 2)
     assert set(manifest["metadata"]["sources"]) == {"gateway", "lib", "policies"}
+    assert sources_of(bundle) == manifest["metadata"]["sources"]
     assert files["data.json"] == b'{"lib":{"n":0.10,"words":["a","\\u2028<&>"]}}'
 
 
@@ -159,18 +160,19 @@ def test_a_bundle_whose_router_has_no_answer_is_not_built(folder: Path) -> None:
 
 
 def test_a_folder_that_does_not_exist_is_a_fault_not_an_empty_policy(folder: Path) -> None:
-    with pytest.raises(BundleFault, match="cannot read"):
+    with pytest.raises(BundleFault, match="nowhere: cannot be read"):
         build_bundle(the_sources([folder / "nowhere"]), opa=the_opa(), key=KEY)
 
 
 def test_the_last_good_bundle_survives_a_restart(tmp_path: Path) -> None:
     assert last_good(tmp_path / "bundles") is None
     for n in (1, 2):
-        content = b"archive %d" % n
-        keep(Bundle(f"sha256:{n}", _digest(content), content), tmp_path / "bundles")
+        content = b"%d" % n
+        keep(Bundle(f"sha256:{n}", _digest(content), content), tmp_path / "bundles", "t")
     found = last_good(tmp_path / "bundles")
     assert found is not None
-    assert (found.revision, found.archive) == ("sha256:2", b"archive 2")
+    assert (found.revision, found.archive) == ("sha256:2", b"2")
+    assert last_tried(tmp_path / "bundles") == "t"
 
 
 def test_a_stored_bundle_that_was_altered_does_not_serve(tmp_path: Path) -> None:

@@ -29,7 +29,9 @@ package gateway
 
 import rego.v2
 
-_mode := object.get(input, ["arguments", "mode"], "allow")
+default _mode := "allow"
+
+_mode := input.arguments.mode
 
 _allow := {"action": "ALLOW", "policy_ids": ["t.one"], "reasons": ["why"], "obligations": []}
 

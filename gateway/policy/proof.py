@@ -1,0 +1,323 @@
+"""Proves a bundle before it may serve: checked, loaded from its own bytes, asked, tested."""
+
+import itertools
+import re
+import shutil
+import subprocess
+import tempfile
+import threading
+from collections.abc import Iterable, Iterator, Mapping, Set
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import orjson
+
+from gateway.policy import modules
+from gateway.policy.modules import Module
+from gateway.policy.sources import BundleFault, Tree
+
+_SECONDS = 120
+_MOST_ROUTES = 100
+_MOST_CHANGED = 50
+"""Files; beyond, it costs more to find out which tests to run than to run them all."""
+_ACTIONS = {"ALLOW", "LOG_ONLY", "REQUIRE_APPROVAL", "DENY"}
+_ENVIRONMENT = {"GOGC": "off", "GOMEMLIMIT": "512MiB"}
+"""A process that lives for a tenth of a second spends half of it collecting garbage."""
+_SMOKE = (
+    "answers := [answer | some document in input; "
+    "answer := data.gateway.decision with input as document]"
+)
+_COMPLAINT = re.compile(r"^(?:.*?: )??([^\s:]+\.rego):(\d+): (.+)$", re.M)
+
+
+class Dropped(Exception):
+    """The sources changed while they were tried; what was found out is of no use."""
+
+
+class Commands:
+    """Runs OPA's subcommands, below everything that answers calls; `drop` ends them."""
+
+    def __init__(self, opa: Path) -> None:
+        self.opa = opa
+        nice = shutil.which("nice")
+        self._prefix = [nice, "-n", "10"] if nice else []
+        self._running: set[subprocess.Popen[bytes]] = set()
+        self._door = threading.Lock()
+        self._closed = False
+        self.dropped = False
+
+    def run(
+        self, *arguments: str | Path, folder: Path, stdin: bytes = b""
+    ) -> "subprocess.CompletedProcess[bytes]":
+        """Run one in a folder, with an empty environment. Raises `Dropped`, `BundleFault`."""
+        command = [*self._prefix, self.opa, *arguments]
+        with self._start(command, folder) as process:
+            try:
+                out, error = process.communicate(stdin, timeout=_SECONDS)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                raise BundleFault(f"opa {arguments[0]} took over {_SECONDS} s") from None
+            finally:
+                with self._door:
+                    self._running.discard(process)
+        if self._closed:
+            raise Dropped
+        return subprocess.CompletedProcess(command, process.returncode, out, error)
+
+    def drop(self) -> None:
+        """What these commands would find out is of no use any more."""
+        self.dropped = True
+        self.close()
+
+    def close(self) -> None:
+        """End what runs and begin nothing more."""
+        with self._door:
+            self._closed = True
+            for process in self._running:
+                process.kill()
+
+    def _start(self, command: list[str | Path], folder: Path) -> "subprocess.Popen[bytes]":
+        pipe = subprocess.PIPE
+        with self._door:
+            if self._closed:
+                raise Dropped
+            try:
+                process = subprocess.Popen(
+                    command, stdin=pipe, stdout=pipe, stderr=pipe, env=_ENVIRONMENT, cwd=folder
+                )
+            except OSError as error:
+                raise BundleFault(f"cannot run {self.opa}: {error}") from error
+            self._running.add(process)
+        return process
+
+
+def read_modules(tree: Tree) -> dict[str, Module]:
+    """Every Rego file by its path in the archive, each package under its own source's root.
+
+    Raises `BundleFault`: a folder could otherwise replace the router.
+    """
+    found: dict[str, Module] = {}
+    for path, content in itertools.chain(tree.files.items(), tree.tests.items()):
+        if not path.endswith(".rego"):
+            continue
+        module = modules.read(content.decode("utf-8", "replace"))
+        if module is None:
+            wrong = "must begin with a package, such as `package policies.all.x`, on one line"
+            raise BundleFault(wrong, tree.real(path), 1)
+        source = tree.origins[path]
+        if path in tree.files and module.package[: len(source.root)] != source.root:
+            package, root = ".".join(module.package), ".".join(source.root)
+            wrong = f"package {package} is outside {root}, the only root that this folder may fill"
+            raise BundleFault(wrong, tree.real(path), 1)
+        found[path] = module
+    return found
+
+
+def try_all(commands: Commands, archive: bytes, tree: Tree, rego: Path, since: Tree | None) -> None:
+    """`prove` and `test` side by side. Raises `BundleFault`, `Dropped`."""
+    with ThreadPoolExecutor(1) as pool:
+        testing = pool.submit(test, commands, tree, since)
+        try:
+            prove(commands, archive, tree, rego)
+        except BundleFault:
+            commands.close()
+            raise
+        testing.result()
+
+
+def prove(commands: Commands, archive: bytes, tree: Tree, rego: Path) -> None:
+    """Check and load the very bytes that will be served, and ask them smoke questions.
+
+    One process does it all, because compiling is what takes the time. `rego` holds ``schemas/``
+    and ``capabilities.json``. Raises `BundleFault`.
+    """
+    questions = list(_smoke_inputs(read_modules(tree).values()))
+    with tempfile.TemporaryDirectory(prefix="gateway-bundle-") as aside:
+        Path(aside, "bundle.tar.gz").write_bytes(archive)
+        done = commands.run(
+            *("eval", "--bundle", "bundle.tar.gz", "--strict", "--strict-builtin-errors"),
+            *("--schema", rego / "schemas", "--capabilities", rego / "capabilities.json"),
+            *("--format", "json", "--stdin-input", _SMOKE),
+            folder=Path(aside),
+            stdin=orjson.dumps(questions),
+        )
+    document = _json(done)
+    if done.returncode != 0:
+        raise _compile_fault(document, done, tree)
+    answers = document["result"][0]["bindings"]["answers"]
+    if len(answers) != len(questions):
+        raise BundleFault("the bundle loads, but data.gateway.decision has no answer to every call")
+    if not all(isinstance(a, dict) and a.get("action") in _ACTIONS for a in answers):
+        raise BundleFault("the bundle loads, but data.gateway.decision answers no action")
+
+
+def test(commands: Commands, tree: Tree, since: Tree | None) -> None:
+    """Run the tests that a change since another tree may have broken. Raises `BundleFault`.
+
+    Those are all of them when there is no other tree, or data or what all policies share has
+    changed; else the tests of the changed policies, beside them, and of their importers. What is
+    shared is tested by itself: a policy may well change what the router answers.
+    """
+    found = read_modules(tree)
+    own = {name for name in found if _is_policy(name, tree)}
+    changed = set() if since is None else _changed(tree, since)
+    everything = since is None or not all(
+        _is_policy(n, tree) or _is_policy(n, since) for n in changed
+    )
+    if everything:
+        _run_tests(commands, tree, found.keys() - own)
+    if since is None or everything or len(changed) > _MOST_CHANGED:
+        chosen = own & tree.tests.keys()
+    else:
+        chosen = _affected(changed, found, tree, since)
+    if chosen:
+        shared_tests = tree.tests.keys() - own
+        loaded = found.keys() if everything else modules.needed(chosen, found)
+        _run_tests(commands, tree, loaded - shared_tests)
+
+
+def _run_tests(commands: Commands, tree: Tree, names: Set[str]) -> None:
+    data = tree.tests["data.json"]
+    if not any(_is_policy(name, tree) for name in names):
+        document = orjson.loads(data)
+        document.pop("policies", None)
+        data = orjson.dumps(document)
+    with tempfile.TemporaryDirectory(prefix="gateway-tests-") as aside:
+        folder = Path(aside)
+        for name in names:
+            _write(folder / name, tree.tests[name] if name in tree.tests else tree.files[name])
+        _write(folder / "data.json", data)
+        _write(folder / ".manifest", b'{"roots":[""],"rego_version":2}')
+        done = commands.run("test", "--bundle", ".", "--format", "json", folder=folder)
+    if done.returncode == 0:
+        return
+    results = _json(done)
+    if not isinstance(results, list):
+        raise _compile_fault(results, done, tree)
+    raise _test_fault(results, tree)
+
+
+def _changed(tree: Tree, since: Tree) -> set[str]:
+    now, then = {**tree.files, **tree.tests}, {**since.files, **since.tests}
+    return {name for name in now.keys() | then.keys() if now.get(name) != then.get(name)}
+
+
+def _is_policy(name: str, tree: Tree) -> bool:
+    """Whether it is Rego of the organisation's, which nothing reads without naming it."""
+    source = tree.origins.get(name)
+    return source is not None and source.root[0] == "policies"
+
+
+def _affected(changed: set[str], found: Mapping[str, Module], tree: Tree, since: Tree) -> set[str]:
+    gone = {n: m for n, m in read_modules(since).items() if n in changed}
+    packages = {m.package for n, m in [*found.items(), *gone.items()] if n in changed}
+    # The router asks for every policy by its route, and is about no one of them.
+    asking = {n: m for n, m in found.items() if tree.origins[n].root != ("gateway",)}
+    reached = modules.importers(packages, asking)
+    folders = {_folder(name) for name in changed}
+    tests = {name for name in tree.tests if _is_policy(name, tree)}
+    return {name for name in tests if name in reached or _folder(name) in folders}
+
+
+def _folder(name: str) -> str:
+    return name.rpartition("/")[0]
+
+
+def _smoke_inputs(found: Iterable[Module]) -> Iterator[object]:
+    """Nothing, null, and one whole call for each template and, up to a bound, each route."""
+    yield from ({}, None, _whole_call())
+    routes = {m.package[:3] for m in found if m.package[0] in ("connectors", "policies")}
+    for route in sorted(routes)[:_MOST_ROUTES]:
+        match route:
+            case ("connectors", template, *_):
+                yield _whole_call(template=template)
+            case ("policies", "project" | "server" | "agent" | "tool" as kind, name):
+                yield _whole_call(**{kind: name})
+
+
+def _whole_call(
+    *,
+    project: str = "p",
+    server: str = "s",
+    agent: str = "a",
+    tool: str = "t",
+    template: str | None = None,
+) -> dict[str, object]:
+    """An input as the schema has it (``rego/schemas/input.json``), with empty arguments."""
+    return {
+        "version": 1,
+        "project": {"id": "prj_0", "slug": project, "default_action": "DENY"},
+        "agent": {"id": "agt_0", "name": agent, "asserted": False},
+        "server": {
+            "id": "srv_0",
+            "slug": server,
+            "origin": "",
+            "template": template,
+            "params": {},
+            "overrides": [],
+        },
+        "tool": {
+            "name": tool,
+            "risk": "LOW",
+            "risk_computed": "LOW",
+            "pin": "ACCEPTED",
+            "annotations": {},
+            "definition_sha256": None,
+        },
+        "rules": [],
+        "arguments": {},
+        "call": {
+            "source": "mcp",
+            "method": "tools/call",
+            "phase": "call",
+            "era": "modern",
+            "session": None,
+            "task": None,
+            "meta": {},
+            "input_responses": None,
+            "is_retry": False,
+        },
+        "context": {"time": "2026-01-01T00:00:00Z", "client_ip": ""},
+    }
+
+
+def _write(path: Path, content: bytes) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(content)
+
+
+def _json(done: "subprocess.CompletedProcess[bytes]") -> Any:
+    try:
+        return orjson.loads(done.stdout)
+    except ValueError:
+        return {}
+
+
+def _compile_fault(
+    document: Any, done: "subprocess.CompletedProcess[bytes]", tree: Tree
+) -> BundleFault:
+    """OPA's first complaint: an error in JSON with its place, or a line of text that names one."""
+    errors = document.get("errors") or [{"message": done.stderr.decode(errors="replace").strip()}]
+    first = errors[0]
+    place = first.get("location") or {}
+    file, row, reason = place.get("file", ""), place.get("row", 0), str(first["message"])
+    if not file and (named := _COMPLAINT.search(reason)):
+        file, row, reason = named[1], int(named[2]), named[3]
+    elif first.get("code"):
+        reason = f"{first['code']}: {reason}"
+    return BundleFault(reason, tree.real(str(file).lstrip("/")), int(row))
+
+
+def _test_fault(results: list[Any], tree: Tree) -> BundleFault:
+    failed = [r for r in results if r.get("fail") or r.get("error")]
+    if not failed:
+        return BundleFault("opa test failed and named no test")
+    first, more = failed[0], len(failed) - 1
+    reason = f"{first['package'].removeprefix('data.')}.{first['name']} fails"
+    if error := first.get("error"):
+        reason += f": {error.get('message', error) if isinstance(error, dict) else error}"
+    if more:
+        reason += f", and {more} more"
+    place = first.get("location") or {}
+    return BundleFault(reason, tree.real(str(place.get("file", ""))), int(place.get("row", 0)))

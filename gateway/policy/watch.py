@@ -1,0 +1,67 @@
+"""Notices changes in the folders that policy comes from."""
+
+import asyncio
+import os
+from collections.abc import AsyncGenerator, Callable, Iterable
+from contextlib import aclosing
+from pathlib import Path
+
+import structlog
+from watchfiles import awatch
+
+_log = structlog.get_logger(__name__)
+
+QUIET_MS = 10
+"""A save is taken up once nothing else has changed for so long: an editor writes several files."""
+LONGEST_WAIT_MS = 200
+_LOOK_MS = 2000
+
+_Identity = tuple[int, int] | None
+
+
+async def changes(folders: Callable[[], Iterable[Path]]) -> AsyncGenerator[None]:
+    """Yield when something may have changed, and once soon after watching has begun.
+
+    A folder may be missing, appear, or be replaced by another of its name, as a checkout or a
+    mounted volume is; the system only tells of changes inside the folder that it was shown.
+    """
+    polling = False
+    while True:
+        seen = _identities(folders())
+        watching = awatch(
+            *(folder for folder, identity in seen.items() if identity is not None),
+            watch_filter=None,
+            debounce=LONGEST_WAIT_MS,
+            step=QUIET_MS,
+            rust_timeout=_LOOK_MS,
+            yield_on_timeout=True,
+            force_polling=polling,
+            ignore_permission_denied=True,
+        )
+        try:
+            async with aclosing(watching):
+                first = True
+                async for changed in watching:
+                    replaced = _identities(folders()) != seen
+                    if changed or first or replaced:
+                        yield
+                    first = False
+                    if replaced:
+                        break
+        except (OSError, RuntimeError) as error:
+            # Such as too few watches: looking at every file again and again needs none.
+            _log.warning("policy folders are polled", why=str(error))
+            polling = True
+            await asyncio.sleep(_LOOK_MS / 1000)
+
+
+def _identities(folders: Iterable[Path]) -> dict[Path, _Identity]:
+    return {folder: _identity(folder) for folder in folders}
+
+
+def _identity(folder: Path) -> _Identity:
+    try:
+        found = os.stat(folder)
+    except OSError:
+        return None
+    return found.st_dev, found.st_ino
