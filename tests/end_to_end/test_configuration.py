@@ -472,6 +472,13 @@ def test_a_repeat_finishes_what_a_kill_cut_short(project: Project, deadly: int) 
     assert len(project.send("GET", "/mcp/policies")["items"]) == 5
 
 
+def test_a_project_of_several_pages_is_seen_whole(project: Project) -> None:
+    agents = "".join(f"  - {{name: a{n}, owner: o}}\n" for n in range(201))
+    path = project.write(f"version: 1\nagents:\n{agents}")
+    project.applied(path)
+    assert project.nothing_to_do(path)
+
+
 def test_a_lost_race_says_so_and_can_be_repeated(project: Project) -> None:
     path = project.write(AGENTS)
     with between(project) as (proxy, url):
@@ -530,5 +537,6 @@ def test_a_person_is_asked_and_sees_what_will_be_done(
     _, said = process.communicate(timeout=START_SECONDS)
     os.close(master)
     assert process.returncode == code, said
+    assert ("changed meanwhile" in said) == (word == "meanwhile")
     owners = [one["owner"] for one in project.send("GET", "/agents")["items"]]
     assert owners == {"y": ["ada"], "n": [], "meanwhile": ["kim"]}[word]
