@@ -53,7 +53,9 @@ async def test_slow_or_hung_opa_is_a_fault_at_the_deadline(tmp_path: Path) -> No
             await _ask(world, "slow")
         await _answers_again(world)
         os.kill(world.pid, signal.SIGSTOP)
-        os.waitid(os.P_PID, world.pid, os.WSTOPPED | os.WNOWAIT)  # a signal takes its time
+        await asyncio.to_thread(
+            os.waitid, os.P_PID, world.pid, os.WSTOPPED | os.WNOWAIT
+        )  # a signal takes its time
         started = monotonic()
         with pytest.raises(EngineFault, match="did not answer"):
             await _ask(world, "allow")

@@ -1,5 +1,6 @@
 """The supervisor, with a real OPA."""
 
+import asyncio
 import os
 import signal
 import stat
@@ -127,7 +128,7 @@ async def test_opa_that_hangs_is_killed_and_restarted(tmp_path: Path) -> None:
     async with running(tmp_path, bundle_of(tmp_path / "src", MODES), options) as world:
         hung = world.pid
         os.kill(hung, signal.SIGSTOP)
-        os.waitid(os.P_PID, hung, os.WSTOPPED | os.WNOWAIT)
+        await asyncio.to_thread(os.waitid, os.P_PID, hung, os.WSTOPPED | os.WNOWAIT)
         await _restarted(world)
         assert not alive(hung)
 
