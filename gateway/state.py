@@ -116,6 +116,8 @@ def _open(data_dir: Path, keys: Keyring) -> State:
 
 def _templates() -> Catalogue:
     try:
-        return Catalogue(asset("connector_templates"))
+        catalogue = Catalogue(asset("connector_templates"))
     except AssetMissing:
         return Catalogue(None)
+    catalogue.templates()  # now, while nobody waits; later only files that changed are read
+    return catalogue

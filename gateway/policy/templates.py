@@ -31,6 +31,8 @@ _DOMAIN = re.compile(r"([a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?\.)+[a-z][a-z0-9-]*[a-
 _SPACES = re.compile(r"[\t\n\f\r ]+")
 _PREFIX = re.compile(r"^.*(?:__|[./:])")
 _SUFFIX = "_work_iq"
+_Loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+"""As `yaml.safe_load`, but in C where PyYAML has it: three times as fast."""
 _Glob = Annotated[str, Field(pattern=r"^[^\x00-\x1f\[\]{}]+$", max_length=128)]
 _Text = Annotated[str, Field(min_length=1, max_length=2000)]
 
@@ -127,7 +129,7 @@ def read_template(folder: Path) -> Template:
     """Read and validate ``template.yaml``. Raises `TemplateFault` with all that is wrong."""
     path = folder / FILE
     try:
-        document = yaml.safe_load(path.read_text())
+        document = yaml.load(path.read_text(), Loader=_Loader)
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         raise TemplateFault(f"{path}: {error}") from None
     try:
@@ -269,15 +271,20 @@ class Catalogue:
         self._found, self._faults, self._stamp = found, faults, stamp
 
     def _look(self) -> tuple[tuple[str, int, int], ...]:
-        """Each template's folder, with time and size of its file."""
-        if self.folder is None:
+        """Each template's folder, with time and size of its file, zeros without one."""
+        if self.folder is None or not self.folder.is_dir():
             return ()
-        stamps = []
-        for folder in sorted(self.folder.iterdir()):
-            if folder.is_dir() and not folder.name.startswith((".", "_")):
-                file = folder / FILE
-                stat = file.stat() if file.is_file() else None
-                stamps.append(
-                    (folder.name, stat.st_mtime_ns if stat else 0, stat.st_size if stat else 0)
-                )
-        return tuple(stamps)
+        names = sorted(
+            folder.name
+            for folder in self.folder.iterdir()
+            if folder.is_dir() and not folder.name.startswith((".", "_"))
+        )
+        return tuple((name, *_time_and_size(self.folder / name / FILE)) for name in names)
+
+
+def _time_and_size(file: Path) -> tuple[int, int]:
+    try:
+        stat = file.stat()
+    except OSError:
+        return 0, 0
+    return stat.st_mtime_ns, stat.st_size

@@ -192,3 +192,15 @@ async def test_a_credential_does_not_wait_in_a_proposal(world: World) -> None:
         }
         assert (await client.patch(path, json=body)).status_code == 400
         assert (await client.get("proposals")).json()["items"] == []
+
+
+async def test_who_made_the_proposing_key_is_no_second_person(world: World) -> None:
+    second = _second(world)
+    async with world.client(second) as sam:
+        made = await sam.post("keys", json={"role": "admin", "name": "k", "owner": "Robin"})
+        async with world.client(made.json()["key"]) as puppet:
+            proposal = await _waits(
+                await puppet.patch("projects/current", json={"on_tool_change": "alert"})
+            )
+        answer = await sam.post(f"proposals/{proposal}/confirm", json=WORD)
+        assert answer.status_code == 403
