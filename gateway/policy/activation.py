@@ -181,7 +181,7 @@ class Activation:
         while True:
             await self._changed.wait()
             self._changed.clear()
-            self._commands = commands = Commands(self._binary)
+            self._commands = commands = Commands(self._binary, background=True)
             self._building_since = self._now()
             try:
                 built = await asyncio.to_thread(self._build, commands)

@@ -36,11 +36,14 @@ class Dropped(Exception):
 
 
 class Commands:
-    """Runs OPA's subcommands, below everything that answers calls; `drop` ends them."""
+    """Runs OPA's subcommands; `drop` ends them.
 
-    def __init__(self, opa: Path) -> None:
+    In the background they run below everything that answers calls.
+    """
+
+    def __init__(self, opa: Path, *, background: bool = False) -> None:
         self.opa = opa
-        nice = shutil.which("nice")
+        nice = shutil.which("nice") if background else None
         self._prefix = [nice, "-n", "10"] if nice else []
         self._running: set[subprocess.Popen[bytes]] = set()
         self._door = threading.Lock()
@@ -189,7 +192,9 @@ def _run_tests(commands: Commands, tree: Tree, names: Set[str]) -> None:
             _write(folder / name, tree.tests[name] if name in tree.tests else tree.files[name])
         _write(folder / "data.json", data)
         _write(folder / ".manifest", b'{"roots":[""],"rego_version":2}')
-        done = commands.run("test", "--bundle", ".", "--format", "json", folder=folder)
+        # OPA gives each test 5 s, which a busy machine may well need.
+        words = ("test", "--bundle", ".", "--format", "json", "--timeout", f"{_SECONDS}s")
+        done = commands.run(*words, folder=folder)
     if done.returncode == 0:
         return
     results = _json(done)
