@@ -255,6 +255,7 @@ def _activation(
         opa=opa,
         now=state.clock.now,
         tell=lambda news: _record(state, news),
+        proved=opa_binary.proved_dir(),
     )
 
 

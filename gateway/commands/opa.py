@@ -8,8 +8,11 @@ import orjson
 import typer
 from rich.console import Console
 
+from gateway.assets import asset
 from gateway.commands.options import AsJson, told_plainly
 from gateway.policy import opa_binary
+from gateway.policy.shipped import try_shipped
+from gateway.policy.sources import BundleFault
 from gateway.settings import Settings, SettingsFault
 
 _SECONDS_BETWEEN_LINES = 15
@@ -26,10 +29,15 @@ def _opa() -> None:
 
 @opa.command()
 def install(as_json: AsJson = False) -> None:
-    """Put the pinned OPA where `gateway serve` finds it, if it is not there yet."""
-    with told_plainly(SettingsFault, opa_binary.OpaMissing), _progress() as progress:
+    """Put the pinned OPA where `gateway serve` finds it, if it is not there yet.
+
+    Then try the policies that ship with the gateway on it, so that the first start need not.
+    """
+    with told_plainly(SettingsFault, opa_binary.OpaMissing, BundleFault), _progress() as progress:
         Settings.read()
         path = opa_binary.install(progress)
+        progress("trying the policies that ship with the gateway")
+        try_shipped(path, asset("rego"), opa_binary.proved_dir())
     if as_json:
         typer.echo(orjson.dumps({"version": opa_binary.OPA_VERSION, "path": str(path)}))
     else:

@@ -5,7 +5,6 @@ goes on deciding, and `status` says what is wrong.
 """
 
 import asyncio
-import hashlib
 import math
 import time
 from collections.abc import Awaitable, Callable, Iterable, Mapping
@@ -20,7 +19,6 @@ from gateway.policy.archive import archived
 from gateway.policy.bundle_server import BundleServer
 from gateway.policy.bundles import Bundle, keep, last_good, last_tried, pack, sources_of, store
 from gateway.policy.opa import Opa
-from gateway.policy.opa_binary import OPA_VERSION
 from gateway.policy.proof import Commands, Dropped
 from gateway.policy.sources import BundleFault, Source, Tree, compose
 
@@ -102,8 +100,14 @@ class Activation:
         opa: Opa,
         now: Callable[[], str],
         tell: Tell,
+        proved: Path | None = None,
     ) -> None:
-        """`rego` holds ``schemas/`` and ``capabilities.json``; `archive` keeps the bundles."""
+        """`rego` holds ``schemas/`` and ``capabilities.json``; `archive` keeps the bundles.
+
+        `proved` is where an installation marks what has passed; see
+        `gateway.policy.shipped`.
+        """
+        self._proved = proved
         self._sources = sources
         self._rego = rego
         self._binary = binary
@@ -205,13 +209,12 @@ class Activation:
         Raises `BundleFault`, `Dropped`.
         """
         tree = compose(self._sources(), self._binary)
-        shared = _fingerprint(_folder(self._rego), OPA_VERSION)
-        tried = _fingerprint(tree.files, _fingerprint(tree.tests, shared))
+        shared, tried = proof.names(tree, self._rego)
         if tried == self._looked_at:
             return None
         built = _Built(pack(tree, self._key), tried, shared, tree)
         good = self._good
-        if good is None or good.tried != tried:
+        if (good is None or good.tried != tried) and not proof.is_proved(self._proved, tried):
             since = good.tree if good is not None and good.shared == shared else None
             try:
                 proof.try_all(commands, built.bundle.archive, tree, self._rego, since)
@@ -290,18 +293,3 @@ class Activation:
 
 def _watched(source: Source) -> Path:
     return source.folder.parent if source.root[0] == "connectors" else source.folder
-
-
-def _folder(rego: Path) -> dict[str, bytes]:
-    paths = [rego / "capabilities.json", *sorted((rego / "schemas").rglob("*.json"))]
-    try:
-        return {str(path.relative_to(rego)): path.read_bytes() for path in paths}
-    except OSError as error:
-        raise BundleFault(f"cannot be read: {error.strerror}", error.filename or "") from None
-
-
-def _fingerprint(files: Mapping[str, bytes], more: str) -> str:
-    digest = hashlib.sha256(more.encode())
-    for name in sorted(files):
-        digest.update(f"{name}\0{len(files[name])}\0".encode() + files[name])
-    return digest.hexdigest()

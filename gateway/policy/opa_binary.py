@@ -71,6 +71,11 @@ def tools_dir() -> Path:
     return Path(data) / "policy-gateway" / "tools"
 
 
+def proved_dir() -> Path:
+    """Where an installation marks the policies that passed all their tests."""
+    return tools_dir() / "proved"
+
+
 def find() -> Path:
     """Return the pinned OPA: ``GATEWAY_OPA_BIN``, then PATH, then the tools folder.
 

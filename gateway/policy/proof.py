@@ -1,5 +1,6 @@
 """Proves a bundle before it may serve: checked, loaded from its own bytes, asked, tested."""
 
+import hashlib
 import itertools
 import re
 import shutil
@@ -15,6 +16,7 @@ import orjson
 
 from gateway.policy import modules
 from gateway.policy.modules import Module
+from gateway.policy.opa_binary import OPA_VERSION
 from gateway.policy.sources import BundleFault, Tree
 
 _SECONDS = 120
@@ -326,3 +328,29 @@ def _test_fault(results: list[Any], tree: Tree) -> BundleFault:
         reason += f", and {more} more"
     place = first.get("location") or {}
     return BundleFault(reason, tree.real(str(place.get("file", ""))), int(place.get("row", 0)))
+
+
+def names(tree: Tree, rego: Path) -> tuple[str, str]:
+    """The fingerprints of what every policy is tried with, and of that and the policies."""
+    shared = _fingerprint(_shared_files(rego), OPA_VERSION)
+    return shared, _fingerprint(tree.files, _fingerprint(tree.tests, shared))
+
+
+def is_proved(proved: Path | None, tried: str) -> bool:
+    """Whether an installation marked these very sources."""
+    return proved is not None and (proved / tried).exists()
+
+
+def _shared_files(rego: Path) -> dict[str, bytes]:
+    paths = [rego / "capabilities.json", *sorted((rego / "schemas").rglob("*.json"))]
+    try:
+        return {str(path.relative_to(rego)): path.read_bytes() for path in paths}
+    except OSError as error:
+        raise BundleFault(f"cannot be read: {error.strerror}", error.filename or "") from None
+
+
+def _fingerprint(files: Mapping[str, bytes], more: str) -> str:
+    digest = hashlib.sha256(more.encode())
+    for name in sorted(files):
+        digest.update(f"{name}\0{len(files[name])}\0".encode() + files[name])
+    return digest.hexdigest()
