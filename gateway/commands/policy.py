@@ -20,8 +20,9 @@ from gateway.policy.flaws import Flaw
 from gateway.policy.opa_binary import OpaMissing
 from gateway.policy.sources import BundleFault
 from gateway.policy.trial import Report, run_tests
+from gateway.registry.tool_schemas import write_tool_schemas
 from gateway.settings import Settings, SettingsFault
-from gateway.state import KEYS
+from gateway.state import KEYS, NotInitialised
 
 app = typer.Typer()
 policy = typer.Typer(help="Write, check, test and try policies.", no_args_is_help=True)
@@ -125,6 +126,30 @@ def build(
         return
     for name, value in told.items():
         typer.echo(f"{name:9} {value}")
+
+
+@policy.command()
+def schemas(
+    folder: Annotated[
+        Path | None,
+        typer.Option("--dir", help="Folder of policy to write into; otherwise as for check."),
+    ] = None,
+    as_json: AsJson = False,
+    data_dir: DataDir = None,
+) -> None:
+    """Write the arguments of the tools that were scanned, for policies to be checked against."""
+    with told_plainly(*_CANNOT, NotInitialised, keyring.KeyringFault, code=CANNOT_TELL):
+        place = folder or _folders(None)[0]
+        with policy_history.reading(Settings.read(data_dir=data_dir).data_dir) as (connection, _):
+            written = write_tool_schemas(connection, place / "schemas")
+    if as_json:
+        told = {"files": [str(path) for path in written.files], "skipped": written.skipped}
+        typer.echo(orjson.dumps(told))
+        return
+    for path in written.files:
+        typer.echo(path)
+    for name, why in written.skipped.items():
+        typer.echo(f"{name}: {why}", err=True)
 
 
 policy.command()(policy_history.replay)

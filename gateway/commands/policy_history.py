@@ -93,7 +93,7 @@ def replay(
     start = _start(since)
     with told_plainly(*_CANNOT, NothingToReplay, code=CANNOT_TELL):
         settings, opa = Settings.read(data_dir=data_dir), opa_binary.find()
-        with _reading(settings.data_dir) as (connection, keys):
+        with reading(settings.data_dir) as (connection, keys):
             of = None if project is None else _project_id(connection, project)
             decisions = list(recorded.since(connection, keys, start, limit, of))
         serving = last_good(settings.data_dir / _BUNDLES)
@@ -124,7 +124,7 @@ def explain(
     """
     with told_plainly(*_CANNOT, BundleFault, code=CANNOT_TELL):
         settings, opa = Settings.read(data_dir=data_dir), opa_binary.find()
-        with _reading(settings.data_dir) as (connection, keys):
+        with reading(settings.data_dir) as (connection, keys):
             decision = recorded.find(connection, keys, trace_id)
         question, digest = decision.question, decision.bundle_digest
         if question is None or digest is None:
@@ -158,7 +158,7 @@ def _start(since: str) -> str:
 
 
 @contextmanager
-def _reading(data_dir: Path) -> Iterator[tuple[Connection, Keyring]]:
+def reading(data_dir: Path) -> Iterator[tuple[Connection, Keyring]]:
     if not (data_dir / DATABASE).exists():
         raise NotInitialised(f"{data_dir} holds no gateway; name its folder with --data-dir")
     engine = reading_engine(data_dir / DATABASE)

@@ -15,6 +15,7 @@ from typing import Any
 import orjson
 
 from gateway.policy import modules
+from gateway.policy.argument_schemas import schema_folder
 from gateway.policy.modules import Module
 from gateway.policy.opa_binary import OPA_VERSION
 from gateway.policy.sources import BundleFault, Tree
@@ -142,7 +143,12 @@ def prove(commands: Commands, archive: bytes, tree: Tree, rego: Path) -> None:
         Path(aside, "bundle.tar.gz").write_bytes(archive)
         done = commands.run(
             *("eval", "--bundle", "bundle.tar.gz", "--strict", "--strict-builtin-errors"),
-            *("--schema", rego / "schemas", "--capabilities", rego / "capabilities.json"),
+            *(
+                "--schema",
+                schema_folder(rego, tree.schemas, Path(aside)),
+                "--capabilities",
+                rego / "capabilities.json",
+            ),
             *("--format", "json", "--stdin-input", _SMOKE),
             folder=Path(aside),
             stdin=orjson.dumps(questions),
@@ -332,7 +338,8 @@ def _test_fault(results: list[Any], tree: Tree) -> BundleFault:
 
 def names(tree: Tree, rego: Path) -> tuple[str, str]:
     """The fingerprints of what every policy is tried with, and of that and the policies."""
-    shared = _fingerprint(_shared_files(rego), OPA_VERSION)
+    schemas = {f"schemas/{name}": content for name, content in tree.schemas.items()}
+    shared = _fingerprint({**_shared_files(rego), **schemas}, OPA_VERSION)
     return shared, _fingerprint(tree.files, _fingerprint(tree.tests, shared))
 
 

@@ -4,7 +4,7 @@ import hashlib
 import os
 import subprocess
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,7 @@ import jiter
 import orjson
 
 from gateway import assets
+from gateway.policy.argument_schemas import arguments_schema
 
 _DATA = {"data.json", "data.yaml", "data.yml"}
 
@@ -51,6 +52,8 @@ class Tree:
     """Path of each Rego file, tests too, to where it came from."""
     hashes: Mapping[str, str]
     """Name of each source to the hex SHA-256 over its files in the bundle."""
+    schemas: Mapping[str, bytes] = field(default_factory=dict)
+    """What policies are checked with besides the gateway's own: path below ``schemas`` to it."""
 
     def real(self, path: str) -> str:
         """The file on disk behind a path in the archive; the path itself if there is none."""
@@ -84,6 +87,7 @@ def compose(sources: Iterable[Source], opa: Path) -> Tree:
     hashes: dict[str, str] = {}
     data: dict[str, Any] = {}
     samples: dict[str, Any] = {}
+    schemas: dict[str, bytes] = {}
     for source in sources:
         if source.name in hashes:
             raise BundleFault(f"two policy sources are called {source.name}")
@@ -94,6 +98,9 @@ def compose(sources: Iterable[Source], opa: Path) -> Tree:
             folders = relative.parts[:-1]
             if path.name.endswith("_test.rego"):
                 tests[inside], origins[inside] = content, source
+                continue
+            if _is_schema(source, relative):
+                _add_schema(schemas, "/".join(relative.parts[1:]), content, path)
                 continue
             if _is_sample(relative):
                 at = (*source.root[-1:], *folders)
@@ -109,7 +116,7 @@ def compose(sources: Iterable[Source], opa: Path) -> Tree:
     files["data.json"] = canonical(data)
     _overlay(samples, data, Path("samples"))
     tests["data.json"] = canonical(samples)
-    return Tree(files, tests, origins, hashes)
+    return Tree(files, tests, origins, hashes, schemas)
 
 
 def canonical(document: Any) -> bytes:
@@ -136,7 +143,8 @@ def _files(source: Source) -> Iterator[tuple[Path, bytes]]:
             # A link may lead elsewhere inside the folder, never out of it.
             if not path.resolve(strict=True).is_relative_to(real):
                 raise BundleFault(f"is a link that leaves {source.folder}", path)
-            if _belongs(path) or _is_sample(path.relative_to(source.folder)):
+            relative = path.relative_to(source.folder)
+            if _belongs(path) or _is_sample(relative) or _is_schema(source, relative):
                 yield path, path.read_bytes()
     except OSError as error:
         raise BundleFault(f"cannot be read: {error.strerror}", error.filename) from None
@@ -163,6 +171,24 @@ def _is_sample(relative: Path) -> bool:
     place in ``data``.
     """
     return relative.suffix == ".json" and relative.name not in _DATA and "samples" in relative.parts
+
+
+def _is_schema(source: Source, relative: Path) -> bool:
+    """The arguments of a tool, in a folder of the organisation's policy."""
+    return (
+        source.root == ("policies",)
+        and relative.suffix == ".json"
+        and relative.parts[:2] == ("schemas", "tools")
+    )
+
+
+def _add_schema(schemas: dict[str, bytes], name: str, content: bytes, path: Path) -> None:
+    try:
+        schema = orjson.dumps(arguments_schema(orjson.loads(content)))
+    except ValueError as error:
+        raise BundleFault(f"is no JSON schema: {error}", path) from None
+    if schemas.setdefault(name, schema) != schema:
+        raise BundleFault(f"another folder of policy has another schema {name}", path)
 
 
 def _parsed(path: Path, content: bytes, opa: Path) -> Any:

@@ -9,6 +9,7 @@ from typing import Any
 import orjson
 
 from gateway import assets
+from gateway.policy.argument_schemas import schema_folder
 from gateway.policy.bundles import build_bundle
 from gateway.policy.check import rego_files, with_folders
 from gateway.policy.opa_command import run_opa
@@ -48,9 +49,13 @@ def run_tests(folders: Sequence[Path], opa: Path, *, coverage: bool = False) -> 
     """Run every test and every ``sample.json`` of these folders. Raises `BundleFault`."""
     sources, asked = with_folders(folders)
     originals: dict[str, str] = {}
-    with tempfile.TemporaryDirectory(prefix="gateway-test-") as aside:
+    with (
+        tempfile.TemporaryDirectory(prefix="gateway-test-") as aside,
+        tempfile.TemporaryDirectory(prefix="gateway-test-") as beside,
+    ):
         folder = Path(aside)
-        for name, content in compose(sources, opa).files.items():
+        tree = compose(sources, opa)
+        for name, content in tree.files.items():
             _put(folder / name, content)
         for source in asked:
             for path in rego_files(source):
@@ -58,11 +63,12 @@ def run_tests(folders: Sequence[Path], opa: Path, *, coverage: bool = False) -> 
                 originals[inside] = str(path)
                 _put(folder / inside, path.read_bytes())
         _put(folder / ".manifest", orjson.dumps({"roots": [""], "rego_version": 2}))
-        tests = _opa(opa, folder, "--format", "json")
+        schemas = schema_folder(assets.asset("rego"), tree.schemas, Path(beside))
+        tests = _opa(opa, folder, schemas, "--format", "json")
         failures = _failures(tests, originals)
         covered: tuple[Covered, ...] = ()
         if coverage and not failures:
-            report = _opa(opa, folder, "--coverage", "--format", "json")
+            report = _opa(opa, folder, schemas, "--coverage", "--format", "json")
             covered = _coverage(report.get("files", {}), originals)
     samples, wrong = _samples(sources, asked, opa)
     passed = len(tests) - len(failures) + samples - len(wrong)
@@ -74,10 +80,9 @@ def _put(path: Path, content: bytes) -> None:
     path.write_bytes(content)
 
 
-def _opa(opa: Path, folder: Path, *options: str) -> Any:
-    rego = assets.asset("rego")
-    words = ["test", "--bundle", ".", *options, "--schema", str(rego / "schemas")]
-    words += ["--capabilities", str(rego / "capabilities.json")]
+def _opa(opa: Path, folder: Path, schemas: Path, *options: str) -> Any:
+    words = ["test", "--bundle", ".", *options, "--schema", str(schemas)]
+    words += ["--capabilities", str(assets.asset("rego") / "capabilities.json")]
     done = run_opa(opa, *words, folder=folder, seconds=_OPA_SECONDS)
     try:
         return orjson.loads(done.stdout)

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.builders import TOOL, a_state
 from tests.end_to_end.demonstration import need_opa
 from tests.test_cli import _no_settings_of_this_machine as _no_settings
 from tests.test_cli import gateway
@@ -90,3 +91,48 @@ def test_wrong_words_end_with_2_and_refused_ones_with_1(tmp_path: Path) -> None:
     assert gateway("policy", "replay", "--since", "yesterday").exit_code == 2
     assert gateway("policy", "new", "Bad Name", "--dir", tmp_path).exit_code == 1
     assert gateway("policy", "new", "p", "--route", "x", "--dir", tmp_path).exit_code == 1
+
+
+SCHEMA = {"type": "object", "properties": {"limit": {"type": "integer"}}}
+
+
+def test_a_misspelt_argument_is_found_by_the_tools_schema(tmp_path: Path) -> None:
+    gateway("policy", "new", "rows", "--route", "tool/export", "--dir", tmp_path)
+    [policy] = tmp_path.rglob("rows.rego")
+    text = policy.read_text()
+    text = text.replace(
+        "#   - input: schema.input",
+        "#   - input: schema.input\n#   - input.arguments: schema.tools.crm.export",
+    )
+    policy.write_text(text.replace("input.arguments.dry_run", "input.arguments.limt"))
+    told = gateway("policy", "check", tmp_path)
+    assert told.exit_code == 1
+    assert "undefined schema" in told.stdout
+    schema = tmp_path / "schemas" / "tools" / "crm" / "export.json"
+    schema.parent.mkdir(parents=True)
+    schema.write_text(json.dumps(SCHEMA))
+    told = gateway("policy", "check", tmp_path)
+    assert told.exit_code == 1
+    assert "undefined ref: input.arguments.limt" in told.stdout
+    built = gateway("policy", "build", tmp_path, "--data-dir", tmp_path / "none")
+    assert "undefined ref: input.arguments.limt" in built.stderr
+    schema.write_text(json.dumps({**SCHEMA, "properties": {"limt": {"$ref": "http://x/y"}}}))
+    output = tmp_path / "b.tar.gz"
+    words = ("policy", "build", tmp_path, "-o", output, "--data-dir", tmp_path / "none")
+    assert gateway(*words).exit_code == 0
+    schema.write_text("{")
+    assert "is no JSON schema" in gateway(*words).stderr
+
+
+def test_the_schemas_of_scanned_tools_are_written_into_the_folder(tmp_path: Path) -> None:
+    with a_state(tmp_path / "data"):
+        pass
+    words = ("policy", "schemas", "--dir", tmp_path / "policies", "--data-dir", tmp_path / "data")
+    [written] = gateway(*words).stdout.splitlines()
+    assert written.endswith(f"/schemas/tools/crm/{TOOL}.json")
+    assert json.loads(Path(written).read_text())["type"] == "object"
+    [file] = json.loads(gateway(*words, "--json").stdout)["files"]
+    assert file == written
+    told = gateway(*words[:-1], tmp_path / "nowhere")
+    assert told.exit_code == 3
+    assert "holds no gateway" in told.stderr

@@ -10,7 +10,8 @@ import orjson
 import pytest
 
 from gateway import assets
-from gateway.registry.tool_schemas import MAX_DEPTH, OPEN, arguments_schema, write_tool_schemas
+from gateway.policy.argument_schemas import MAX_DEPTH, OPEN, arguments_schema
+from gateway.registry.tool_schemas import write_tool_schemas
 from tests.api.world import World, a_world
 from tests.policy.world import the_opa
 
