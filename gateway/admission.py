@@ -228,10 +228,12 @@ class Admission:
         self, connection: Connection, claim: Claim, windows: dict[Window, list[int]]
     ) -> None:
         now = self._log.now
+        cost = claim.approved.affordable.cost
         for budget in claim.approved.affordable.budgets:
             used, held = windows[budget.id, budget.window_at(now)]
-            if used + held + 1 <= budget.limit:
+            if used + held + budget.draw(cost) <= budget.limit:
                 continue
+            self._ledger.refuses(budget.id, budget.window_at(now))
             if budget.on_exceed == "APPROVAL" and not claim.granted and _binds(claim):
                 self._spend_or_ask(connection, claim)
             elif budget.on_exceed == "BLOCK" and _binds(claim):
@@ -245,8 +247,9 @@ class Admission:
                 return
         for budget in claim.approved.affordable.budgets:
             window = budget.window_at(now)
-            windows[budget.id, window][1] += 1
-            claim.holds.append(Hold(budget.id, window, 1))
+            amount = budget.draw(cost)
+            windows[budget.id, window][1] += amount
+            claim.holds.append(Hold(budget.id, window, amount))
 
     def _decided(self, connection: Connection, group: Held) -> Decided:
         drafts: list[Draft] = []

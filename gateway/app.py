@@ -22,6 +22,7 @@ from gateway.api.context import ApiContext, Readiness
 from gateway.api.errors import EXCEPTION_HANDLERS
 from gateway.api.routes import management_routes, routes
 from gateway.assets import asset
+from gateway.budget_alerts import BudgetAlerts
 from gateway.dry_run import DryRun
 from gateway.edge import PROXY_PATH, Edge, TokenBuckets
 from gateway.http1 import Client, UnixAddress
@@ -40,7 +41,7 @@ from gateway.policy.opa import Opa
 from gateway.policy.risk import RiskAssessor
 from gateway.policy.sources import the_sources
 from gateway.refused_calls import RefusedCalls
-from gateway.registry import policy_changes, projects
+from gateway.registry import budgets, policy_changes, projects
 from gateway.registry.core import Actor, Change
 from gateway.registry.faults import Unready
 from gateway.registry.keys import NewKey
@@ -404,14 +405,27 @@ async def _until_ready(gateway: Gateway, told: asyncio.Event) -> None:
 async def _keep_house(gateway: Gateway) -> None:
     """What happens by itself every few seconds. An error here ends the gateway, loudly."""
     stopped = False
+    alerts = BudgetAlerts(gateway.state.registry, gateway.state.ledger)
+    forgotten = ""
     while True:
         await asyncio.sleep(HOUSEKEEPING_SECONDS)
+        await alerts.look()
+        hour = gateway.state.clock.now()[:13]
+        if hour != forgotten:
+            forgotten = hour
+            await _forget(gateway.state)
         await gateway.pipeline.refused_calls.flush()
         await gateway.state.settlement.retry()
         stop = gateway.stop_file.read()
         if stop is not None and not stopped:
             gateway.cancel_calls(stop)
         stopped = stop is not None
+
+
+async def _forget(state: State) -> None:
+    """Let go of what nobody asks for any more."""
+    now = state.clock.now()
+    await asyncio.wait([state.writer.change(lambda connection: budgets.forget(connection, now))])
 
 
 async def _finish_calls(gateway: Gateway) -> None:

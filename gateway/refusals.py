@@ -11,7 +11,7 @@ dashboard use; each reason belongs to one code::
      ├─ -31002 tool         tool_changed, tool_gone, tool_pending, unknown_tool
      ├─ -31003 denied       policy_denied, too_large_to_decide
      ├─ -31004 approval     approval_required, approval_denied, approval_expired
-     ├─ -31005 budget       budget_exceeded
+     ├─ -31005 budget       budget_exceeded, amount_refused
      ├─ -31006 upstream     upstream_error, upstream_auth, caller_left
      ├─ -31007 unreachable  upstream_unreachable
      ├─ -31008 engine       policy_unavailable
@@ -54,6 +54,7 @@ REASONS: dict[str, Reason] = {
         -31004, "after_decision", "The approval expired before it was used; another is asked for."
     ),
     "budget_exceeded": Reason(-31005, "at_reset", "A budget is used up."),
+    "amount_refused": Reason(-31005, "no", "The call names no amount that may be charged."),
     "upstream_error": Reason(-31006, "no", "The tool's server failed to answer properly."),
     "upstream_auth": Reason(-31006, "no", "The tool's server refused the gateway's credential."),
     "caller_left": Reason(-31006, "no", "The caller hung up; whether the call ran is not known."),

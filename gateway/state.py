@@ -92,6 +92,7 @@ def _open(data_dir: Path, keys: Keyring) -> State:
     with engine.connect() as connection, connection.begin():
         log.load(connection, f"gateway-{secrets.token_hex(4)}/trace/main")
         directory.load(connection)
+        ledger.load(connection, clock.now())
     writer = Writer(engine, [log, directory, ledger])
     settlement = Settlement(writer, log, ledger, grants)
     writer.start()

@@ -139,6 +139,20 @@ class Server:
 
 
 @dataclass(frozen=True, slots=True)
+class Cost:
+    """What one call of a tool costs, in millionths of the project's unit."""
+
+    price: int
+    """At least this, whatever the call says."""
+    argument: str | None
+    """The argument that holds an amount; a call without a proper one is refused."""
+    decimal_string: bool
+    """The amount is sent as text (``"12.50"``), not as a number."""
+    cap: int | None
+    """The most that one call may name."""
+
+
+@dataclass(frozen=True, slots=True)
 class Tool:
     """One tool as an administrator accepted it, and whether it still is that."""
 
@@ -154,6 +168,7 @@ class Tool:
     annotations: Mapping[str, Json]
     argument_fault: Callable[[Mapping[str, Json]], str | None]
     """Compiled from the accepted inputSchema: what is wrong with the arguments, or None."""
+    cost: Cost | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -185,7 +200,7 @@ class Override:
     expires_at: str
 
 
-_WINDOW_PREFIX = {"minute": 16, "hour": 13, "day": 10, "month": 7}
+WINDOW_PREFIX = {"minute": 16, "hour": 13, "day": 10, "month": 7}
 
 
 @dataclass(frozen=True, slots=True)
@@ -197,11 +212,18 @@ class Budget:
     dimension: Literal["requests", "cost"]
     window: Literal["minute", "hour", "day", "month"]
     limit: int
+    """Calls, or millionths of the project's unit."""
     on_exceed: Literal["BLOCK", "WARN", "APPROVAL"]
+    warn_at: int = 80
+    """Per cent of the limit."""
+
+    def draw(self, cost: int) -> int:
+        """What a call of this cost (in millionths) draws on it."""
+        return cost if self.dimension == "cost" else 1
 
     def window_at(self, now: str) -> str:
         """The window that holds the time, as its RFC 3339 prefix: ``2026-01-31T12`` is an hour."""
-        return now[: _WINDOW_PREFIX[self.window]]
+        return now[: WINDOW_PREFIX[self.window]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -342,6 +364,8 @@ class Affordable:
 
     decision: Decision
     budgets: tuple[Budget, ...]
+    cost: int = 0
+    """Of the call, in millionths."""
 
     @property
     def call(self) -> Call:

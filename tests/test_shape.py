@@ -28,13 +28,13 @@ LAYERS = (
     ("state",),
     ("steps", "admission", "settlement", "refused_calls", "answers", "mcp.relay"),
     ("mcp",),
-    ("registry", "policy", "trace", "budgets", "call_records"),
+    ("registry", "policy", "trace", "budgets", "budget_alerts", "call_records"),
     ("egress", "edge", "listeners"),
     ("store", "http1", "http1_connection", "http1_dial", "http1_protocol"),
     ("mcp.envelope", "mcp.routing", "mcp.arguments", "mcp.digests", "mcp.schema_checks"),
     ("mcp.strictness", "mcp.folding", "mcp.schema_document"),
     ("settings", "telemetry"),
-    ("values", "refusals", "ids", "keyring", "clock", "assets", "durable"),
+    ("values", "refusals", "ids", "keyring", "clock", "assets", "durable", "amounts"),
 )
 MOST_LINES = 500
 MOST_LINES_OF_A_FUNCTION = 60

@@ -1,10 +1,12 @@
 """`/mcp/servers/{id}/tools` and `/mcp/tools`: what is offered, what was accepted."""
 
+from collections.abc import Mapping
 from typing import Any
 
 import orjson
 from sqlalchemy import Connection, Row
 
+from gateway import amounts
 from gateway.api.call import ApiCall
 from gateway.api.models import Listing, ListQuery, Output, listing
 from gateway.policy.templates import Template
@@ -12,6 +14,13 @@ from gateway.registry import rules, servers, templates, tools
 from gateway.registry.core import Change
 from gateway.registry.tools import Acceptance, ToolPatch
 from gateway.values import Risk
+
+
+class CostOut(Output):
+    price: str
+    argument: str | None
+    decimal_string: bool
+    cap: str | None
 
 
 class ToolOut(Output):
@@ -24,6 +33,8 @@ class ToolOut(Output):
     risk_computed: Risk
     risk_override: Risk | None
     risk_reasons: list[str]
+    cost: CostOut | None
+    """Of a call; null where it costs nothing."""
     description_sha256: str
     definition_sha256: str
     """Of the definition that the server shows now: what `accept` wants to be told."""
@@ -117,6 +128,7 @@ def _shown(row: Row[Any], in_force: list[Row[Any]], template: Template | None) -
         risk_computed=row.risk_computed,
         risk_override=row.risk_override,
         risk_reasons=row.risk_reasons,
+        cost=row.cost and _cost(row.cost),
         description_sha256=row.description_sha256,
         definition_sha256=row.current_sha256,
         accepted_sha256=row.accepted_sha256,
@@ -124,3 +136,12 @@ def _shown(row: Row[Any], in_force: list[Row[Any]], template: Template | None) -
         first_seen=row.first_seen,
         last_seen=row.last_seen,
     )
+
+
+def _cost(cost: Mapping[str, Any]) -> CostOut:
+    cap = cost["cap"]
+    told = {
+        "price": amounts.shown(cost["price"]),
+        "cap": None if cap is None else amounts.shown(cap),
+    }
+    return CostOut.model_validate({**cost, **told})

@@ -7,8 +7,17 @@ from pathlib import Path
 from typing import Annotated, Literal, Self
 
 import orjson
-from pydantic import AfterValidator, Field, JsonValue, ValidationError, model_validator
+from pydantic import (
+    AfterValidator,
+    Field,
+    JsonValue,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
 
+from gateway import amounts
 from gateway.configuration.items import Item, Noun, Scalar, item, params
 from gateway.configuration.source import DocumentFault, Fault, Plain, Source, parse, spelled
 from gateway.registry.agents import NewAgent
@@ -126,6 +135,13 @@ class BudgetEntry(Input):
     on_exceed: OnExceed = "BLOCK"
     warn_at: WarnAt = 80
 
+    @field_validator("limit")
+    @classmethod
+    def _as_it_counts(cls, limit: int | str, others: ValidationInfo) -> int | str:
+        if others.data.get("dimension") == "requests" and isinstance(limit, str):
+            raise ValueError("must be a whole number of requests")
+        return limit
+
     @model_validator(mode="after")
     def _one_target(self) -> Self:
         if self.agent is not None and (self.server or self.tool):
@@ -229,6 +245,9 @@ def _faults(source: Source, path: tuple[str, int], error: ValidationError) -> It
 
 def _item(noun: Noun, entry: Entry, place: str, folder: Path) -> Item:
     values: dict[str, Scalar] = entry.model_dump(mode="json", exclude={"auth", "params"})
+    if isinstance(entry, BudgetEntry) and entry.dimension == "cost":
+        # As the gateway shows it, or `25` and `"25.00"` would differ for ever.
+        values["limit"] = amounts.shown(amounts.of_setting(entry.limit))
     if not isinstance(entry, ServerEntry):
         return item(noun, values, place=place)
     for name in ("status", "connector_type"):

@@ -32,7 +32,8 @@ def read(api: Api) -> Live:
     agents, servers = api.all("/agents"), api.all("/mcp/servers")
     # What a template brings comes with its server, and is changed by overrides.
     rules = [row for row in api.all("/mcp/policies") if not row["is_auto_generated"]]
-    budgets = api.all("/budgets")
+    # A file names no keys, so what counts for one is not the file's.
+    budgets = [row for row in api.all("/budgets") if not _of_key(row)]
     names = _Names(
         agents={row["id"]: row["name"] for row in agents},
         servers={row["id"]: row["slug"] for row in servers},
@@ -53,6 +54,10 @@ def read(api: Api) -> Live:
             *(_budget(names, row) for row in budgets),
         )
     )
+
+
+def _of_key(budget: dict[str, Any]) -> bool:
+    return budget["scope"] == "agent" and str(budget["target_id"]).startswith("key_")
 
 
 def _needs_tools(rules: list[dict[str, Any]], budgets: list[dict[str, Any]]) -> bool:

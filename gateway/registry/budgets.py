@@ -3,13 +3,15 @@
 from typing import Annotated, Any, Literal
 
 from pydantic import Field
-from sqlalchemy import Connection, Row, delete, insert, select, update
+from sqlalchemy import Connection, Row, delete, func, insert, select, update
 
+from gateway import amounts
+from gateway.clock import after
 from gateway.ids import new_id
 from gateway.registry import pages
 from gateway.registry.core import Change
 from gateway.registry.faults import Invalid
-from gateway.registry.fields import Id, Input, Patch, unsent
+from gateway.registry.fields import Amount, Id, Input, Patch, unsent
 from gateway.registry.loosening import budget_loosens
 from gateway.registry.pages import Page
 from gateway.registry.weakening import Wish, govern
@@ -18,9 +20,15 @@ from gateway.trace.record import Field as Code
 from gateway.values import Budget, BudgetId, ProjectId
 
 _b = tables.budgets.c
-_TARGETS = {"agent": tables.agents, "server": tables.servers, "tool": tables.tools}
+_TARGETS = {
+    "agent": (tables.agents, tables.keys),
+    "server": (tables.servers,),
+    "tool": (tables.tools,),
+}
+"""What a budget may count for. A key counts as an agent of its own."""
 
-Limit = Annotated[int, Field(ge=0, le=10**15)]
+HISTORY_DAYS = 90
+Limit = Annotated[Amount, Field(description='Calls, or an amount for `cost`: 25 or "25.50"')]
 WarnAt = Annotated[int, Field(ge=1, le=100, description="Per cent of the limit")]
 OnExceed = Literal["BLOCK", "WARN", "APPROVAL"]
 
@@ -47,7 +55,7 @@ def create(change: Change, new: NewBudget) -> Row[Any]:
     """Raises `Invalid`."""
     _check(change, new)
     budget_id = new_id("bud")
-    values = new.model_dump()
+    values = {**new.model_dump(), "limit": _limit(new.dimension, new.limit)}
     change.connection.execute(
         insert(tables.budgets).values(
             id=budget_id, project_id=change.project_id, created_at=change.now, **values
@@ -59,12 +67,15 @@ def create(change: Change, new: NewBudget) -> Row[Any]:
 
 def patch(change: Change, budget_id: str, asked: BudgetPatch) -> Row[Any]:
     before = get(change.connection, change.project_id, budget_id)
-    sent = asked.sent()
-    if not sent:
+    body = asked.sent()
+    if not body:
         return before
+    sent = dict(body)
+    if "limit" in sent:
+        sent["limit"] = _limit(before.dimension, asked.limit)
     whole = _values(before)
     loosens = budget_loosens(whole, {**whole, **sent})
-    governed = govern(change, Wish("budget.patch", budget_id, sent, whole), loosens=loosens)
+    governed = govern(change, Wish("budget.patch", budget_id, body, whole), loosens=loosens)
     change.connection.execute(update(tables.budgets).where(_b.id == budget_id).values(**sent))
     old = {name: getattr(before, name) for name in sent}
     codes: dict[str, Code] = {"budget": budget_id, **governed}
@@ -112,6 +123,7 @@ def value(row: Row[Any]) -> Budget:
         window=row.window,
         limit=row.limit,
         on_exceed=row.on_exceed,
+        warn_at=row.warn_at,
     )
 
 
@@ -125,6 +137,64 @@ def spent(connection: Connection, row: Row[Any], now: str) -> tuple[int, int]:
     return (0, 0) if found is None else (found.used, found.held)
 
 
+def history(
+    connection: Connection, row: Row[Any], cursor: str | None, limit: int
+) -> Page[Row[Any]]:
+    """The budget's windows, oldest first, for `HISTORY_DAYS`."""
+    windows = tables.budget_windows
+    query = select(windows).where(windows.c.budget_id == row.id)
+    return pages.page(connection, query, windows.c.window_start, cursor, limit)
+
+
+def forget(connection: Connection, now: str) -> int:
+    """Delete the windows that ended before the history begins; return how many there were."""
+    w = tables.budget_windows.c
+    first = after(now, -HISTORY_DAYS * 86_400)
+    # Each window is named by the beginning of its time, so the day is cut to the same length.
+    ended = w.window_start < func.substr(first, 1, func.length(w.window_start))
+    query = delete(tables.budget_windows).where(ended, w.held == 0)
+    return connection.execute(query).rowcount
+
+
+def alert(
+    change: Change, budget: Budget, window: str, level: Literal[1, 2], used: int, held: int
+) -> bool:
+    """Put on the trail, once a window and level, that the budget runs out (1) or is out (2)."""
+    windows = tables.budget_windows
+    w = windows.c
+    here = (w.budget_id == budget.id) & (w.window_start == window)
+    told = change.connection.execute(
+        update(windows).where(here, w.alerted < level).values(alerted=level)
+    )
+    if told.rowcount == 0:
+        if change.connection.execute(select(w.budget_id).where(here)).first() is not None:
+            return False
+        # A budget of nothing refuses before anything is ever held.
+        values = {"budget_id": budget.id, "window_start": window, "used": 0, "held": 0}
+        change.connection.execute(insert(windows).values(alerted=level, **values))
+    codes: dict[str, Code] = {
+        "budget": budget.id,
+        "scope": budget.scope,
+        "target": budget.target_id,
+        "window": window,
+        "limit": budget.limit,
+        "used": used,
+        "held": held,
+    }
+    event = "budget.warning" if level == 1 else "budget.exceeded"
+    change.record(event, budget.id, codes={**codes, "dimension": budget.dimension})
+    return True
+
+
+def _limit(dimension: str, limit: int | str) -> int:
+    """As it is stored: calls, or millionths. Raises `Invalid`."""
+    if dimension == "cost":
+        return amounts.of_setting(limit)
+    if isinstance(limit, str):
+        raise Invalid({"limit": "must be a whole number of requests"})
+    return limit
+
+
 def _values(row: Row[Any]) -> dict[str, Any]:
     return {name: getattr(row, name) for name in NewBudget.model_fields}
 
@@ -136,9 +206,10 @@ def _check(change: Change, new: NewBudget) -> None:
             faults["target_id"] = "a project's budget has none"
     elif new.target_id is None:
         faults["target_id"] = f"is needed: the id of the {new.scope}"
-    elif not pages.exists(change.connection, _TARGETS[new.scope], change.project_id, new.target_id):
+    elif not any(
+        pages.exists(change.connection, table, change.project_id, new.target_id)
+        for table in _TARGETS[new.scope]
+    ):
         faults["target_id"] = f"no such {new.scope}"
-    if new.dimension == "cost":
-        faults["dimension"] = "cost is not available yet; use requests"
     if faults:
         raise Invalid(faults)

@@ -21,6 +21,7 @@ from gateway.values import (
     Agent,
     AgentId,
     Budget,
+    Cost,
     Enforcement,
     Json,
     Key,
@@ -244,6 +245,7 @@ class Directory:
             risk_computed=Risk(row.risk_computed),
             annotations=definition.get("annotations") or {},
             argument_fault=self._compiled[digest],
+            cost=None if row.cost is None else Cost(**row.cost),
         )
 
 
@@ -328,6 +330,7 @@ def _budget(row: Any) -> Budget:
         window=row.window,
         limit=row.limit,
         on_exceed=row.on_exceed,
+        warn_at=row.warn_at,
     )
 
 

@@ -4,7 +4,16 @@ import re
 from datetime import UTC, datetime
 from typing import Annotated, Any
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    PlainValidator,
+    WithJsonSchema,
+)
+
+from gateway import amounts
 
 MAX_NAME = 128
 """Bytes of UTF-8."""
@@ -43,6 +52,26 @@ def _no_nul(value: str) -> str:
     return value
 
 
+def _amount(value: object) -> int | str:
+    if isinstance(value, bool) or not isinstance(value, int | str):
+        raise ValueError('must be a whole number, or decimal text such as "12.50"')
+    amounts.of_setting(value)  # a ValueError says what is wrong
+    return value
+
+
+Amount = Annotated[
+    int | str,
+    PlainValidator(_amount),
+    WithJsonSchema(
+        {
+            "anyOf": [
+                {"type": "integer", "minimum": 0, "maximum": amounts.MOST // amounts.MICROS},
+                {"type": "string", "pattern": r"^[0-9]{1,11}(\.[0-9]{1,6})?$"},
+            ]
+        }
+    ),
+]
+"""Of money: a whole number, or decimal text such as ``"12.50"``."""
 Name = Annotated[str, Field(min_length=1), AfterValidator(_name)]
 Reason = Annotated[str, Field(min_length=1, max_length=2000), AfterValidator(_no_nul)]
 Description = Annotated[str, Field(max_length=4000), AfterValidator(_no_nul)]

@@ -79,6 +79,19 @@ def budget_loosens(before: Mapping[str, Any], after: Mapping[str, Any] | None) -
     return milder or bool(after["limit"] > before["limit"])
 
 
+def cost_loosens(before: Mapping[str, Any] | None, after: Mapping[str, Any] | None) -> bool:
+    """Whether calls of a tool may cost less than before, or more at once."""
+    if before is None:
+        return False
+    if after is None or after["price"] < before["price"]:
+        return True
+    if before["argument"] is None:
+        return False
+    if any(after[name] != before[name] for name in ("argument", "decimal_string")):
+        return True
+    return before["cap"] is not None and (after["cap"] is None or after["cap"] > before["cap"])
+
+
 def _milder(one: Action, other: Action) -> bool:
     return _ACTIONS.index(one) < _ACTIONS.index(other)
 

@@ -4,16 +4,19 @@ Only `accept` of exactly what was shown, or the first approval of the server aft
 scan, makes a tool callable; `gateway.registry.pins` notices when it changes.
 """
 
+from collections.abc import Mapping
 from typing import Any
 
 import orjson
 from sqlalchemy import Connection, Row, select, update
 
+from gateway import amounts
 from gateway.registry import pages
 from gateway.registry.core import Change
 from gateway.registry.directory import stricter
 from gateway.registry.faults import Conflict
-from gateway.registry.fields import Input, Patch, Reason, Sha256, unsent
+from gateway.registry.fields import Amount, Input, Name, Patch, Reason, Sha256, unsent
+from gateway.registry.loosening import cost_loosens
 from gateway.registry.pages import Page
 from gateway.registry.weakening import Wish, govern
 from gateway.store import tables
@@ -25,8 +28,18 @@ _t = tables.tools.c
 _RISKS = list(Risk)
 
 
+class ToolCost(Input):
+    """What one call costs: at least the price, and what the argument says."""
+
+    price: Amount = 0
+    argument: Name | None = None
+    decimal_string: bool = False
+    cap: Amount | None = None
+
+
 class ToolPatch(Patch):
     risk_override: Risk | None = unsent()
+    cost: ToolCost | None = unsent()
     reason: Reason
 
 
@@ -66,21 +79,52 @@ def accept(change: Change, tool_id: str, asked: Acceptance) -> Row[Any]:
 
 
 def patch(change: Change, tool_id: str, asked: ToolPatch) -> Row[Any]:
-    """Set or lift an administrator's own view of the risk."""
+    """Set or lift an administrator's own view of the risk, and what a call costs."""
     row = get(change.connection, change.project_id, tool_id)
-    if "risk_override" in asked.model_fields_set:
-        override = asked.risk_override
-        wish = Wish("tool.patch", tool_id, asked.model_dump(mode="json"), _risks(row))
-        computed = stricter(row.risk_computed, row.accepted_risk)
-        milder = _RISKS.index(override or computed) < _RISKS.index(risk_of(row))
-        governed = govern(change, wish, loosens=milder)
-        change.connection.execute(
-            update(tables.tools).where(_t.id == tool_id).values(risk_override=override)
-        )
+    sent = _sent(asked)
+    if not sent:
+        return row
+    body = asked.model_dump(mode="json", exclude_unset=True)
+    wish = Wish("tool.patch", tool_id, body, {**_risks(row), "cost": row.cost})
+    governed = govern(change, wish, loosens=_loosens(row, sent))
+    change.connection.execute(update(tables.tools).where(_t.id == tool_id).values(**sent))
+    if "risk_override" in sent:
         codes: dict[str, Code] = {**_codes(row), **governed}
-        codes |= {"risk_before": row.risk_override, "risk_after": override}
+        codes |= {"risk_before": row.risk_override, "risk_after": asked.risk_override}
         change.record("tool.risk_overridden", tool_id, codes=codes, reason=asked.reason)
+    if "cost" in sent:
+        before, after = {"cost": row.cost}, {"cost": sent["cost"]}
+        change.record(
+            "tool.cost_set",
+            tool_id,
+            codes={**_codes(row), **governed},
+            before=before,
+            after=after,
+            reason=asked.reason,
+        )
     return get(change.connection, change.project_id, tool_id)
+
+
+def _sent(asked: ToolPatch) -> dict[str, Any]:
+    sent: dict[str, Any] = {}
+    if "risk_override" in asked.model_fields_set:
+        sent["risk_override"] = asked.risk_override
+    if "cost" in asked.model_fields_set:
+        cost = asked.cost
+        sent["cost"] = cost and {
+            "price": amounts.of_setting(cost.price),
+            "argument": cost.argument,
+            "decimal_string": cost.decimal_string,
+            "cap": None if cost.cap is None else amounts.of_setting(cost.cap),
+        }
+    return sent
+
+
+def _loosens(row: Row[Any], sent: Mapping[str, Any]) -> bool:
+    computed = stricter(row.risk_computed, row.accepted_risk)
+    override = sent.get("risk_override", row.risk_override)
+    milder = _RISKS.index(override or computed) < _RISKS.index(risk_of(row))
+    return milder or ("cost" in sent and cost_loosens(row.cost, sent["cost"]))
 
 
 def _risks(row: Row[Any]) -> dict[str, str | None]:

@@ -125,6 +125,7 @@ tools = Table(
     Column("risk_reasons", JSON, nullable=False),
     Column("accepted_risk", String),  # risk_computed when it was accepted
     Column("risk_override", String),
+    Column("cost", JSON),  # of a call: price, argument, decimal_string, cap
     Column("first_seen", String, nullable=False),
     Column("last_seen", String, nullable=False),
     UniqueConstraint("server_id", "name"),
@@ -203,6 +204,8 @@ budget_windows = Table(
     Column("window_start", String, primary_key=True),
     Column("used", BigInteger, nullable=False),
     Column("held", BigInteger, nullable=False),
+    # 0 · 1: near its limit · 2: at it; each is told once.
+    Column("alerted", SmallInteger, nullable=False, server_default="0"),
     sqlite_with_rowid=False,
 )
 

@@ -3,6 +3,7 @@
 import pytest
 from sqlalchemy import insert
 
+from gateway.registry import budgets
 from gateway.store import tables
 from tests.api.world import World
 
@@ -68,7 +69,10 @@ async def test_an_agents_budgets_are_its_own(world: World) -> None:
         ({"limit": -1}, "limit"),
         ({"limit": 1.5}, "limit"),
         ({"limit": True}, "limit"),
-        ({"dimension": "cost"}, "dimension"),
+        ({"limit": "5"}, "limit"),
+        ({"dimension": "cost", "limit": "0.1234567"}, "limit"),
+        ({"dimension": "cost", "limit": "1e3"}, "limit"),
+        ({"dimension": "tokens"}, "dimension"),
         ({"window": "week"}, "window"),
         ({"warn_at": 101}, "warn_at"),
     ],
@@ -80,3 +84,43 @@ async def test_a_budget_that_counts_nothing_is_refused(
         answer = await client.post("budgets", json=DAY | given)
     assert answer.status_code == 400
     assert [detail["field"] for detail in answer.json()["error"]["details"]] == [field]
+
+
+async def test_money_is_decimal_text_and_kept_to_the_millionth(world: World) -> None:
+    body = DAY | {"dimension": "cost", "limit": "1000000000.000001"}
+    async with world.client() as client:
+        budget = (await client.post("budgets", json=body)).json()
+        assert (budget["limit"], budget["used"], budget["held"]) == ("1000000000.000001", "0", "0")
+        patched = await client.patch(f"budgets/{budget['id']}", json={"limit": 25})
+        assert patched.json()["limit"] == "25"
+    assert [b.limit for b in world.state.directory.view(world.project_id).budgets] == [25_000_000]
+
+
+async def test_a_key_is_counted_as_an_agent_of_its_own(world: World) -> None:
+    key, _ = world.key()
+    async with world.client() as client:
+        own = DAY | {"scope": "agent", "target_id": key.id}
+        assert (await client.post("budgets", json=own)).status_code == 201
+        other = DAY | {"scope": "server", "target_id": key.id}
+        assert (await client.post("budgets", json=other)).status_code == 400
+
+
+async def test_history_is_shown_for_ninety_days_and_then_forgotten(world: World) -> None:
+    async with world.client() as client:
+        budget = (await client.post("budgets", json=DAY)).json()["id"]
+        kept = ["2099-01", "2099-01-01", "2099-03-30", "2099-03-31T11:59"]
+        gone = ["2098-12", "2098-12-31", "2098-12-31T23", "2098-12-31T23:59"]
+        rows = [
+            {"budget_id": budget, "window_start": start, "used": 1, "held": 0}
+            for start in (*kept, *gone)
+        ]
+        rows.append({"budget_id": budget, "window_start": "2097-01", "used": 0, "held": 1})
+        world.state.writer.change_now(
+            lambda c: c.execute(insert(tables.budget_windows), rows).rowcount
+        )
+        now = "2099-04-01T12:00:00.000000Z"
+        assert world.state.writer.change_now(lambda c: budgets.forget(c, now)) == len(gone)
+        page = (await client.get(f"budgets/{budget}/history?limit=3")).json()
+        rest = (await client.get(f"budgets/{budget}/history?cursor={page['next_cursor']}")).json()
+        shown = [window["window"] for window in (*page["items"], *rest["items"])]
+        assert shown == ["2097-01", *kept]

@@ -6,6 +6,7 @@ import pytest
 
 from gateway.registry.loosening import (
     budget_loosens,
+    cost_loosens,
     loosened_settings,
     override_loosens,
     rule_loosens,
@@ -167,3 +168,29 @@ def test_a_budget_loosens_when_more_may_pass() -> None:
     warning = budget | {"on_exceed": "WARN"}
     assert not budget_loosens(warning, None)
     assert not budget_loosens(warning, budget)
+
+
+PRICED = {"price": 5, "argument": "total", "decimal_string": False, "cap": 100}
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "loosens"),
+    [
+        (None, PRICED, False),
+        (PRICED, None, True),
+        (PRICED, PRICED, False),
+        (PRICED, PRICED | {"price": 6, "cap": 99}, False),
+        (PRICED, PRICED | {"price": 4}, True),
+        (PRICED, PRICED | {"argument": None}, True),
+        (PRICED, PRICED | {"argument": "tip"}, True),
+        (PRICED, PRICED | {"decimal_string": True}, True),
+        (PRICED, PRICED | {"cap": 101}, True),
+        (PRICED, PRICED | {"cap": None}, True),
+        (PRICED | {"cap": None}, PRICED, False),
+        (PRICED | {"argument": None}, PRICED, False),
+    ],
+)
+def test_a_cost_loosens_when_a_call_may_count_for_less(
+    before: dict[str, object] | None, after: dict[str, object] | None, loosens: bool
+) -> None:
+    assert cost_loosens(before, after) is loosens

@@ -3,7 +3,7 @@
 # description: >-
 #   What must be done besides the action, and how the obligations of several findings combine: to
 #   the stricter, always. The highest quorum, the approvers that all of them name, the highest
-#   cost, every redaction; a block makes redaction pointless.
+#   cost and every argument that holds one, every redaction; a block makes redaction pointless.
 package gateway.obligations
 
 import rego.v2
@@ -63,6 +63,15 @@ _known(obligation) if {
 	obligation.type == "cost"
 	is_number(obligation.amount)
 	obligation.amount >= 0
+	not "argument" in object.keys(obligation)
+}
+
+# An argument that the call then lacks refuses it: a rule that reads it would only say nothing.
+_known(obligation) if {
+	obligation.type == "cost"
+	is_string(obligation.argument)
+	obligation.argument != ""
+	not "amount" in object.keys(obligation)
 }
 
 _known(obligation) if {
@@ -92,7 +101,10 @@ _combined("approvers", same) := {
 
 _combined("block", _) := {"type": "block"}
 
-_combined("cost", same) := {"type": "cost", "amount": max([each.amount | some each in same])}
+_combined("cost", same) := object.union(
+	{"type": "cost", "amount": max([object.get(each, "amount", 0) | some each in same])},
+	{"arguments": names | names := sort({each.argument | some each in same}); count(names) > 0},
+)
 
 _combined("quorum", same) := {"type": "quorum", "count": max([each.count | some each in same])}
 

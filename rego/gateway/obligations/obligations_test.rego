@@ -40,6 +40,14 @@ test_a_block_wins_over_redaction if {
 	decision([[{"type": "redact", "fields": ["b"]}], [{"type": "block"}]]).obligations == [{"type": "block"}]
 }
 
+test_arguments_that_hold_a_cost_all_count if {
+	decision([
+		[{"type": "cost", "amount": 2}, {"type": "cost", "argument": "total"}],
+		[{"type": "cost", "argument": "fee"}],
+	]).obligations == [{"type": "cost", "amount": 2, "arguments": ["fee", "total"]}]
+	decision([[{"type": "cost", "argument": "fee"}]]).obligations == [{"type": "cost", "amount": 0, "arguments": ["fee"]}]
+}
+
 test_obligations_of_findings_that_did_not_decide_count if {
 	found := data.gateway.decision with input as whole with data.policies as {"all": {"p": {"findings": {
 		{"action": "DENY", "policy_id": "a", "reason": "r"},
