@@ -6,7 +6,7 @@ import gc
 import secrets
 import signal
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -23,6 +23,8 @@ from gateway.api.errors import EXCEPTION_HANDLERS
 from gateway.api.routes import management_routes, routes
 from gateway.assets import asset
 from gateway.budget_alerts import BudgetAlerts
+from gateway.dashboard.context import DashboardContext
+from gateway.dashboard.entry import Dashboard, is_ours
 from gateway.dry_run import DryRun
 from gateway.edge import PROXY_PATH, Edge, TokenBuckets
 from gateway.http1 import Client, UnixAddress
@@ -41,13 +43,14 @@ from gateway.policy.opa import Opa
 from gateway.policy.risk import RiskAssessor
 from gateway.policy.sources import the_sources
 from gateway.refused_calls import RefusedCalls
-from gateway.registry import budgets, policy_changes, projects
+from gateway.registry import budgets, policy_changes, projects, users
 from gateway.registry.core import Actor, Change
 from gateway.registry.faults import Unready
 from gateway.registry.keys import NewKey
 from gateway.registry.pins import Assessment, Scan
 from gateway.registry.projects import NewProject
 from gateway.registry.stop_file import StopFile
+from gateway.registry.users import NewUser
 from gateway.settings import Settings
 from gateway.state import State, open_state
 from gateway.steps.approvals import Approvals
@@ -58,11 +61,14 @@ from gateway.steps.inspection import Inspection
 from gateway.steps.policy import Policy
 from gateway.steps.tool_pins import ToolPins
 from gateway.store.writer import WriterStopped
-from gateway.values import Caller, Server, Stop
+from gateway.values import Caller, ProjectId, Server, Stop
 
 CALLS_PER_SECOND = 10_000.0
 CALLS_AT_ONCE = 20_000.0
 """One key's token bucket at the edge: a flood's bound, not a budget."""
+SIGN_INS_PER_SECOND = 0.2
+SIGN_INS_AT_ONCE = 20
+"""From one address, whoever it says it is."""
 OPA_READY_SECONDS = 15.0
 HOUSEKEEPING_SECONDS = 0.5
 DRAIN_SECONDS = 3.0
@@ -87,11 +93,14 @@ class Initialised:
     admin_key: str
 
 
-def initialise(settings: Settings, *, project: str, owner: str) -> Initialised:
+def initialise(
+    settings: Settings, *, project: str, owner: str, people: Sequence[NewUser] = ()
+) -> Initialised:
     """Make data directory, keys and database where missing, and a project with its first admin.
 
-    Blocks. Raises what `gateway.state.open_state` raises, and `gateway.registry.faults.Conflict`
-    when there is a project of that name.
+    ``people`` sign in with the passwords that they bring. Blocks. Raises what
+    `gateway.state.open_state` raises, and `gateway.registry.faults.Conflict` when there is a
+    project of that name.
     """
     slug = projects.slug_of(project)
     with open_state(settings.data_dir, create=True) as state:
@@ -100,7 +109,16 @@ def initialise(settings: Settings, *, project: str, owner: str) -> Initialised:
             NewProject.model_validate({"name": project, "slug": slug}),
             NewKey.model_validate({"role": "admin", "name": "First administrator", "owner": owner}),
         )
+        for person in people:
+            _add(state, row.id, person)
     return Initialised(row.id, row.slug, key)
+
+
+def _add(state: State, project_id: ProjectId, person: NewUser) -> None:
+    password_hash = users.hashed_now(person.password or "")
+    # Each by themselves: nobody else is said to know the password.
+    by = Actor.operator(project_id, person.name)
+    state.registry.change_now(by, lambda change: users.create(change, person, password_hash))
 
 
 def serve(settings: Settings, *, ready: Callable[[Ready], None] | None = None) -> None:
@@ -265,6 +283,7 @@ def _public(gateway: Gateway) -> ASGIApp:
     settings = gateway.settings
     proxy = Proxy(gateway.pipeline, trusted_proxies=settings.trusted_proxies)
     api = Starlette(routes=routes(_api_context(gateway)), exception_handlers=EXCEPTION_HANDLERS)
+    dashboard = Dashboard(_dashboard_context(gateway))
 
     async def application(scope: Scope, receive: Receive, send: Send) -> None:
         # Tool calls first and past the router, whose layers cost a tenth of a call.
@@ -272,6 +291,8 @@ def _public(gateway: Gateway) -> ASGIApp:
         if prefix == PROXY_PATH.rstrip("/"):
             scope["path_params"] = {"server_id": server_id}
             await proxy(scope, receive, send)
+        elif is_ours(scope["path"]):
+            await dashboard(scope, receive, send)
         else:
             await api(scope, receive, send)
 
@@ -297,6 +318,17 @@ def _api_context(gateway: Gateway) -> ApiContext:
         policy_status=gateway.policy.status,
         policy_bundle=gateway.policy.archived,
         take=gateway.buckets.take,
+    )
+
+
+def _dashboard_context(gateway: Gateway) -> DashboardContext:
+    sign_ins = TokenBuckets(per_second=SIGN_INS_PER_SECOND, burst=SIGN_INS_AT_ONCE)
+    public_url = gateway.settings.public_url or gateway.public_url
+    return DashboardContext(
+        registry=gateway.state.registry,
+        secure=public_url.startswith("https:"),
+        trusted_proxies=gateway.settings.trusted_proxies,
+        take=sign_ins.take,
     )
 
 

@@ -62,6 +62,8 @@ def test_init_makes_a_directory_that_only_its_owner_reads(tmp_path: Path) -> Non
     told = json.loads(result.stdout)
     assert told["admin_key"].startswith("gwa_")
     assert told["slug"] == "default"
+    assert told["user"] == "Ada"
+    assert len(told["password"]) == 20
     modes = {path.name: path.stat().st_mode & 0o077 for path in (tmp_path / "d").rglob("*")}
     assert {"gateway.db", "data.key", "log.key", "bundle.key", "seal.key"} <= set(modes)
     assert set(modes.values()) == {0}
@@ -87,6 +89,7 @@ def test_init_takes_the_first_admin_key_from_the_environment_and_does_not_print_
     made = gateway("init", "--data-dir", tmp_path, "--json")
     assert made.exit_code == 0, made.stderr
     assert secret not in made.stdout + made.stderr
+    assert "password" not in json.loads(made.stdout)
     with open_state(tmp_path) as state:
         key = state.directory.key_of(secret)
     assert key is not None

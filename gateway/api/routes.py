@@ -29,6 +29,7 @@ from gateway.api import (
     templates,
     tools,
     traces,
+    users,
 )
 from gateway.api.context import ApiContext
 from gateway.api.endpoint import Endpoint, Route
@@ -49,6 +50,7 @@ from gateway.registry.servers import NewServer, ServerPatch
 from gateway.registry.stops import Lift, NewStop
 from gateway.registry.templated_servers import FromTemplate, NextVersion
 from gateway.registry.tools import Acceptance, ToolPatch
+from gateway.registry.users import NewUser, UserPatch
 from gateway.values import Role
 
 BASE = "/api/v1"
@@ -151,6 +153,15 @@ ROUTES: tuple[Route, ...] = (
     Route("DELETE", "/keys/{id}", _ADMIN, keys.revoke, "Revoke a key", keys.KeyOut),
     Route("POST", "/keys/{id}/rotate", _ADMIN, keys.rotate,
           "Give a key a new secret, shown once", keys.NewKeyOut),
+    Route("GET", "/users", _READERS, users.list_users, "List people", Listing[users.UserOut],
+          query=ListQuery),
+    Route("POST", "/users", _ADMIN, users.create,
+          "Let a person sign in; a password that is made is shown once", users.NewUserOut,
+          body=NewUser, status=201),
+    Route("PATCH", "/users/{id}", _ADMIN, users.patch, "Change a person's role or password",
+          users.UserOut, body=UserPatch),
+    Route("DELETE", "/users/{id}", _ADMIN, users.remove, "Remove a person and end their sessions",
+          None, status=204),
     Route("GET", "/budgets", _READERS, budgets.list_budgets, "List budgets",
           Listing[budgets.BudgetOut], query=ListQuery),
     Route("POST", "/budgets", _ADMIN, budgets.create, "Make a budget", budgets.BudgetOut,

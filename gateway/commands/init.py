@@ -6,7 +6,7 @@ import typer
 
 from gateway.commands.foreseen import FORESEEN
 from gateway.commands.options import AsJson, DataDir, told_plainly
-from gateway.commands.project import Owner, make, tell
+from gateway.commands.project import Owner, WithUser, make, tell
 from gateway.registry import projects
 from gateway.registry.faults import Conflict
 from gateway.settings import Settings
@@ -22,10 +22,11 @@ def init(
         str, typer.Option("--project", help="The first project's name.")
     ] = "Default",
     owner: Owner = "operator",
+    user: WithUser = None,
     data_dir: DataDir = None,
     json: AsJson = False,
 ) -> None:
-    """Make the data directory, its four keys, the database, a project and its first admin key.
+    """Make the data directory, its four keys, the database, a project and its first administrator.
 
     An init that was cut short can be run again; a finished one is never overwritten.
     """
@@ -39,5 +40,6 @@ def init(
                 )
             given = settings.admin_key
             secret = None if given is None else given.get_secret_value()
-            told = make(state, project, None, owner, secret)
+            with_user = secret is None if user is None else user
+            told = make(state, project, None, owner, secret=secret, with_user=with_user)
     tell({"data_dir": str(settings.data_dir), **told}, json)

@@ -10,10 +10,11 @@ from pydantic import ValidationError
 from gateway.commands.foreseen import FORESEEN
 from gateway.commands.options import AsJson, DataDir, told_plainly
 from gateway.ids import new_id
-from gateway.registry import keys, projects
+from gateway.registry import keys, projects, users
 from gateway.registry.core import Actor, Change
 from gateway.registry.keys import NewKey
 from gateway.registry.projects import NewProject
+from gateway.registry.users import NewUser
 from gateway.settings import Settings
 from gateway.state import State, open_state
 from gateway.telemetry import log_to_stderr
@@ -25,6 +26,14 @@ app.add_typer(project, name="project")
 
 Owner = Annotated[
     str, typer.Option("--owner", help="The person who answers for the project's first admin key.")
+]
+WithUser = Annotated[
+    bool | None,
+    typer.Option(
+        "--user/--no-user",
+        help="Let the owner sign in to the dashboard, with a password that is printed once. "
+        "By default yes, unless GATEWAY_ADMIN_KEY says that a program reads this.",
+    ),
 ]
 
 
@@ -41,22 +50,30 @@ def create(
         typer.Option("--slug", help="Its name in Rego, for good; otherwise made from the name."),
     ] = None,
     owner: Owner = "operator",
+    user: WithUser = None,
     data_dir: DataDir = None,
     json: AsJson = False,
 ) -> None:
-    """Add a project with its first admin key, while the gateway is stopped."""
+    """Add a project with its first admin key and person, while the gateway is stopped."""
     with told_plainly(*FORESEEN):
         settings = Settings.read(data_dir=data_dir)
         log_to_stderr(settings.log_level)
         with open_state(settings.data_dir) as state:
-            told = make(state, name, slug, owner)
+            told = make(state, name, slug, owner, with_user=user is not False)
     tell(told, json)
 
 
 def make(
-    state: State, name: str, slug: str | None, owner: str, secret: str | None = None
+    state: State,
+    name: str,
+    slug: str | None,
+    owner: str,
+    *,
+    secret: str | None = None,
+    with_user: bool,
 ) -> dict[str, str]:
-    """Make a project and its first admin key, which is `secret` if that is given.
+    """Make a project, its first admin key, which is `secret` if that is given, and maybe the
+    owner's login.
 
     Raises `gateway.registry.faults.Fault`, or `typer.BadParameter`.
     """
@@ -65,28 +82,36 @@ def make(
         key = NewKey(
             role="admin", name="First admin key", owner=owner, server_ids=None, may_assert=[]
         )
+        person = NewUser(name=owner, role="admin")
     except ValidationError as error:
         faults = [f"{fault['loc'][0]} {_message(fault['msg'])}" for fault in error.errors()]
         raise typer.BadParameter("; ".join(faults)) from None
     by = Actor.operator(ProjectId(new_id("prj")), owner)
+    password = users.new_password() if with_user else ""
+    password_hash = users.hashed_now(password) if with_user else ""
 
-    def both(change: Change) -> tuple[str, str]:
-        return projects.create(change, new).slug, keys.create(change, key, secret)[1]
+    def all_of_it(change: Change) -> tuple[str, str]:
+        made_slug = projects.create(change, new).slug
+        made = keys.create(change, key, secret)[1]
+        if with_user:
+            users.create(change, person, password_hash)
+        return made_slug, made
 
-    made_slug, made = state.registry.change_now(by, both)
+    made_slug, made = state.registry.change_now(by, all_of_it)
     # A secret that was given is known already, and a log may keep what is printed.
     told = made if secret is None else "as GATEWAY_ADMIN_KEY has it"
-    return {"project_id": by.project_id, "slug": made_slug, "admin_key": told}
+    login = {"user": owner, "password": password} if with_user else {}
+    return {"project_id": by.project_id, "slug": made_slug, "admin_key": told, **login}
 
 
 def tell(told: dict[str, str], json: bool) -> None:
-    """Print what was made; the key is shown here and nowhere again."""
+    """Print what was made; key and password are shown here and nowhere again."""
     if json:
         typer.echo(json_text.dumps(told))
         return
     for name, value in told.items():
         typer.echo(f"{name.replace('_', ' '):12} {value}")
-    typer.echo("A key is shown once.")
+    typer.echo("Keys and passwords are shown once.")
 
 
 def _message(of_pydantic: str) -> str:

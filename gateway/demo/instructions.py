@@ -4,6 +4,8 @@ import json
 from dataclasses import asdict, dataclass
 
 SERVER_NAME = "crm"
+ADMIN = "demo-administrator"
+APPROVER = "demo-approver"
 
 _CALLS = (
     ("allowed", "query_records", {"object_name": "Account", "limit": 1}),
@@ -24,6 +26,10 @@ class Demo:
     approver_key: str
     auditor_key: str
     dashboard_url: str
+    admin_password: str
+    """Of the user `ADMIN`."""
+    approver_password: str
+    """Of the user `APPROVER`, who decides what the demonstration's agent asks."""
     data_dir: str
 
 
@@ -52,6 +58,9 @@ The gateway is ready.
   MCP endpoint   {demo.proxy_url}
   agent's key    {demo.project_key}
   approver's key {demo.approver_key}
+  dashboard      {demo.dashboard_url}
+    approves     {APPROVER}  {demo.approver_password}
+    administers  {ADMIN}  {demo.admin_password}
   data and keys  {demo.data_dir}
 
 Paste into a shell:

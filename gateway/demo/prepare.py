@@ -10,7 +10,7 @@ from typing import Any
 import httpx
 
 from gateway.demo import state as states
-from gateway.demo.instructions import SERVER_NAME, Demo
+from gateway.demo.instructions import APPROVER, SERVER_NAME, Demo
 from gateway.demo.state import State
 
 PROJECT_NAME = "Demo"
@@ -25,7 +25,7 @@ RULES = (
 _KEYS = (
     # Three people: who approves a call must not be who owns the key that asked.
     ("project", "Demo agent", "demo-developer"),
-    ("approver", "Demo approver", "demo-approver"),
+    ("approver", "Demo approver", APPROVER),
     ("auditor", "Demo auditor", "demo-auditor"),
 )
 
@@ -57,6 +57,8 @@ def prepare(base_url: str, data_dir: Path, crm_port: int) -> Demo:
         approver_key=state.approver_key,
         auditor_key=state.auditor_key,
         dashboard_url=f"{base_url}/dashboard",
+        admin_password=state.admin_password,
+        approver_password=state.approver_password,
         data_dir=str(data_dir),
     )
 

@@ -1,6 +1,7 @@
 """Runs the demonstration: a gateway in this process, set up over its API once it answers."""
 
 import os
+import secrets
 import signal
 import threading
 from collections.abc import Callable
@@ -9,8 +10,9 @@ from pathlib import Path
 from gateway.app import Ready, initialise, serve
 from gateway.demo import state as states
 from gateway.demo.crm_process import CrmDidNotStart, CrmProcess
-from gateway.demo.instructions import Demo
+from gateway.demo.instructions import ADMIN, APPROVER, Demo
 from gateway.demo.prepare import PROJECT_NAME, ApiRefused, prepare
+from gateway.registry.users import NewUser
 from gateway.settings import LOOPBACK_NETWORKS, Settings
 from gateway.telemetry import log_to_stderr
 
@@ -30,8 +32,19 @@ def run(data_dir: Path, port: int | None, crm: CrmProcess, ready: Callable[[Demo
     log_to_stderr(settings.log_level)
     state = states.read(data_dir)
     if not state.admin_key:
-        made = initialise(settings, project=PROJECT_NAME, owner="demo-administrator")
-        states.changed(data_dir, state, admin_key=made.admin_key)
+        admin, approver = secrets.token_urlsafe(15), secrets.token_urlsafe(15)
+        people = (
+            NewUser(name=ADMIN, role="admin", password=admin),
+            NewUser(name=APPROVER, role="approver", password=approver),
+        )
+        made = initialise(settings, project=PROJECT_NAME, owner=ADMIN, people=people)
+        states.changed(
+            data_dir,
+            state,
+            admin_key=made.admin_key,
+            admin_password=admin,
+            approver_password=approver,
+        )
     setup = _Setup(data_dir, crm, ready)
     serve(settings, ready=setup.start)
     setup.finish()

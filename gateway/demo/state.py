@@ -21,6 +21,8 @@ class State:
     project_key: str = ""
     approver_key: str = ""
     auditor_key: str = ""
+    admin_password: str = ""
+    approver_password: str = ""
     server_id: str = ""
     crm_port: int = 0
     """The sample server's, kept so that its registration stays valid."""

@@ -3,16 +3,16 @@
 Approvals are made and spent by admission; here they are listed, decided and withdrawn.
 """
 
-import unicodedata
+from collections.abc import Iterable
 from typing import Any, Literal
 
 from sqlalchemy import ColumnElement, Connection, Row, and_, or_, select, update
 
 from gateway.keyring import Keyring, decrypt
-from gateway.registry import pages
+from gateway.registry import pages, users
 from gateway.registry.core import Actor, Change
 from gateway.registry.faults import Conflict, Forbidden, Invalid, Missing
-from gateway.registry.fields import Input, Reason
+from gateway.registry.fields import Input, Reason, folded
 from gateway.registry.pages import Page
 from gateway.store import tables
 from gateway.values import Key
@@ -164,18 +164,24 @@ def of_server(server_id: str) -> ColumnElement[bool]:
 def _check_approver(change: Change, row: Row[Any]) -> None:
     if not _keys_approve(change) and _is_key(change.by):
         raise Forbidden("Keys do not approve in this project; see its setting key_approvers.")
-    keys, agents = tables.keys.c, tables.agents.c
+    connection, keys, agents = change.connection, tables.keys.c, tables.agents.c
     people: set[str | None] = set()
     key = select(keys.owner, keys.created_by, keys.rotated_by).where(keys.id == row.key_id)
-    for found in change.connection.execute(key):
+    for found in connection.execute(key):
         people |= set(found)
     if row.agent_id is not None:
         agent = select(agents.owner).where(agents.id == row.agent_id)
-        people |= set(change.connection.execute(agent).scalars())
-    if _same(change.by.person) in {_same(person) for person in people if person}:
+        people |= set(connection.execute(agent).scalars())
+    deciding = {change.by.person} | users.knowing(connection, change.project_id, change.by.id)
+    if _folded(deciding) & _folded(people):
         raise Forbidden(
-            "Whoever owns, made or rotated the asking key, or owns its agent, cannot approve."
+            "Whoever owns, made or rotated the asking key, or owns its agent, cannot approve; nor "
+            "can who signs in with a password that they set. Change the password, or ask another."
         )
+
+
+def _folded(people: Iterable[str | None]) -> set[str]:
+    return {folded(person) for person in people if person}
 
 
 def _keys_approve(change: Change) -> bool:
@@ -186,7 +192,3 @@ def _keys_approve(change: Change) -> bool:
 
 def _is_key(actor: Actor) -> bool:
     return actor.id.startswith("key_")
-
-
-def _same(person: str) -> str:
-    return unicodedata.normalize("NFKC", person).casefold().strip()

@@ -22,7 +22,7 @@ from gateway.registry.directory import Directory
 from gateway.store.writer import Writer
 from gateway.trace.log import Log
 from gateway.trace.record import Draft, Field
-from gateway.values import Key, ProjectId, Role
+from gateway.values import Key, ProjectId, Role, User
 
 Result = TypeVar("Result")
 
@@ -36,13 +36,17 @@ class Actor:
 
     project_id: ProjectId
     id: str
-    """A key's id, ``operator`` for the command line, ``gateway`` for the gateway itself."""
+    """A key's id or a user's, ``operator`` for the command line, ``gateway`` for the gateway."""
     person: str
     role: Role
 
     @classmethod
     def of(cls, key: Key) -> "Actor":
         return cls(key.project_id, key.id, key.owner, key.role)
+
+    @classmethod
+    def of_user(cls, user: User) -> "Actor":
+        return cls(user.project_id, user.id, user.name, user.role)
 
     @classmethod
     def operator(cls, project_id: ProjectId, person: str = "operator") -> "Actor":

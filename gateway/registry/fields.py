@@ -1,6 +1,7 @@
 """The kinds of field that inputs are made of: bounded names, reasons, times; and their models."""
 
 import re
+import unicodedata
 from datetime import UTC, datetime
 from typing import Annotated, Any
 
@@ -79,6 +80,11 @@ Id = Annotated[str, Field(min_length=1, max_length=64, pattern=r"^[A-Za-z0-9_-]+
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 Time = Annotated[str, AfterValidator(_time), Field(json_schema_extra={"format": "date-time"})]
 """RFC 3339 with any offset; kept in the form of `gateway.clock.rfc3339`."""
+
+
+def folded(name: str) -> str:
+    """A person's name as it is compared: no two people are told apart by case or by width."""
+    return unicodedata.normalize("NFKC", name).casefold().strip()
 
 
 class Input(BaseModel):

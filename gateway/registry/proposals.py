@@ -9,7 +9,7 @@ from sqlalchemy import Connection, Row, func, insert, select, update
 
 from gateway.clock import after
 from gateway.ids import new_id
-from gateway.registry import budgets, overrides, pages, projects, rules, servers, tools
+from gateway.registry import budgets, overrides, pages, projects, rules, servers, tools, users
 from gateway.registry.budgets import BudgetPatch
 from gateway.registry.core import Change, Confirming
 from gateway.registry.faults import Conflict, Forbidden
@@ -112,16 +112,20 @@ def _check_second(change: Change, row: Row[Any]) -> None:
     if person == row.proposed_by or person in proposer:
         raise Forbidden("Who proposed it cannot confirm it; another administrator must.")
     if row.proposed_by in _people(change, change.by.id):
-        raise Forbidden(f"{row.proposed_by} was shown this key's secret; rotate the key yourself.")
+        raise Forbidden(
+            f"{row.proposed_by} knows this key's secret or password; change it yourself."
+        )
 
 
 def _people(change: Change, key_id: str) -> set[str]:
-    """Who owns the key and who was last shown its secret."""
+    """Who owns the key and who was last shown its secret; the same of a user and their password."""
     query = select(_k.owner, _k.created_by, _k.rotated_by).where(
         _k.id == key_id, _k.project_id == change.project_id
     )
     row = change.connection.execute(query).first()
-    return set() if row is None else {row.owner, row.rotated_by or row.created_by}
+    if row is None:
+        return users.knowing(change.connection, change.project_id, key_id)
+    return {row.owner, row.rotated_by or row.created_by}
 
 
 def _decide(change: Change, row: Row[Any], state: str, word: Word) -> Row[Any]:

@@ -69,6 +69,35 @@ keys = Table(
     Column("created_at", String, nullable=False),
 )
 
+users = Table(
+    "users",
+    metadata,
+    Column("id", String, primary_key=True),
+    _project(),
+    Column("name", String, nullable=False),  # as owners of keys and agents are named
+    Column("folded_name", String, nullable=False),
+    Column("role", String, nullable=False),  # admin · approver · auditor
+    Column("password_hash", String, nullable=False),  # argon2id, in PHC's form
+    Column("password_set_by", String, nullable=False),  # somebody else knows it until it is changed
+    Column("failures", Integer, nullable=False),  # wrong passwords since the last right one
+    Column("locked_until", String),
+    Column("signed_in_at", String),
+    Column("created_by", String, nullable=False),
+    Column("created_at", String, nullable=False),
+    UniqueConstraint("project_id", "folded_name"),
+)
+
+user_sessions = Table(
+    "user_sessions",
+    metadata,
+    Column("id", String, primary_key=True),
+    Column("token_sha256", LargeBinary, nullable=False, unique=True),
+    Column("user_id", String, ForeignKey("users.id"), nullable=False, index=True),
+    Column("opened_at", String, nullable=False),
+    Column("seen_at", String, nullable=False),
+    Column("expires_at", String, nullable=False),  # however much it is used
+)
+
 agents = Table(
     "agents",
     metadata,

@@ -57,6 +57,7 @@ BODIES = {
     "PATCH /mcp/policies/{id}": {"enabled": False},
     "POST /mcp/emergency-stop/{id}/lift": {"reason": "x"},
     "PATCH /agents/{id}": {"owner": "x"},
+    "PATCH /users/{id}": {"role": "auditor"},
     "PATCH /budgets/{id}": {"limit": 1},
     "POST /proposals/{id}/confirm": {"reason": "x"},
     "POST /proposals/{id}/reject": {"reason": "x"},
@@ -69,6 +70,7 @@ MAKE = {
     "emergency-stop": ("mcp/emergency-stop", {"scope": "all", "reason": "x"}),
     "agents": ("agents", {"name": "a", "owner": "o"}),
     "keys": ("keys", {"role": "auditor", "name": "k", "owner": "o"}),
+    "users": ("users", {"name": "Robin", "role": "approver"}),
     "budgets": ("budgets", {"scope": "project", "window": "day", "limit": 5}),
 }
 
