@@ -15,7 +15,6 @@ AgentId = NewType("AgentId", str)
 ServerId = NewType("ServerId", str)
 ToolId = NewType("ToolId", str)
 KeyId = NewType("KeyId", str)
-UserId = NewType("UserId", str)
 ApprovalId = NewType("ApprovalId", str)
 BudgetId = NewType("BudgetId", str)
 StopId = NewType("StopId", str)
@@ -106,17 +105,6 @@ class Key:
     """The agents it is bound to or may name: stopping any of them refuses this key."""
     expires_at: str | None
     """RFC 3339, UTC."""
-
-
-@dataclass(frozen=True, slots=True)
-class User:
-    """A person who signs in. Keys and agents name their owners by the same name."""
-
-    id: UserId
-    project_id: ProjectId
-    name: str
-    role: Role
-    """Never `PROJECT`: people make no tool calls."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,10 +19,11 @@ from gateway.ids import new_id
 from gateway.keyring import Keyring
 from gateway.policy.templates import Catalogue
 from gateway.registry.directory import Directory
+from gateway.registry.people import User
 from gateway.store.writer import Writer
 from gateway.trace.log import Log
 from gateway.trace.record import Draft, Field
-from gateway.values import Key, ProjectId, Role, User
+from gateway.values import Key, ProjectId, Role
 
 Result = TypeVar("Result")
 

@@ -17,8 +17,8 @@ from gateway.ids import new_id
 from gateway.registry import users
 from gateway.registry.core import Change
 from gateway.registry.faults import Forbidden
+from gateway.registry.people import User
 from gateway.store import tables
-from gateway.values import User
 
 IDLE_SECONDS = 30 * 60
 LIFE_SECONDS = 12 * 3600

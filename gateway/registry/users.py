@@ -19,8 +19,9 @@ from gateway.registry.core import Actor, Change, Registry
 from gateway.registry.faults import Conflict, Fault
 from gateway.registry.fields import Input, Name, Patch, folded, unsent
 from gateway.registry.pages import Page
+from gateway.registry.people import User, UserId
 from gateway.store import tables
-from gateway.values import ProjectId, Role, User, UserId
+from gateway.values import ProjectId, Role
 
 UserRole = Literal["admin", "approver", "auditor"]
 MIN_PASSWORD = 12

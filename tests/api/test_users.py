@@ -6,8 +6,9 @@ from gateway.registry import approvals, users
 from gateway.registry.approvals import Ruling
 from gateway.registry.core import Actor
 from gateway.registry.faults import Forbidden
+from gateway.registry.people import User
 from gateway.registry.users import NewUser
-from gateway.values import Role, User
+from gateway.values import Role
 from tests.api.world import World
 
 pytestmark = pytest.mark.anyio

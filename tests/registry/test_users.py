@@ -12,9 +12,10 @@ from gateway.clock import after
 from gateway.registry import sessions, users
 from gateway.registry.core import Actor
 from gateway.registry.faults import Conflict, Forbidden
+from gateway.registry.people import User
 from gateway.registry.users import FREE_FAILURES, NewUser, SignInRefused, UserPatch
 from gateway.store import tables
-from gateway.values import Role, User
+from gateway.values import Role
 from tests.api.world import World, a_world
 
 pytestmark = pytest.mark.anyio
