@@ -86,7 +86,12 @@ def _open(data_dir: Path, keys: Keyring) -> State:
     migrations.upgrade(engine)
     clock = Clock()
     log = Log(keys, clock)
-    directory = Directory(keys, compile_schema)
+    catalogue = _templates()
+    directory = Directory(
+        keys,
+        compile_schema,
+        lambda: {name: template.version for name, template in catalogue.templates().items()},
+    )
     ledger = Ledger()
     grants = Grants(keys)
     with engine.connect() as connection, connection.begin():
@@ -111,7 +116,7 @@ def _open(data_dir: Path, keys: Keyring) -> State:
         ledger=ledger,
         grants=grants,
         settlement=settlement,
-        registry=Registry(writer, reader, log, directory, keys, clock, _templates()),
+        registry=Registry(writer, reader, log, directory, keys, clock, catalogue),
     )
 
 

@@ -116,7 +116,14 @@ def _at_least(tool: Tool | None, risk: Risk) -> bool:
 class Directory:
     """A participant of the writer's transactions; see `gateway.store.writer.Participant`."""
 
-    def __init__(self, keyring: Keyring, compile_schema: CompileSchema) -> None:
+    def __init__(
+        self,
+        keyring: Keyring,
+        compile_schema: CompileSchema,
+        template_versions: Callable[[], Mapping[str, str]],
+    ) -> None:
+        """``template_versions`` tells the version of each connector template that there is."""
+        self._template_versions = template_versions
         self._keyring = keyring
         self._compile_schema = compile_schema
         self._compiled: dict[str, Callable[[Mapping[str, Json]], str | None]] = {}
@@ -179,7 +186,8 @@ class Directory:
             select(tables.projects).where(tables.projects.c.id == project_id)
         ).one()
         agents = {AgentId(r.id): _agent(r) for r in rows(tables.agents)}
-        servers = {ServerId(r.id): self._server(r) for r in rows(tables.servers)}
+        versions = self._template_versions()
+        servers = {ServerId(r.id): self._server(r, versions) for r in rows(tables.servers)}
         tools: dict[ServerId, dict[str, Tool]] = {server_id: {} for server_id in servers}
         for r in rows(tables.tools):
             tools[ServerId(r.server_id)][r.name] = self._tool(r)
@@ -207,7 +215,7 @@ class Directory:
         self._by_secret = others | keys
         self._projects = self._projects | {project_id: view}
 
-    def _server(self, row: Any) -> Server:
+    def _server(self, row: Any, versions: Mapping[str, str]) -> Server:
         headers: list[list[str]] = []
         if row.auth_sealed is not None:
             headers = orjson.loads(decrypt(self._keyring.data, row.auth_sealed, row.id.encode()))
@@ -220,7 +228,7 @@ class Directory:
             transport=row.transport,
             template=None if row.connector_type == "custom" else row.connector_type,
             params=row.params,
-            status=row.status,
+            status="PENDING_APPROVAL" if _is_held(row, versions) else row.status,
             enforcement=None if row.enforcement is None else Enforcement(row.enforcement),
             allow_private_network=row.allow_private_network,
             auth_headers=tuple((name.encode(), value.encode()) for name, value in headers),
@@ -247,6 +255,15 @@ class Directory:
             argument_fault=self._compiled[digest],
             cost=None if row.cost is None else Cost(**row.cost),
         )
+
+
+def _is_held(row: Any, versions: Mapping[str, str]) -> bool:
+    """Whether its template has another version by now than the one that was accepted for it.
+
+    Nothing is decided by policies that nobody has looked at: what would be is refused.
+    """
+    now = versions.get(row.connector_type)
+    return row.status == "ACTIVE" and now is not None and now != row.template_version
 
 
 def stricter(computed: str, accepted: str | None) -> Risk:

@@ -1,6 +1,6 @@
 """Servers from a template: made with one word, bounded, listed, disabled, brought up to date."""
 
-from dataclasses import replace
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +9,6 @@ import pytest
 import yaml
 
 from gateway.clock import after
-from gateway.policy.templates import Catalogue
 from gateway.values import Role, ServerId
 from tests.api.world import World, a_tool
 from tests.policy.test_templates import a_template
@@ -26,8 +25,7 @@ async def _made(client: httpx.AsyncClient, **given: Any) -> dict[str, Any]:
 
 
 def _offer(world: World, folder: Path) -> None:
-    registry = replace(world.context.registry, templates=Catalogue(folder))
-    world.context = replace(world.context, registry=registry)
+    world.state.registry.templates.folder = folder
 
 
 def _faults(answer: httpx.Response) -> dict[str, str]:
@@ -182,6 +180,9 @@ async def test_a_templates_next_version_is_shown_and_then_accepted(
     async with world.client() as client:
         server = await _made(client, template="acme", params={"limit": 9})
         path = f"mcp/servers/{server['id']}"
+        for change in ({"server_url": "https://acme.example.com/mcp"}, {"status": "ACTIVE"}):
+            assert (await client.patch(path, json=change)).status_code == 200
+        assert _status_for_calls(world, server) == "ACTIVE"
         document = yaml.safe_load((folder / "template.yaml").read_text())
         document["version"] = "2.0.0"
         document["policies"][0]["action"] = "LOG_ONLY"
@@ -191,6 +192,9 @@ async def test_a_templates_next_version_is_shown_and_then_accepted(
         (folder / "template.yaml").write_text(yaml.safe_dump(document))
         shown = (await client.get(path)).json()
         assert (shown["template_version"], shown["available_version"]) == ("1.0.0", "2.0.0")
+        other = {"action": "DENY", "reason": "any change has the project read again"}
+        assert (await client.post("mcp/policies", json=other)).status_code == 201
+        assert _status_for_calls(world, server) == "PENDING_APPROVAL"
         assert shown["params"] == {"limit": 9, "own_domains": []}
         changes = {(c["kind"], c["id"]): c for c in shown["template_changes"]}
         assert changes.keys() == {
@@ -208,10 +212,17 @@ async def test_a_templates_next_version_is_shown_and_then_accepted(
         accepted = (await client.post(f"{path}/template-version", json=asked)).json()
         assert (accepted["template_version"], accepted["template_changes"]) == ("2.0.0", [])
         assert accepted["params"] == {"limit": 9, "pages": 3}
+        assert _status_for_calls(world, server) == "ACTIVE"
         assert (await client.post(f"{path}/template-version", json=asked)).status_code == 409
         [event, *_] = (await client.get("traces", params={"kind": "event"})).json()["items"]
         [record] = (await client.get(f"traces/{event['id']}")).json()["records"]
         assert record["record"]["event"] == "server.template_accepted"
+
+
+def _status_for_calls(world: World, server: Mapping[str, Any]) -> str:
+    projects = world.state.directory.projects()
+    [found] = [v.servers[ServerId(server["id"])] for v in projects if server["id"] in v.servers]
+    return found.status
 
 
 async def test_nothing_is_made_from_a_template_with_a_fault(world: World, tmp_path: Path) -> None:
