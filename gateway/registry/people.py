@@ -1,0 +1,19 @@
+"""Who signs in, as a value."""
+
+from dataclasses import dataclass
+from typing import NewType
+
+from gateway.values import ProjectId, Role
+
+UserId = NewType("UserId", str)
+
+
+@dataclass(frozen=True, slots=True)
+class User:
+    """A person who signs in. Keys and agents name their owners by the same name."""
+
+    id: UserId
+    project_id: ProjectId
+    name: str
+    role: Role
+    """Never `PROJECT`: people make no tool calls."""
