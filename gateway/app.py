@@ -29,9 +29,11 @@ from gateway.dry_run import DryRun
 from gateway.edge import PROXY_PATH, Edge, TokenBuckets
 from gateway.http1 import Client, UnixAddress
 from gateway.listeners import GRACE_SECONDS, Listener, address_of, bind
+from gateway.mcp.handles import Handles
 from gateway.mcp.proxy import Proxy
 from gateway.mcp.relay import Relay
 from gateway.mcp.scan import ScanFailed, scan
+from gateway.mcp.seals import Seals
 from gateway.mcp.upstream import Upstreams
 from gateway.pipeline import Pipeline
 from gateway.policy import opa_binary
@@ -207,17 +209,11 @@ def build(
     now = state.clock.now
     token = _management_token(settings.data_dir)
     bundles = BundleServer(token)
-    opa = Opa(
-        binary=binary,
-        config=asset("opa-config.yaml"),
-        data_dir=settings.data_dir,
-        token=token,
-        key=state.keyring.bundle,
-        bundles=bundles,
-    )
+    opa = _opa(settings, state, binary, token, bundles)
     engine = Engine(Client(UnixAddress(str(opa.socket_path))), bundles, ready=lambda: opa.ready)
     listeners = frozenset(address_of(sock) for sock in sockets)
-    upstreams = Upstreams(private_allowed=settings.private_upstreams, listeners=listeners)
+    handles = Handles(Seals(state.keyring.handles))
+    upstreams = Upstreams(handles, private_allowed=settings.private_upstreams, listeners=listeners)
     stop_file = StopFile(settings.data_dir)
     buckets = TokenBuckets(per_second=CALLS_PER_SECOND, burst=CALLS_AT_ONCE)
     directory = state.directory
@@ -229,6 +225,7 @@ def build(
     pipeline = Pipeline(
         directory=directory,
         authenticate=Authenticate(directory, now, buckets.take),
+        handles=handles,
         emergency_stop=emergency_stop,
         tool_pins=tool_pins,
         policy=policy,
@@ -259,6 +256,17 @@ def build(
         buckets=buckets,
         public_url=_url(sockets[0], secure=settings.tls_cert is not None),
         management_url=_url(sockets[1], secure=False),
+    )
+
+
+def _opa(settings: Settings, state: State, binary: Path, token: str, bundles: BundleServer) -> Opa:
+    return Opa(
+        binary=binary,
+        config=asset("opa-config.yaml"),
+        data_dir=settings.data_dir,
+        token=token,
+        key=state.keyring.bundle,
+        bundles=bundles,
     )
 
 

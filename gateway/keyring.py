@@ -9,7 +9,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
-from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM, AESSIV
+from cryptography.hazmat.primitives.hashes import SHA256
+from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
 from gateway.durable import write_file
 
@@ -27,6 +29,8 @@ class Keyring:
 
     data: AESGCM = field(repr=False)
     seal: AESGCM = field(repr=False)
+    handles: AESSIV = field(repr=False)
+    """Derived from the seal key: what names of upstreams are sealed with."""
     log: Ed25519PrivateKey = field(repr=False)
     bundle: bytes = field(repr=False)
 
@@ -46,6 +50,7 @@ def load(directory: Path) -> Keyring:
     return Keyring(
         data=AESGCM(raw["data"]),
         seal=AESGCM(raw["seal"]),
+        handles=AESSIV(HKDF(SHA256(), 64, salt=None, info=b"handles").derive(raw["seal"])),
         log=Ed25519PrivateKey.from_private_bytes(raw["log"]),
         bundle=raw["bundle"],
     )

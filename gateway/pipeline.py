@@ -24,6 +24,7 @@ from gateway import answers
 from gateway.admission import Admission
 from gateway.ids import new_id
 from gateway.mcp.envelope import BadMessage, Message, RequestMessage, parse, tool_call
+from gateway.mcp.handles import Handles
 from gateway.mcp.relay import Relay
 from gateway.mcp.upstream import Upstreams
 from gateway.refusals import Refused, Unauthenticated
@@ -62,6 +63,7 @@ class Pipeline:
 
     directory: Directory
     authenticate: Authenticate
+    handles: Handles
     emergency_stop: EmergencyStop
     tool_pins: ToolPins
     policy: Policy
@@ -83,14 +85,36 @@ class Pipeline:
         except Unauthenticated as fault:
             return answers.unauthenticated(fault)
         if request.method != "POST":
+            request = self.handles.inward(caller, request, None)
             return await self._pass_on(caller, request, None)
         try:
             message = parse(request.body, request.headers)
         except BadMessage as bad:
             return await self._reject(caller, bad)
+        request = self.handles.inward(caller, request, message)
         if isinstance(message, RequestMessage) and message.method == "tools/call":
-            return await self.call_tool(_call(caller, request, message))
+            return await self.call_tool(self._call(caller, request, message))
         return await self._pass_on(caller, request, message)
+
+    def _call(self, caller: Caller, request: Request, message: RequestMessage) -> Call:
+        asked = tool_call(message)
+        state = asked.request_state
+        return Call(
+            id=CallId(new_id("trc")),
+            caller=caller,
+            request=request,
+            source="mcp",
+            era=message.era,
+            rpc_id=message.id,
+            tool_name=asked.name,
+            arguments=asked.arguments,
+            meta=asked.meta,
+            task=asked.task,
+            input_responses=asked.input_responses,
+            is_retry=state is not None and self.handles.is_own_state(caller, state),
+            params=asked.params,
+            session=message.session,
+        )
 
     async def call_tool(self, call: Call) -> Answer:
         """One tool call: asked, then, if it may, carried out; traced whatever comes of it."""
@@ -98,6 +122,10 @@ class Pipeline:
             approved = await self.ask(call)
         except Refused as refused:
             return await self._refuse(call, refused)
+        except asyncio.CancelledError:
+            # Nobody hears the refusal, but the call was made, and the trace says what became of it.
+            self._run(self._refuse(call, Refused("not_forwarded", detail="the caller left")))
+            raise
         except Exception as fault:  # noqa: BLE001 - the one that refuses: a fault refuses
             return await self._refuse(call, Refused("internal", detail=repr(fault)))
         # From here the caller's hanging up must not tear a half-done call apart.
@@ -207,23 +235,3 @@ async def _drop(task: "asyncio.Task[Answer]") -> Answer:
     if answer.stream is not None:
         await answer.stream.aclose()
     return answer
-
-
-def _call(caller: Caller, request: Request, message: RequestMessage) -> Call:
-    asked = tool_call(message)
-    return Call(
-        id=CallId(new_id("trc")),
-        caller=caller,
-        request=request,
-        source="mcp",
-        era=message.era,
-        rpc_id=message.id,
-        tool_name=asked.name,
-        arguments=asked.arguments,
-        meta=asked.meta,
-        task=asked.task,
-        input_responses=asked.input_responses,
-        is_retry=False,
-        params=asked.params,
-        session=message.session,
-    )

@@ -7,7 +7,9 @@ from typing import Any, Literal
 
 import orjson
 
+from gateway.mcp.handles import Handles
 from gateway.mcp.relay import Relay
+from gateway.mcp.seals import Seals
 from gateway.mcp.upstream import Upstreams
 from gateway.pipeline import Pipeline
 from gateway.refused_calls import RefusedCalls
@@ -88,7 +90,7 @@ class FakeUpstreams(Upstreams):
     """Keeps what was sent, and sees for itself that the decision was on disk by then."""
 
     def __init__(self, world: World) -> None:
-        super().__init__()
+        super().__init__(Handles(Seals(world.state.keyring.handles)))
         self._world = world
         self.sent: list[str] = []
         self.relayed: list[str] = []
@@ -145,6 +147,7 @@ def a_line(world: World, policy: Policy | None = None) -> Line:
     pipeline = Pipeline(
         directory=directory,
         authenticate=Authenticate(directory, now, lambda _: 0.0),
+        handles=Handles(Seals(state.keyring.handles)),
         emergency_stop=EmergencyStop(directory, lambda: stop_file.seen),
         tool_pins=ToolPins(directory),
         policy=policy or fake,

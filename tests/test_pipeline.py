@@ -15,9 +15,10 @@ import pytest
 from sqlalchemy import Connection, event
 
 from gateway.edge import TokenBuckets
+from gateway.mcp.seals import Seals
 from gateway.refusals import REASONS, Refused
 from gateway.registry.stop_file import StopFile
-from gateway.values import Action, Answer, Fate, Forwarded, Request, Risk
+from gateway.values import Action, Answer, Call, Decision, Fate, Forwarded, Pinned, Request, Risk
 from tests.builders import SECRET, World, a_body, a_request, a_state
 from tests.pipeline_world import JSON_ANSWER, RESULT, Line, a_line
 
@@ -546,6 +547,31 @@ async def test_what_is_no_tool_call_is_passed_on_and_not_traced(line: Line) -> N
     assert (line.upstreams.sent, line.world.records()) == ([], [])
 
 
+# --- names that the upstream gave out ---
+
+
+async def test_a_retry_is_one_that_carries_a_state_of_this_caller(line: Line) -> None:
+    caller = line.pipeline.authenticate(a_request())
+    seals = Seals(line.world.state.keyring.handles)
+    own = seals.seal("state", caller, b"of the server").decode()
+    seen: list[Call] = []
+    decide = line.policy.decide
+
+    async def watching(pinned: Pinned) -> Decision:
+        seen.append(pinned.call)
+        return await decide(pinned)
+
+    line.policy.decide = watching  # type: ignore[method-assign]
+    for state in (own, "of the server"):
+        message = orjson.loads(ORDINARY)
+        message["params"]["requestState"] = state
+        await line.handle(a_request(orjson.dumps(message)))
+    sent = [orjson.loads(call.request.body)["params"]["requestState"] for call in seen]
+    assert [call.is_retry for call in seen] == [True, False]
+    assert sent[0] == "of the server"
+    assert sent[1] not in ("of the server", own)
+
+
 # --- a caller who hangs up ---
 
 
@@ -624,7 +650,9 @@ async def test_a_caller_may_hang_up_at_any_moment(
         over = await hang_up_at(line, suspension)
         sent = line.upstreams.sent
         assert len(sent) == len(set(sent))
-        forwarded = [r["id"] for r in line.world.records(kind="decision")]
+        decided = line.world.records(kind="decision")
+        assert len(decided) == suspension
+        forwarded = [r["id"] for r in decided if r["effect"] == "forward"]
         outcomes = {r["call"]: r["fate"] for r in line.world.records(kind="outcome")}
         assert sorted(outcomes) == sorted(forwarded)
         assert set(sent) == {call for call, fate in outcomes.items() if fate != "not_forwarded"}

@@ -32,7 +32,7 @@ LAYERS = (
     ("egress", "edge", "listeners"),
     ("store", "http1", "http1_connection", "http1_dial", "http1_protocol"),
     ("mcp.envelope", "mcp.routing", "mcp.arguments", "mcp.digests", "mcp.schema_checks"),
-    ("mcp.strictness", "mcp.folding", "mcp.schema_document"),
+    ("mcp.strictness", "mcp.folding", "mcp.lossless", "mcp.schema_document"),
     ("settings", "telemetry"),
     ("values", "refusals", "ids", "keyring", "clock", "assets", "durable", "amounts"),
 )

@@ -8,10 +8,8 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
-import jiter
-import orjson
-
 from gateway.mcp.folding import fold
+from gateway.mcp.lossless import Unreadable, read_json, write_json
 from gateway.mcp.sse import error_event, with_data
 from gateway.refusals import REASONS
 from gateway.values import EventStream, Json
@@ -34,10 +32,6 @@ _DEFINITION = frozenset(
         "_meta",
     }
 )
-
-
-class Unreadable(Exception):
-    """The answer cannot be understood in one way only; the text says why."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,16 +69,6 @@ def read_listing(body: bytes, judge: Judge) -> Listing | None:
     if withheld:
         body = _rewritten(message, result, released)
     return Listing(body, tuple(definitions), withheld, result.get("nextCursor"))
-
-
-def read_json(body: bytes) -> Json:
-    """Parse what an upstream sent, numbers as they are written. Raises `Unreadable`."""
-    try:
-        return jiter.from_json(
-            body, allow_inf_nan=False, catch_duplicate_keys=True, float_mode="lossless-float"
-        )
-    except ValueError as fault:
-        raise Unreadable(f"the answer is not strict JSON: {fault}") from None
 
 
 class ListingEvents:
@@ -182,17 +166,4 @@ def _rewritten(message: dict[str, Json], result: dict[str, Json], released: Json
     if filtered.get("cacheScope") == "public":
         # Another caller may be shown more.
         filtered["cacheScope"] = "private"
-    return orjson.dumps(_writable({**message, "result": filtered}))
-
-
-def _writable(value: Json) -> Json:
-    """Numbers that orjson would change or refuse, as they were written."""
-    if isinstance(value, dict):
-        return {key: _writable(item) for key, item in value.items()}
-    if isinstance(value, list):
-        return [_writable(item) for item in value]
-    if isinstance(value, jiter.LosslessFloat):
-        return orjson.Fragment(bytes(value))
-    if isinstance(value, int) and not isinstance(value, bool) and not -(2**63) <= value < 2**63:
-        return orjson.Fragment(str(value))
-    return value
+    return write_json({**message, "result": filtered})

@@ -12,7 +12,8 @@ import structlog
 from gateway import answers
 from gateway.mcp.digests import definition_digests
 from gateway.mcp.envelope import Message, RequestMessage
-from gateway.mcp.listing import Judge, Listing, ListingEvents, Unreadable, read_listing
+from gateway.mcp.listing import Judge, Listing, ListingEvents, read_listing
+from gateway.mcp.lossless import Unreadable
 from gateway.mcp.upstream import Upstreams
 from gateway.registry import pins
 from gateway.registry.core import Actor, Registry

@@ -141,5 +141,13 @@ def _decoded(value: str | None) -> str | None:
         return None
 
 
+def header_value(text: str) -> bytes:
+    """A name as a routing header holds it (2026-07-28, basic/transports, "Value Encoding")."""
+    plain = text.isascii() and text.isprintable() and text.strip() == text
+    if plain and not _SENTINEL.fullmatch(text):
+        return text.encode()
+    return b"=?base64?%b?=" % base64.b64encode(text.encode())
+
+
 def _text(value: bytes | None) -> str | None:
     return None if value is None else value.decode("latin-1")

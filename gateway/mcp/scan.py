@@ -14,7 +14,8 @@ import orjson
 
 from gateway.http1 import Exchange, Http1Error, NotSent, TooLarge
 from gateway.mcp.headers import Header, value_of
-from gateway.mcp.listing import Unreadable, read_json, read_listing
+from gateway.mcp.listing import read_listing
+from gateway.mcp.lossless import Unreadable, read_json
 from gateway.mcp.routes import Route
 from gateway.mcp.sse import EventScanner, response_in
 from gateway.mcp.upstream import Upstreams

@@ -35,6 +35,7 @@ class RelayedEvents:
         rpc_id: str | int | None,
         era: Era,
         trace_id: str,
+        rename: Callable[[Event], Event],
         on_end: Callable[[], None],
     ) -> None:
         self._source = source
@@ -42,6 +43,7 @@ class RelayedEvents:
         self._open_id = rpc_id
         self._era = era
         self._trace_id = trace_id
+        self._rename = rename
         self._on_end = on_end
         self._queue: deque[Event] = deque()
         self._torn = False
@@ -105,7 +107,7 @@ class RelayedEvents:
             self._break()
         else:
             if not self._ended:
-                self._queue.extend(self._scanner.feed(chunk))
+                self._queue.extend(map(self._rename, self._scanner.feed(chunk)))
 
     def _pass(self, event: Event) -> bytes:
         self._data, self._oversize = event.data, event.oversize

@@ -22,7 +22,8 @@ from gateway.http1 import (
     NotSent,
     TooLarge,
 )
-from gateway.mcp.headers import to_caller, to_upstream, value_of
+from gateway.mcp.handles import Handles
+from gateway.mcp.headers import Header, to_caller, to_upstream, value_of
 from gateway.mcp.routes import Route, Routes
 from gateway.mcp.sse import EVENT_LIMIT, EventScanner
 from gateway.mcp.streams import RelayedEvents
@@ -76,6 +77,7 @@ class Upstreams:
 
     def __init__(
         self,
+        handles: Handles,
         *,
         private_allowed: tuple[Network, ...] = (),
         listeners: frozenset[tuple[str, int]] = frozenset(),
@@ -83,6 +85,7 @@ class Upstreams:
         tls: ssl.SSLContext | None = None,
     ) -> None:
         self.limits = limits or Limits()
+        self._handles = handles
         self._routes = Routes(
             private_allowed=private_allowed,
             listeners=listeners,
@@ -207,14 +210,21 @@ class Upstreams:
             exchange.close()
             return Forwarded(Fate.ANSWERED, status, reason=reason)
         if exchange.content_type == "text/event-stream" and status < 300:
-            headers = to_caller(exchange.headers, streaming=True)
+            headers = self._headers(running, exchange, streaming=True)
             return Forwarded(Fate.ANSWERED, status, headers, stream=self._stream(running, exchange))
         try:
             body = await exchange.read(self.limits.answer_bytes)
         except TooLarge:
             return Forwarded(Fate.ANSWERED, status, reason="answer_too_large")
-        headers = to_caller(exchange.headers, streaming=False)
+        headers = self._headers(running, exchange, streaming=False)
+        body = self._handles.body_outward(running.caller, body)
         return Forwarded(Fate.ANSWERED, status, headers, body=body)
+
+    def _headers(
+        self, running: _Running, exchange: Exchange, *, streaming: bool
+    ) -> tuple[Header, ...]:
+        kept = to_caller(exchange.headers, streaming=streaming)
+        return self._handles.headers_outward(running.caller, kept)
 
     def _stream(self, running: _Running, exchange: Exchange) -> RelayedEvents:
         running.stream = RelayedEvents(
@@ -223,6 +233,7 @@ class Upstreams:
             rpc_id=running.rpc_id,
             era=running.era,
             trace_id=running.trace_id,
+            rename=lambda event: self._handles.event_outward(running.caller, event),
             on_end=lambda: self._running.discard(running),
         )
         return running.stream

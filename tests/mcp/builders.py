@@ -6,7 +6,10 @@ from ipaddress import ip_network
 from typing import Any, cast
 
 import orjson
+from cryptography.hazmat.primitives.ciphers.aead import AESSIV
 
+from gateway.mcp.handles import Handles
+from gateway.mcp.seals import Seals
 from gateway.mcp.upstream import Limits, Upstreams
 from gateway.values import (
     Action,
@@ -27,6 +30,8 @@ from gateway.values import (
     ServerId,
 )
 
+SEALS = Seals(AESSIV(bytes(64)))
+HANDLES = Handles(SEALS)
 PRIVATE = (ip_network("127.0.0.0/8"),)
 JSON = (b"content-type", b"application/json")
 ACCEPT = (b"accept", b"application/json, text/event-stream")
@@ -34,7 +39,7 @@ SESSION = (b"mcp-session-id", b"s1")
 
 
 def upstreams(**limits: Any) -> Upstreams:
-    return Upstreams(private_allowed=PRIVATE, limits=Limits(**limits))
+    return Upstreams(HANDLES, private_allowed=PRIVATE, limits=Limits(**limits))
 
 
 def a_server(port: int, **changes: Any) -> Server:

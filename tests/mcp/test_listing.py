@@ -6,7 +6,8 @@ from typing import Any
 import orjson
 import pytest
 
-from gateway.mcp.listing import Listing, ListingEvents, Unreadable, read_listing
+from gateway.mcp.listing import Listing, ListingEvents, read_listing
+from gateway.mcp.lossless import Unreadable
 from gateway.mcp.sse import EventScanner
 from gateway.mcp.streams import RelayedEvents
 from gateway.values import Era, Json
@@ -127,6 +128,7 @@ def listing_events(
         rpc_id=rpc_id,
         era=Era.LEGACY,
         trace_id="",
+        rename=lambda event: event,
         on_end=lambda: None,
     )
     return ListingEvents(relayed, rpc_id, all_but_drop, reported.append)

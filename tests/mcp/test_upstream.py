@@ -13,6 +13,7 @@ from gateway.refusals import Refused
 from gateway.values import Era, Fate, Forwarded, Server
 from tests.mcp.builders import (
     JSON,
+    SEALS,
     SESSION,
     STREAM_HEAD,
     a_caller,
@@ -30,6 +31,10 @@ from tests.raw_server import Handler, Peer, RawServer, raw_server
 pytestmark = pytest.mark.anyio
 
 PROGRESS = b'{"jsonrpc":"2.0","method":"notifications/progress","params":{"progress":1}}'
+
+
+def sealed_event(server: Server, name: bytes) -> bytes:
+    return SEALS.seal("event", a_caller(server), name)
 
 
 def nothing() -> None:
@@ -122,10 +127,11 @@ async def test_a_plain_answer_comes_back_whole_with_the_headers_that_may() -> No
     )  # fmt: skip
     async with world(answering(answer)) as (ups, server, _):
         forwarded = await call(ups, server)
+    session = SEALS.seal("session", a_caller(server), b"s2")
     assert forwarded == Forwarded(
         Fate.ANSWERED,
         404,
-        (JSON, (b"mcp-session-id", b"s2"), (b"retry-after", b"3")),
+        (JSON, (b"mcp-session-id", session), (b"retry-after", b"3")),
         body=b'{"a":1}',
     )
 
@@ -289,7 +295,8 @@ async def test_events_pass_one_by_one_as_they_come_byte_for_byte() -> None:
         assert stream.response == b""
         for byte in second:
             script.more.put_nowait(chunk(bytes([byte])))
-        assert await anext(aiter(stream)) == second
+        sealed = b"id: %b\r" % sealed_event(server, b"2")
+        assert await anext(aiter(stream)) == second.replace(b"id: 2\r", sealed)
         assert stream.response == a_response(ok=True)
         script.more.put_nowait(b"0\r\n\r\n")
         assert await all_of(forwarded) == []
@@ -340,7 +347,7 @@ async def test_a_stream_that_breaks_tells_whoever_would_wait_for_ever(
         items = await all_of(forwarded)
         assert forwarded.stream is not None
         assert forwarded.stream.ended == "broken"
-    assert items[0] == sent
+    assert items[0] == sent.replace(b"id: 1\n", b"id: %b\n" % sealed_event(server, b"1"))
     if not told:
         assert len(items) == 1
         return
