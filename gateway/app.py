@@ -63,6 +63,7 @@ from gateway.steps.inspection import Inspection
 from gateway.steps.policy import Policy
 from gateway.steps.tool_pins import ToolPins
 from gateway.store.writer import WriterStopped
+from gateway.trace.checkpoint import Signing
 from gateway.values import Caller, ProjectId, Server, Stop
 
 CALLS_PER_SECOND = 10_000.0
@@ -105,7 +106,9 @@ def initialise(
     project of that name.
     """
     slug = projects.slug_of(project)
-    with open_state(settings.data_dir, create=True) as state:
+    with open_state(
+        settings.data_dir, create=True, checkpoint_file=settings.checkpoint_file
+    ) as state:
         row, _, key = projects.create_now(
             state.registry,
             NewProject.model_validate({"name": project, "slug": slug}),
@@ -132,7 +135,8 @@ def serve(settings: Settings, *, ready: Callable[[Ready], None] | None = None) -
     binary = opa_binary.find()
     public = bind(settings.host, settings.port, "GATEWAY_PORT")
     management = bind(settings.management_host, settings.management_port, "GATEWAY_MANAGEMENT_PORT")
-    with public, management, open_state(settings.data_dir) as state:
+    opened = open_state(settings.data_dir, checkpoint_file=settings.checkpoint_file)
+    with public, management, opened as state:
         uvloop.run(_run(settings, state, binary, (public, management), ready))
 
 
@@ -151,6 +155,7 @@ class Gateway:
     risks: RiskAssessor
     stop_file: StopFile
     buckets: TokenBuckets
+    signing: Signing
     public_url: str
     management_url: str
 
@@ -181,6 +186,7 @@ class Gateway:
         # The last good policy decides: broken sources must be seen, and keep nobody from calling.
         failure = self.policy.status().last_failure
         broken = failure is not None and failure.resolved_at is None
+        checks |= self.state.checkpoints.warnings()
         checks["policy"] = f"the last good one decides; {failure}" if broken else "ok"
         return Readiness(ready, checks)
 
@@ -254,6 +260,7 @@ def build(
         risks=RiskAssessor(engine),
         stop_file=stop_file,
         buckets=buckets,
+        signing=Signing(state.writer, state.checkpoints),
         public_url=_url(sockets[0], secure=settings.tls_cert is not None),
         management_url=_url(sockets[1], secure=False),
     )
@@ -376,7 +383,10 @@ async def _run(
         asyncio.create_task(public.run_until_told()),
         asyncio.create_task(management.run_until_told()),
     ]
-    always = [asyncio.create_task(_keep_house(gateway))]
+    always = [
+        asyncio.create_task(_keep_house(gateway)),
+        asyncio.create_task(gateway.signing.run()),
+    ]
     try:
         await gateway.policy.begin()
         await gateway.opa.start(gateway.management_url)
@@ -396,6 +406,7 @@ async def _run(
         await gateway.upstreams.close()
         await asyncio.wait(serving)
         await _finish_calls(gateway)
+        await gateway.signing.close()
         for task in always:
             task.cancel()
         await asyncio.wait(always)

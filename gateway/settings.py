@@ -135,6 +135,13 @@ class Settings(BaseSettings):
         "be registered with `allow_private_network`.",
         changed_by="whoever has MCP servers inside the company's network",
     )
+    checkpoint_file: Path | None = _setting(
+        None,
+        "File to which the log's signed checkpoints are appended each minute, best on another "
+        "disk or machine: it tells a database that was put back from a copy. Without it "
+        "`checkpoints.ndjson` in the data folder; `off` for none.",
+        changed_by="whoever must prove that nothing was put back, not even the whole data folder",
+    )
     policy_dirs: _Paths = _setting(
         (),
         "Folders with the organisation's own Rego, separated by `:`.",

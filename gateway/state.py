@@ -24,10 +24,13 @@ from gateway.settlement import Settlement
 from gateway.store import migrations
 from gateway.store.database import lock_data_dir, reading_engine, writing_engine
 from gateway.store.writer import Writer
+from gateway.trace.checkpoint import Checkpoints
 from gateway.trace.log import Log
 
 DATABASE = "gateway.db"
 KEYS = "keys"
+CHECKPOINTS = "checkpoints.ndjson"
+CHECKPOINTS_OFF = "off"
 
 _log = structlog.get_logger(__name__)
 
@@ -46,6 +49,7 @@ class State:
     writer: Writer
     reader: Engine
     log: Log
+    checkpoints: Checkpoints
     directory: Directory
     ledger: Ledger
     grants: Grants
@@ -54,11 +58,16 @@ class State:
 
 
 @contextmanager
-def open_state(data_dir: Path, *, create: bool = False) -> Iterator[State]:
-    """Hold the directory while the block runs; migrate it, and settle what a crash left open.
+def open_state(
+    data_dir: Path, *, create: bool = False, checkpoint_file: Path | None = None
+) -> Iterator[State]:
+    """Hold the directory while the block runs; migrate it, hold its log against what was signed,
+    and settle what a crash left open.
 
-    With ``create`` the directory, keys and database are made where they are missing. Raises
-    `NotInitialised`, `gateway.store.database.DatabaseLocked`, `gateway.keyring.KeyringFault`.
+    With ``create`` the directory, keys and database are made where they are missing. Checkpoints
+    go to ``checkpoint_file``, to a file in the directory without one, nowhere if it is named
+    ``off``. Raises `NotInitialised`, `gateway.store.database.DatabaseLocked`,
+    `gateway.keyring.KeyringFault`.
     """
     if create:
         data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -69,7 +78,12 @@ def open_state(data_dir: Path, *, create: bool = False) -> Iterator[State]:
         if create and not (data_dir / DATABASE).exists():
             # Never new keys for old data: they would open nothing, and sign another log's name.
             keyring.create(data_dir / KEYS)
-        state = _open(data_dir, keyring.load(data_dir / KEYS))
+        outside = checkpoint_file or data_dir / CHECKPOINTS
+        state = _open(
+            data_dir,
+            keyring.load(data_dir / KEYS),
+            None if str(checkpoint_file) == CHECKPOINTS_OFF else outside,
+        )
         try:
             yield state
         finally:
@@ -79,13 +93,14 @@ def open_state(data_dir: Path, *, create: bool = False) -> Iterator[State]:
         os.close(lock)
 
 
-def _open(data_dir: Path, keys: Keyring) -> State:
+def _open(data_dir: Path, keys: Keyring, outside: Path | None) -> State:
     path = data_dir / DATABASE
     os.close(os.open(path, os.O_RDWR | os.O_CREAT, 0o600))  # not readable by others, ever
     engine = writing_engine(path)
     migrations.upgrade(engine)
     clock = Clock()
     log = Log(keys, clock)
+    checkpoints = Checkpoints(log, keys, outside)
     catalogue = _templates()
     directory = Directory(
         keys,
@@ -101,6 +116,7 @@ def _open(data_dir: Path, keys: Keyring) -> State:
     writer = Writer(engine, [log, directory, ledger])
     settlement = Settlement(writer, log, ledger, grants)
     writer.start()
+    writer.change_now(checkpoints.open)
     recovered = writer.change_now(settlement.recover)
     if recovered:
         _log.warning("calls of unknown outcome", calls=recovered)
@@ -112,6 +128,7 @@ def _open(data_dir: Path, keys: Keyring) -> State:
         writer=writer,
         reader=reader,
         log=log,
+        checkpoints=checkpoints,
         directory=directory,
         ledger=ledger,
         grants=grants,

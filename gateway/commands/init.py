@@ -33,7 +33,9 @@ def init(
     with told_plainly(*FORESEEN):
         settings = Settings.read(data_dir=data_dir)
         log_to_stderr(settings.log_level)
-        with open_state(settings.data_dir, create=True) as state:
+        with open_state(
+            settings.data_dir, create=True, checkpoint_file=settings.checkpoint_file
+        ) as state:
             if state.registry.read_now(projects.all_of_them):
                 raise Conflict(
                     f"{settings.data_dir} is initialised; `gateway project create` adds a project"

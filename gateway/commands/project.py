@@ -58,7 +58,7 @@ def create(
     with told_plainly(*FORESEEN):
         settings = Settings.read(data_dir=data_dir)
         log_to_stderr(settings.log_level)
-        with open_state(settings.data_dir) as state:
+        with open_state(settings.data_dir, checkpoint_file=settings.checkpoint_file) as state:
             told = make(state, name, slug, owner, with_user=user is not False)
     tell(told, json)
 

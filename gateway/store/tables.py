@@ -287,6 +287,21 @@ logs = Table(
     Column("log", SmallInteger, primary_key=True),
     Column("origin", String, nullable=False, unique=True),
     Column("created_at", String, nullable=False),
+    # A log that is damaged, or behind what was signed of it, is sealed; the next one goes on.
+    Column("sealed_at", String),
+    Column("sealed_reason", Text),
+)
+
+checkpoints = Table(
+    "checkpoints",
+    metadata,
+    Column("log", SmallInteger, primary_key=True),
+    Column("size", BigInteger, primary_key=True),
+    Column("root", LargeBinary, nullable=False),
+    Column("note", Text, nullable=False),  # signed (C2SP tlog-checkpoint)
+    Column("ts", String, nullable=False),
+    Column("kept", Boolean, nullable=False),  # anchored; others are thinned to one a minute
+    sqlite_with_rowid=False,
 )
 
 trace = Table(

@@ -3,23 +3,34 @@
 Nothing here commits. `Log` is a participant of `gateway.store.writer`: its size, frontier and
 sequence numbers advance in memory only once the transaction is durable, so a failed write leaves
 neither a gap nor a false alarm.
+
+A database may hold several logs, one after the other: a log that was found damaged, or behind what
+was signed of it, is sealed as it is and a successor goes on from its first record.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from sqlalchemy import Connection, func, insert, select
+from sqlalchemy import Connection, func, insert, select, update
 
 from gateway.clock import Clock, after
+from gateway.ids import new_id
 from gateway.keyring import Keyring
 from gateway.store import tables
 from gateway.store.rows import insert_rows
 from gateway.trace import payloads, record
-from gateway.trace.merkle import Frontier, leaf_hash, rebuild
-from gateway.trace.record import Draft, Place
+from gateway.trace.merkle import Frontier, Hashes, leaf_hash, rebuild
+from gateway.trace.record import Draft, Field, Place, bounded
 from gateway.values import ProjectId
 
 MAIN_LOG = 0
+"""The number of a database's first log."""
+LOG_ITSELF = ProjectId("log")
+"""Stands for a project in records about the log itself."""
+
+
+class LogDamaged(Exception):
+    """The log cannot be continued: its tree lacks hashes. `Log.succeed` begins another."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,12 +45,24 @@ class Appended:
 
 @dataclass(slots=True)
 class _State:
+    number: int
+    origin: str
     frontier: Frontier
     heads: dict[ProjectId, tuple[int, bytes]]
     """Last sequence number and leaf: of every project, or of those that a transaction moved."""
 
     def copy(self) -> "_State":
-        return _State(self.frontier.copy(), dict(self.heads))
+        return _State(self.number, self.origin, self.frontier.copy(), dict(self.heads))
+
+
+@dataclass(frozen=True, slots=True)
+class Head:
+    """Where a log stands, what the running transaction has appended included."""
+
+    number: int
+    origin: str
+    size: int
+    root: bytes
 
 
 _TRACE_COLUMNS = (
@@ -55,8 +78,10 @@ class Log:
     def __init__(self, keyring: Keyring, clock: Clock) -> None:
         self._clock = clock
         self._keys = payloads.PayloadKeys(keyring)
-        self._durable = _State(Frontier(), {})
+        self._durable = _State(MAIN_LOG, "", Frontier(), {})
         self._pending: _State | None = None
+        self.damage = ""
+        """Why nothing can be appended to this log; empty while it is whole."""
         self._now = ""
         self._expiries: dict[int, str] = {}
 
@@ -74,69 +99,71 @@ class Log:
         """The time of the running transaction."""
         return self._now
 
-    def load(self, connection: Connection, origin: str) -> None:
-        """Rebuild the state in memory from the database; make the log if there is none.
+    @property
+    def number(self) -> int:
+        """Of the log in use."""
+        return self._durable.number
 
-        Raises ValueError when tiles or leaves are missing.
+    @property
+    def origin(self) -> str:
+        """The log's name in checkpoints."""
+        return self._durable.origin
+
+    @property
+    def head(self) -> Head:
+        """On the writing thread: with what the running transaction has appended."""
+        state = self._pending or self._durable
+        return Head(state.number, state.origin, state.frontier.size, state.frontier.root())
+
+    def project_heads(self) -> dict[ProjectId, tuple[int, bytes]]:
+        """Each project's last sequence number and leaf; on the writing thread."""
+        heads = dict(self._durable.heads)
+        if self._pending is not None:
+            heads = heads if self._pending.number == self._durable.number else {}
+            heads |= self._pending.heads
+        return heads
+
+    def load(self, connection: Connection, origin: str) -> None:
+        """Rebuild the newest log's state from the database; make the first log if there is none.
+
+        A tree that lacks tiles or leaves is loaded as `damage`, and only `succeed` goes on then.
         """
-        trace, tiles = tables.trace, tables.tree_tiles
-        if connection.execute(select(tables.logs.c.log)).first() is None:
+        trace, logs = tables.trace, tables.logs
+        if connection.execute(select(logs.c.log)).first() is None:
             connection.execute(
-                insert(tables.logs).values(
-                    log=MAIN_LOG, origin=origin, created_at=self._clock.now()
-                )
+                insert(logs).values(log=MAIN_LOG, origin=origin, created_at=self._clock.now())
             )
+        newest = connection.execute(select(logs).order_by(logs.c.log.desc()).limit(1)).one()
         last = connection.execute(
             select(trace.c.idx, trace.c.ts)
-            .where(trace.c.log == MAIN_LOG)
+            .where(trace.c.log == newest.log)
             .order_by(trace.c.idx.desc())
             .limit(1)
         ).first()
         size = 0 if last is None else last.idx + 1
         if last is not None:
             self._clock.not_before(last.ts)
+        try:
+            frontier = rebuild(size, stored_hashes(connection, newest.log))
+        except ValueError as fault:
+            self.damage = str(fault)
+            frontier = Frontier()
+        heads = self._load_heads(connection, newest.log)
+        self._durable = _State(newest.log, newest.origin, frontier, heads)
 
-        def hashes(level: int, start: int, count: int) -> list[bytes]:
-            if level == 0:
-                query = (
-                    select(trace.c.leaf)
-                    .where(
-                        trace.c.log == MAIN_LOG, trace.c.idx >= start, trace.c.idx < start + count
-                    )
-                    .order_by(trace.c.idx)
-                )
-            else:
-                query = (
-                    select(tiles.c.hash)
-                    .where(
-                        tiles.c.log == MAIN_LOG,
-                        tiles.c.level == level,
-                        tiles.c.n >= start,
-                        tiles.c.n < start + count,
-                    )
-                    .order_by(tiles.c.n)
-                )
-            return list(connection.execute(query).scalars())
-
-        self._durable = _State(rebuild(size, hashes), self._load_heads(connection))
-
-    def _load_heads(self, connection: Connection) -> dict[ProjectId, tuple[int, bytes]]:
+    def _load_heads(
+        self, connection: Connection, number: int
+    ) -> dict[ProjectId, tuple[int, bytes]]:
         trace = tables.trace
         heads: dict[ProjectId, tuple[int, bytes]] = {}
         # By project, through the unique index: a scan of ten million records would take minutes.
-        for project_id in connection.execute(select(tables.projects.c.id)).scalars().all():
-            pseq = connection.execute(
-                select(func.max(trace.c.pseq)).where(
-                    trace.c.log == MAIN_LOG, trace.c.project_id == project_id
-                )
-            ).scalar_one()
+        projects = connection.execute(select(tables.projects.c.id)).scalars().all()
+        for project_id in (*projects, LOG_ITSELF):
+            of_project = (trace.c.log == number, trace.c.project_id == project_id)
+            pseq = connection.execute(select(func.max(trace.c.pseq)).where(*of_project)).scalar()
             if pseq is not None:
                 leaf = connection.execute(
-                    select(trace.c.leaf).where(
-                        trace.c.log == MAIN_LOG,
-                        trace.c.project_id == project_id,
-                        trace.c.pseq == pseq,
-                    )
+                    select(trace.c.leaf).where(*of_project, trace.c.pseq == pseq)
                 ).scalar_one()
                 heads[ProjectId(project_id)] = (pseq, leaf)
         return heads
@@ -158,8 +185,12 @@ class Log:
 
     def committed(self, connection: Connection) -> None:
         if self._pending is not None:
-            self._durable.heads.update(self._pending.heads)
-            self._durable.frontier = self._pending.frontier
+            if self._pending.number == self._durable.number:
+                self._durable.heads.update(self._pending.heads)
+                self._durable.frontier = self._pending.frontier
+            else:
+                self._durable = self._pending
+                self.damage = ""
             self._pending = None
         self._keys.committed()
 
@@ -168,9 +199,14 @@ class Log:
         self._keys.rolled_back()
 
     def append(self, connection: Connection, drafts: Sequence[Draft]) -> list[Appended]:
-        """Write the records in this order. Raises `record.RecordTooLarge` before writing any."""
+        """Write the records in this order. Raises `record.RecordTooLarge` before writing any, and
+        `LogDamaged`.
+        """
         if self._pending is None:
-            state = _State(self._durable.frontier.copy(), {})
+            if self.damage:
+                raise LogDamaged(self.damage)
+            durable = self._durable
+            state = _State(durable.number, durable.origin, durable.frontier.copy(), {})
         else:
             state = self._pending.copy()
         rows: list[tuple[object, ...]] = []
@@ -188,6 +224,32 @@ class Log:
         self._pending = state
         return appended
 
+    def succeed(self, connection: Connection, why: str) -> Appended:
+        """Seal this log as it is and begin its successor, whose first record names this one.
+
+        ``why`` is a sentence for people; the record says it for good.
+        """
+        logs = tables.logs
+        old = self._durable
+        number = old.number + 1
+        origin = f"{old.origin.removesuffix(f'-{number}')}-{number + 1}"
+        connection.execute(
+            update(logs)
+            .where(logs.c.log == old.number)
+            .values(sealed_at=self._now, sealed_reason=why)
+        )
+        connection.execute(insert(logs).values(log=number, origin=origin, created_at=self._now))
+        self._pending = _State(number, origin, Frontier(), {})
+        fields: dict[str, Field] = {
+            "sealed": old.origin,
+            "sealed_size": old.frontier.size,
+            "sealed_root": old.frontier.root().hex(),
+            "reason": bounded(why),
+            "anchor": "urgent",
+        }
+        draft = Draft("recovery", new_id("evt"), LOG_ITSELF, fields)
+        return self.append(connection, [draft])[0]
+
     def _place(
         self,
         connection: Connection,
@@ -198,52 +260,72 @@ class Log:
         full: list[tuple[int, int, int, bytes]],
     ) -> Appended:
         idx = state.frontier.size
-        head = state.heads.get(draft.project_id) or self._durable.heads.get(draft.project_id)
+        head = state.heads.get(draft.project_id)
+        if head is None and state.number == self._durable.number:
+            head = self._durable.heads.get(draft.project_id)
         pseq, previous = head or (-1, b"")
         place = Place(idx, self._now, pseq + 1, previous.hex())
         commitments = {
-            name: self._seal(connection, draft, idx, name, value, sealed)
+            name: self._seal(connection, draft, (state.number, idx), name, value, sealed)
             for name, value in draft.payloads.items()
         }
         for name, value in draft.commits.items():
-            commitments[name] = self._commit_to(connection, draft, idx, name, value)
+            commitments[name] = self._commit_to(connection, draft, (state.number, idx), name, value)
         body = record.body(draft, place, commitments)
         leaf = leaf_hash(body)
-        state.frontier.add(leaf, lambda level, n, tile: full.append((MAIN_LOG, level, n, tile)))
+        state.frontier.add(leaf, lambda *tile: full.append((state.number, *tile)))
         state.heads[draft.project_id] = (place.pseq, leaf)
         get = draft.fields.get
         rows.append(
-            (MAIN_LOG, idx, draft.id, draft.call_id, draft.project_id, place.pseq, self._now)
+            (state.number, idx, draft.id, draft.call_id, draft.project_id, place.pseq, self._now)
             + (draft.kind, get("decision"), get("reason_code"), get("risk"), get("agent"))
             + (get("server"), get("tool"), body, leaf)
         )
         return Appended(draft.id, idx, self._now, leaf)
 
     def _commit_to(
-        self, connection: Connection, draft: Draft, idx: int, name: str, value: bytes
+        self, connection: Connection, draft: Draft, at: tuple[int, int], name: str, value: bytes
     ) -> str:
         key_id = self._keys.key_id(draft.project_id, self._now)
         key = self._keys.for_writing(connection, key_id, self._now)
-        nonce = key.derived_nonce(payloads.context(MAIN_LOG, idx, name))
+        nonce = key.derived_nonce(payloads.context(*at, name))
         return record.commitment(nonce, value)
 
     def _seal(
         self,
         connection: Connection,
         draft: Draft,
-        idx: int,
+        at: tuple[int, int],
         name: str,
         value: bytes,
         sealed: list[tuple[object, ...]],
     ) -> str:
         key_id = self._keys.key_id(draft.project_id, self._now)
         key = self._keys.for_writing(connection, key_id, self._now)
-        committed_to, blob = payloads.seal(key, value, payloads.context(MAIN_LOG, idx, name))
+        committed_to, blob = payloads.seal(key, value, payloads.context(*at, name))
         expires = self._expiry(draft.retention_days)
-        sealed.append((MAIN_LOG, idx, name, key_id, blob, expires))
+        sealed.append((*at, name, key_id, blob, expires))
         return committed_to
 
     def _expiry(self, days: int) -> str:
         if days not in self._expiries:
             self._expiries[days] = after(self._now, days * 86_400)
         return self._expiries[days]
+
+
+def stored_hashes(connection: Connection, number: int) -> Hashes:
+    """A log's stored leaves and tiles, as `gateway.trace.merkle` asks for them."""
+    trace, tiles = tables.trace.c, tables.tree_tiles.c
+
+    def hashes(level: int, start: int, count: int) -> list[bytes]:
+        if level == 0:
+            query = select(trace.leaf).where(
+                trace.log == number, trace.idx >= start, trace.idx < start + count
+            )
+            return list(connection.execute(query.order_by(trace.idx)).scalars())
+        query = select(tiles.hash).where(
+            tiles.log == number, tiles.level == level, tiles.n >= start, tiles.n < start + count
+        )
+        return list(connection.execute(query.order_by(tiles.n)).scalars())
+
+    return hashes

@@ -1,4 +1,7 @@
-"""The Merkle tree of RFC 6962, section 2.1 (SHA-256): hashes, the growing frontier, tiles. Pure."""
+"""The Merkle tree of RFC 6962, section 2.1 (SHA-256): the growing frontier, tiles, proofs. Pure.
+
+Needs the standard library alone, because whoever verifies evidence has nothing else.
+"""
 
 import hashlib
 from collections.abc import Callable, Sequence
@@ -8,6 +11,10 @@ TILE_WIDTH = 1 << TILE_HEIGHT
 """Leaves below one hash of tile level 1, as in C2SP tlog-tiles."""
 
 EMPTY_ROOT = hashlib.sha256(b"").digest()
+
+
+Hashes = Callable[[int, int, int], Sequence[bytes]]
+"""``(level, start, count)``: stored hashes of a tile level; level 0 are the leaves."""
 
 
 def leaf_hash(body: bytes) -> bytes:
@@ -56,24 +63,132 @@ class Frontier:
         return root
 
 
-def rebuild(size: int, hashes: Callable[[int, int, int], Sequence[bytes]]) -> Frontier:
+def rebuild(size: int, hashes: Hashes) -> Frontier:
     """The frontier of a tree of ``size`` leaves, from its tiles.
 
-    ``hashes(level, start, count)`` returns stored hashes of a tile level; level 0 are the leaves.
     At most 255 hashes are read from each level, whatever the size. Raises ValueError when the
     store holds fewer than the size says.
     """
     subtrees: list[bytes] = []
     offset = 0
     for bit in range(size.bit_length() - 1, -1, -1):
-        if not size >> bit & 1:
-            continue
-        level, count = bit // TILE_HEIGHT, 1 << bit % TILE_HEIGHT
-        row = list(hashes(level, offset >> level * TILE_HEIGHT, count))
-        if len(row) != count:
-            raise ValueError(f"tree level {level} lacks hashes from {offset}: the log is damaged")
-        while len(row) > 1:
-            row = [node_hash(row[i], row[i + 1]) for i in range(0, len(row), 2)]
-        subtrees.append(row[0])
-        offset += 1 << bit
+        if size >> bit & 1:
+            subtrees.append(_perfect(offset, bit, hashes))
+            offset += 1 << bit
     return Frontier(size, subtrees)
+
+
+def _perfect(start: int, height: int, hashes: Hashes) -> bytes:
+    """The root over the 2^height leaves from ``start``, a multiple of their number."""
+    level, count = height // TILE_HEIGHT, 1 << height % TILE_HEIGHT
+    row = list(hashes(level, start >> level * TILE_HEIGHT, count))
+    if len(row) != count:
+        raise ValueError(f"tree level {level} lacks hashes from {start}: the log is damaged")
+    while len(row) > 1:
+        row = [node_hash(row[i], row[i + 1]) for i in range(0, len(row), 2)]
+    return row[0]
+
+
+def root_of(start: int, end: int, hashes: Hashes) -> bytes:
+    """MTH of the leaves from ``start`` to before ``end``, a subtree of the tree (section 2.1)."""
+    count = end - start
+    if count == 0:
+        return EMPTY_ROOT
+    if count & (count - 1) == 0:
+        return _perfect(start, count.bit_length() - 1, hashes)
+    middle = start + _split(count)
+    return node_hash(root_of(start, middle, hashes), root_of(middle, end, hashes))
+
+
+def _split(count: int) -> int:
+    """The largest power of two that is smaller."""
+    return 1 << (count - 1).bit_length() - 1
+
+
+def inclusion_proof(index: int, size: int, hashes: Hashes) -> list[bytes]:
+    """PATH(index, D[size]) of section 2.1.1. Raises ValueError outside the tree."""
+    if not 0 <= index < size:
+        raise ValueError(f"there is no leaf {index} in a tree of {size}")
+    proof: list[bytes] = []
+    start, end = 0, size
+    while end - start > 1:
+        middle = start + _split(end - start)
+        if index < middle:
+            proof.append(root_of(middle, end, hashes))
+            end = middle
+        else:
+            proof.append(root_of(start, middle, hashes))
+            start = middle
+    return proof[::-1]
+
+
+def consistency_proof(old: int, new: int, hashes: Hashes) -> list[bytes]:
+    """PROOF(old, D[new]) of section 2.1.2; empty when there is nothing to prove."""
+    if not 0 <= old <= new:
+        raise ValueError(f"a tree of {new} does not extend one of {old}")
+    if old in (0, new):
+        return []
+    proof: list[bytes] = []
+    start, end, known = 0, new, True
+    while old != end:
+        middle = start + _split(end - start)
+        if old <= middle:
+            proof.append(root_of(middle, end, hashes))
+            end = middle
+        else:
+            proof.append(root_of(start, middle, hashes))
+            start, known = middle, False
+    if not known:
+        proof.append(root_of(start, end, hashes))
+    return proof[::-1]
+
+
+def includes(index: int, size: int, leaf: bytes, proof: Sequence[bytes], root: bytes) -> bool:
+    """Whether the proof shows the leaf at this place of the tree (RFC 9162, section 2.1.3.2)."""
+    if not 0 <= index < size:
+        return False
+    place, last, current = index, size - 1, leaf
+    for one in proof:
+        if last == 0:
+            return False
+        if place & 1 or place == last:
+            current = node_hash(one, current)
+            while place and not place & 1:
+                place >>= 1
+                last >>= 1
+        else:
+            current = node_hash(current, one)
+        place >>= 1
+        last >>= 1
+    return last == 0 and current == root
+
+
+def extends(old: int, old_root: bytes, new: int, new_root: bytes, proof: Sequence[bytes]) -> bool:
+    """Whether the proof shows that one tree begins with the other (RFC 9162, section 2.1.4.2)."""
+    if old == new:
+        return not proof and old_root == new_root
+    if old == 0:
+        return not proof and old_root == EMPTY_ROOT
+    if not 0 < old < new:
+        return False
+    path = [old_root, *proof] if old & (old - 1) == 0 else list(proof)
+    if not path:
+        return False
+    place, last = old - 1, new - 1
+    while place & 1:
+        place >>= 1
+        last >>= 1
+    was = now = path[0]
+    for one in path[1:]:
+        if last == 0:
+            return False
+        if place & 1 or place == last:
+            was, now = node_hash(one, was), node_hash(one, now)
+            while place and not place & 1:
+                place >>= 1
+                last >>= 1
+        else:
+            now = node_hash(now, one)
+        place >>= 1
+        last >>= 1
+    return last == 0 and was == old_root and now == new_root

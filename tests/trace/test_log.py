@@ -13,7 +13,7 @@ from gateway.clock import Clock
 from gateway.ids import new_id
 from gateway.store import tables
 from gateway.trace import payloads
-from gateway.trace.log import MAIN_LOG, Appended, Log
+from gateway.trace.log import MAIN_LOG, Appended, Log, LogDamaged
 from gateway.trace.record import MAX_BODY, Draft, Field, RecordTooLarge, commitment
 from gateway.values import ProjectId
 from tests.builders import World, a_state
@@ -109,14 +109,18 @@ def test_the_clock_never_shows_a_time_before_the_last_record(tmp_path: Path) -> 
     assert clock.now() == last
 
 
-def test_a_log_whose_leaves_are_missing_does_not_open(tmp_path: Path) -> None:
+def test_a_log_whose_leaves_are_missing_cannot_be_continued(tmp_path: Path) -> None:
     with a_state(tmp_path) as world:
         append(world, *(a_draft() for _ in range(20)))
         world.state.writer.change_now(
             lambda c: c.exec_driver_sql("DELETE FROM trace WHERE idx = 17")
         )
-    with pytest.raises(ValueError, match="damaged"), a_state(tmp_path):
-        pass
+        log = Log(world.state.keyring, Clock())
+        with world.state.reader.connect() as connection:
+            log.load(connection, "unused")
+            assert "damaged" in log.damage
+            with pytest.raises(LogDamaged, match="damaged"):
+                log.append(connection, [a_draft()])
 
 
 def test_a_transaction_that_fails_leaves_no_trace(world: World) -> None:
