@@ -65,6 +65,7 @@ from gateway.steps.tool_pins import ToolPins
 from gateway.store.writer import WriterStopped
 from gateway.trace.checkpoint import Signing
 from gateway.values import Caller, ProjectId, Server, Stop
+from gateway.what_if import WhatIf
 
 CALLS_PER_SECOND = 10_000.0
 CALLS_AT_ONCE = 20_000.0
@@ -153,6 +154,7 @@ class Gateway:
     pipeline: Pipeline
     dry_run: DryRun
     risks: RiskAssessor
+    what_if: WhatIf
     stop_file: StopFile
     buckets: TokenBuckets
     signing: Signing
@@ -258,6 +260,7 @@ def build(
         pipeline=pipeline,
         dry_run=dry_run,
         risks=RiskAssessor(engine),
+        what_if=WhatIf(state.registry, state.keyring, binary, settings.policy_dirs, bundles),
         stop_file=stop_file,
         buckets=buckets,
         signing=Signing(state.writer, state.checkpoints),
@@ -332,6 +335,7 @@ def _api_context(gateway: Gateway) -> ApiContext:
         cancel_calls=gateway.cancel_calls,
         policy_status=gateway.policy.status,
         policy_bundle=gateway.policy.archived,
+        what_if=gateway.what_if.replay,
         take=gateway.buckets.take,
     )
 

@@ -24,7 +24,7 @@ LAYERS = (
     ("demo", "configuration"),
     ("app",),
     ("api", "dashboard", "extensions", "dry_run", "mcp.proxy", "mcp.scan"),
-    ("pipeline",),
+    ("pipeline", "what_if"),
     ("state",),
     ("steps", "admission", "settlement", "refused_calls", "answers", "mcp.relay"),
     ("mcp",),

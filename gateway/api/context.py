@@ -4,9 +4,11 @@ from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 
 from gateway.policy.activation import PolicyStatus
+from gateway.policy.replay import Replay
 from gateway.registry.core import Registry
 from gateway.registry.pins import Scan
-from gateway.values import AgentId, Json, Key, Server, ServerId, Stop
+from gateway.values import AgentId, Json, Key, ProjectId, Server, ServerId, Stop
+from gateway.what_if import Candidate
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,5 +48,7 @@ class ApiContext:
     policy_status: Callable[[], PolicyStatus]
     policy_bundle: Callable[[str], Awaitable[bytes | None]]
     """The archive of the bundle with this digest, if it ever decided here."""
+    what_if: Callable[[ProjectId, Candidate], Awaitable[tuple[Replay, int]]]
+    """Replays recorded calls against a candidate; see `gateway.what_if`."""
     take: Callable[[str], float] = lambda _key_id: 0.0
     """Takes one request from a key's allowance; how many seconds it must wait, or 0."""

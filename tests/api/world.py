@@ -17,6 +17,7 @@ from gateway.clock import after
 from gateway.ids import new_id
 from gateway.keyring import encrypt
 from gateway.policy.activation import PolicyStatus
+from gateway.policy.replay import Replay
 from gateway.registry import projects
 from gateway.registry.core import Actor
 from gateway.registry.faults import Unready
@@ -26,6 +27,7 @@ from gateway.registry.projects import NewProject
 from gateway.state import State, open_state
 from gateway.store import tables
 from gateway.values import Json, Key, ProjectId, Risk, Role, Server, Stop
+from gateway.what_if import Candidate
 
 PUBLIC_URL = "https://gateway.example.com"
 
@@ -76,6 +78,9 @@ class Upstream:
 
     async def bundle(self, digest: str) -> bytes | None:
         return self.archives.get(digest)
+
+    async def what_if(self, project_id: ProjectId, candidate: Candidate) -> tuple[Replay, int]:
+        raise Unready("No policy is active yet; try again.")
 
     def cancel_calls(self, stop: Stop) -> int:
         self.stops.append(stop)
@@ -159,6 +164,7 @@ def a_world(folder: Path) -> Iterator[World]:
             cancel_calls=upstream.cancel_calls,
             policy_status=lambda: upstream.policy,
             policy_bundle=upstream.bundle,
+            what_if=upstream.what_if,
             take=lambda _: upstream.wait,
         )
         own, _, admin = projects.create_now(
