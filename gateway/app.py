@@ -1,9 +1,7 @@
 """Builds everything and runs it: the one place where the parts are put together."""
 
 import asyncio
-import contextlib
 import gc
-import secrets
 import signal
 import socket
 from collections.abc import Callable, Sequence
@@ -28,12 +26,13 @@ from gateway.dashboard.entry import Dashboard, is_ours
 from gateway.dry_run import DryRun
 from gateway.edge import PROXY_PATH, Edge, TokenBuckets
 from gateway.http1 import Client, UnixAddress
-from gateway.listeners import GRACE_SECONDS, Listener, address_of, bind
+from gateway.listeners import GRACE_SECONDS, Listener, address_of, bind, management_token
 from gateway.mcp.handles import Handles
 from gateway.mcp.proxy import Proxy
 from gateway.mcp.relay import Relay
 from gateway.mcp.scan import ScanFailed, scan
 from gateway.mcp.seals import Seals
+from gateway.mcp.tokens import Tokens
 from gateway.mcp.upstream import Upstreams
 from gateway.pipeline import Pipeline
 from gateway.policy import opa_binary
@@ -151,6 +150,7 @@ class Gateway:
     opa: Opa
     policy: Activation
     upstreams: Upstreams
+    tokens: Tokens
     pipeline: Pipeline
     dry_run: DryRun
     risks: RiskAssessor
@@ -215,13 +215,12 @@ def build(
 ) -> Gateway:
     """Put the parts together; nothing runs yet, and nothing is asked of the network."""
     now = state.clock.now
-    token = _management_token(settings.data_dir)
+    token = management_token(settings.data_dir)
     bundles = BundleServer(token)
     opa = _opa(settings, state, binary, token, bundles)
     engine = Engine(Client(UnixAddress(str(opa.socket_path))), bundles, ready=lambda: opa.ready)
-    listeners = frozenset(address_of(sock) for sock in sockets)
     handles = Handles(Seals(state.keyring.handles))
-    upstreams = Upstreams(handles, private_allowed=settings.private_upstreams, listeners=listeners)
+    tokens, upstreams = _upstreams(settings, state, sockets, handles)
     stop_file = StopFile(settings.data_dir)
     buckets = TokenBuckets(per_second=CALLS_PER_SECOND, burst=CALLS_AT_ONCE)
     directory = state.directory
@@ -257,6 +256,7 @@ def build(
         opa=opa,
         policy=_activation(settings, state, binary, bundles, opa),
         upstreams=upstreams,
+        tokens=tokens,
         pipeline=pipeline,
         dry_run=dry_run,
         risks=RiskAssessor(engine),
@@ -278,6 +278,19 @@ def _opa(settings: Settings, state: State, binary: Path, token: str, bundles: Bu
         key=state.keyring.bundle,
         bundles=bundles,
     )
+
+
+def _upstreams(
+    settings: Settings,
+    state: State,
+    sockets: tuple[socket.socket, socket.socket],
+    handles: Handles,
+) -> tuple[Tokens, Upstreams]:
+    private = settings.private_upstreams
+    listeners = frozenset(address_of(sock) for sock in sockets)
+    tokens = Tokens(state.registry, private_allowed=private, listeners=listeners)
+    upstreams = Upstreams(handles, private_allowed=private, listeners=listeners, tokens=tokens)
+    return tokens, upstreams
 
 
 def _activation(
@@ -330,6 +343,7 @@ def _api_context(gateway: Gateway) -> ApiContext:
         registry=gateway.state.registry,
         public_url=gateway.settings.public_url or gateway.public_url,
         scan=gateway.scan,
+        redeem=gateway.tokens.redeem,
         decide=gateway.dry_run.decide,
         readiness=gateway.readiness,
         cancel_calls=gateway.cancel_calls,
@@ -355,19 +369,6 @@ def _url(sock: socket.socket, *, secure: bool) -> str:
     host, port = address_of(sock)
     shown = f"[{host}]" if ":" in host else host
     return f"{'https' if secure else 'http'}://{shown}:{port}"
-
-
-def _management_token(data_dir: Path) -> str:
-    """The management listener's bearer token, made once: `management.token`, mode 600."""
-    path = data_dir / "management.token"
-    with contextlib.suppress(FileNotFoundError):
-        return path.read_text().strip()
-    token = secrets.token_urlsafe(32)
-    aside = path.with_suffix(".new")
-    aside.touch(mode=0o600)
-    aside.write_text(token)
-    aside.rename(path)
-    return token
 
 
 async def _run(
@@ -488,4 +489,5 @@ async def _finish_calls(gateway: Gateway) -> None:
     if gateway.pipeline.running:
         await asyncio.wait(gateway.pipeline.running, timeout=GRACE_SECONDS)
     await gateway.pipeline.relay.close()
+    await gateway.tokens.close()
     await gateway.pipeline.refused_calls.flush(everything=True)

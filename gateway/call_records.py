@@ -143,8 +143,8 @@ def outcome_draft(permit: Permit, outcome: Outcome) -> Draft:
         "dur_us": outcome.duration_us,
         "result_size": outcome.result_size,
     }
-    if outcome.result_size > len(outcome.result):
-        fields["truncated"] = True
+    if outcome.result_sha256:
+        fields |= {"truncated": True, "result_sha256": outcome.result_sha256}
     if outcome.error_code:
         fields["error_code"] = outcome.error_code
     keeps = decision.verdict.action is Action.LOG_ONLY

@@ -30,6 +30,11 @@ def after(text: str, seconds: float) -> str:
     return later.strftime("%Y-%m-%dT%H:%M:%S.%fZ")
 
 
+def seconds_between(earlier: str, later: str) -> float:
+    """Negative when `later` is the earlier one."""
+    return (parse(later) - parse(earlier)).total_seconds()
+
+
 class Clock:
     """Windows, expiries, `context.time` and records all read this one.
 

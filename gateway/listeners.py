@@ -1,8 +1,9 @@
 """The two sockets: one for agents and administrators, one for management."""
 
+import secrets
 import socket
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import uvicorn
@@ -74,3 +75,16 @@ def address_of(sock: socket.socket) -> tuple[str, int]:
     """Host and port that a socket is bound to."""
     host, port = sock.getsockname()[:2]
     return str(host), int(port)
+
+
+def management_token(data_dir: Path) -> str:
+    """The management listener's bearer token, made once: `management.token`, mode 600."""
+    path = data_dir / "management.token"
+    with suppress(FileNotFoundError):
+        return path.read_text().strip()
+    token = secrets.token_urlsafe(32)
+    aside = path.with_suffix(".new")
+    aside.touch(mode=0o600)
+    aside.write_text(token)
+    aside.rename(path)
+    return token

@@ -15,6 +15,7 @@ from sqlalchemy import Connection, select
 
 from gateway.budgets import Ledger
 from gateway.call_records import URGENT_RISKS, outcome_draft
+from gateway.flows import EventStream
 from gateway.ids import new_id
 from gateway.registry.grants import Grants
 from gateway.store.rows import run
@@ -22,7 +23,7 @@ from gateway.store.tables import open_calls
 from gateway.store.writer import Writer, WriterStopped
 from gateway.trace.log import Log
 from gateway.trace.record import Draft, bounded
-from gateway.values import BudgetId, CallId, EventStream, Fate, Outcome, Permit, ProjectId
+from gateway.values import BudgetId, CallId, Fate, Outcome, Permit, ProjectId
 
 _log = structlog.get_logger(__name__)
 

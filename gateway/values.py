@@ -5,10 +5,13 @@ tool call on its way from bytes to an answer. The order of the second half is th
 `gateway.pipeline`, and each value holds the one before it.
 """
 
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Any, Literal, NewType, Protocol
+from typing import Any, Literal, NewType
+
+from gateway.flows import ByteStream, EventStream
+from gateway.oauth import OAuthClient
 
 ProjectId = NewType("ProjectId", str)
 AgentId = NewType("AgentId", str)
@@ -133,9 +136,13 @@ class Server:
     enforcement: Enforcement | None
     """None: the project's."""
     allow_private_network: bool
-    auth_headers: tuple[tuple[bytes, bytes], ...]
+    auth_headers: tuple[tuple[bytes, bytes], ...] = field(repr=False)
     """The upstream's credential, opened; never logged, never part of an input."""
     revision: int
+    oauth: OAuthClient | None = None
+    """Where its credential is a token that the gateway gets and renews."""
+    tls_ca: str | None = None
+    """PEM; None: what the system trusts."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -429,36 +436,6 @@ class Fate(StrEnum):
     """It was sent, wholly or in part, and nobody knows whether it ran."""
 
 
-class ByteStream(Protocol):
-    """A body on its way; `aclose` ends it early and must be called by whoever iterates it."""
-
-    def __aiter__(self) -> AsyncIterator[bytes]: ...
-
-    def __anext__(self) -> Awaitable[bytes]: ...
-
-    async def aclose(self) -> None: ...
-
-
-class EventStream(ByteStream, Protocol):
-    """An upstream's `text/event-stream`, one whole event (to its blank line) an item."""
-
-    @property
-    def response(self) -> bytes:
-        """The JSON-RPC response to the request that opened the stream, once it has come by."""
-
-    @property
-    def data(self) -> bytes:
-        """The last item's `data` lines joined, empty for comments and oversize pieces."""
-
-    @property
-    def oversize(self) -> bool:
-        """The last item is a piece of an event over the limit, in which nothing was looked for."""
-
-    @property
-    def ended(self) -> Literal["", "complete", "broken", "cut", "closed"]:
-        """Why there is no more; empty while it runs. `cut` is an emergency stop's doing."""
-
-
 @dataclass(frozen=True, slots=True)
 class Forwarded:
     """What the upstream answered: a head, and a body that is whole or still streaming.
@@ -495,5 +472,7 @@ class Outcome:
     result: bytes = b""
     """Raw bytes of the response with the call's id, the first MiB."""
     result_size: int = 0
+    result_sha256: str = ""
+    """Hex, of all of it, when `result` is not all of it."""
     error_code: str = ""
     duration_us: int = 0

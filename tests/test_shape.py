@@ -34,7 +34,18 @@ LAYERS = (
     ("mcp.envelope", "mcp.routing", "mcp.arguments", "mcp.digests", "mcp.schema_checks"),
     ("mcp.strictness", "mcp.folding", "mcp.lossless", "mcp.schema_document"),
     ("settings", "telemetry"),
-    ("values", "refusals", "ids", "keyring", "clock", "assets", "durable", "amounts"),
+    (
+        "values",
+        "flows",
+        "oauth",
+        "refusals",
+        "ids",
+        "keyring",
+        "clock",
+        "assets",
+        "durable",
+        "amounts",
+    ),
 )
 MOST_LINES = 500
 MOST_LINES_OF_A_FUNCTION = 60

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 from gateway.policy.activation import PolicyStatus
 from gateway.policy.replay import Replay
+from gateway.registry.consents import Granted
 from gateway.registry.core import Registry
 from gateway.registry.pins import Scan
 from gateway.values import AgentId, Json, Key, ProjectId, Server, ServerId, Stop
@@ -39,6 +40,9 @@ class ApiContext:
     scan: Callable[[Server], Awaitable[Scan]]
     """Walks the server's `tools/list` and has it assessed. Raises `gateway.registry.faults.Unready`
     with a message for the administrator; never the upstream's text."""
+    redeem: Callable[[Server, str, str, str], Awaitable[Granted]]
+    """Turns an authorization code, with PKCE's verifier and the redirect URI, into tokens. Raises
+    `gateway.registry.faults.Unready`."""
     decide: Callable[[Key, Question], Awaitable[Mapping[str, Json]]]
     """Answers the members of `gateway.api.decide.Answer`, all of them; the API hides what the
     key's role may not see. Raises `gateway.registry.faults.Unready` when OPA cannot decide."""

@@ -16,6 +16,7 @@ from gateway.api import (
     agents,
     approvals,
     budgets,
+    consents,
     decide,
     emergency_stop,
     keys,
@@ -85,6 +86,10 @@ ROUTES: tuple[Route, ...] = (
           templates.TemplateOut),
     Route("POST", "/mcp/servers/{id}/scan", _ADMIN, servers.scan, "Scan a server's tools",
           servers.ScanOut),
+    Route("GET", "/mcp/servers/{id}/consent", _READERS, consents.get,
+          "Read how the consent to use a server stands", consents.ConsentOut),
+    Route("POST", "/mcp/servers/{id}/consent", _ADMIN, consents.ask,
+          "Ask where to consent that the gateway uses a server", consents.AskedOut),
     Route("GET", "/mcp/servers/{id}/tools", _READERS, tools.list_tools, "List a server's tools",
           Listing[tools.ToolOut], query=ListQuery),
     Route("GET", "/mcp/servers/{id}/overrides", _READERS, overrides.list_overrides,
@@ -215,6 +220,8 @@ def routes(context: ApiContext) -> list[HttpRoute]:
         HttpRoute(BASE + path, Endpoint(context, group).__call__, methods=_methods(group))
         for path, group in _by_path(ROUTES).items()
     ]
+    # A browser comes back here without a key, with what counts once.
+    found.append(HttpRoute(BASE + consents.CALLBACK, consents.callback(context), methods=["GET"]))
     found.append(HttpRoute("/openapi.json", _specification, methods=["GET"]))
     # Clients probe these; what they must not get is a page of HTML.
     found.append(HttpRoute("/.well-known/{rest:path}", _nothing_here))

@@ -53,6 +53,7 @@ class ServerOut(Output):
     is_proxied: bool
     allow_private_network: bool
     auth_type: str
+    tls_ca: str | None
     revision: int
     scanned_at: str | None
     created_at: str

@@ -22,9 +22,9 @@ from gateway.configuration.items import Item, Noun, Scalar, item, params
 from gateway.configuration.source import DocumentFault, Fault, Plain, Source, parse, spelled
 from gateway.registry.agents import NewAgent
 from gateway.registry.budgets import Limit, OnExceed, WarnAt
-from gateway.registry.fields import Description, Input, Name, Reason, Time
+from gateway.registry.fields import Description, Input, Name, Pem, Reason, Time, Url
 from gateway.registry.rules import Pattern
-from gateway.registry.servers import Connector, Slug, Transport, Url
+from gateway.registry.servers import Connector, Slug, Transport
 from gateway.values import Action, Risk
 
 VERSION = 1
@@ -67,7 +67,30 @@ class Basic(Input):
     password: Reference
 
 
-Auth = Annotated[NoAuth | Bearer | Header | Basic, Field(discriminator="type")]
+class ClientCredentials(Input):
+    type: Literal["oauth_client_credentials"]
+    token_url: Text
+    client_id: Text
+    client_secret: Reference
+    client_auth: Literal["basic", "post"] = "basic"
+    scope: str = ""
+    resource: str = "server_url"
+
+
+class AuthorizationCode(Input):
+    type: Literal["oauth_authorization_code"]
+    authorization_url: Text
+    token_url: Text
+    client_id: Text
+    client_secret: Reference | None = None
+    client_auth: Literal["basic", "post"] = "basic"
+    scope: str = ""
+    resource: str = "server_url"
+    issuer: str | None = None
+
+
+OAuth = ClientCredentials | AuthorizationCode
+Auth = Annotated[NoAuth | Bearer | Header | Basic | OAuth, Field(discriminator="type")]
 
 
 class ServerEntry(Input):
@@ -79,6 +102,7 @@ class ServerEntry(Input):
     params: dict[str, JsonValue] = {}
     description: Description = ""
     auth: Auth = NoAuth()
+    tls_ca: Pem | None = None
     is_proxied: bool = True
     enforcement: Literal["enforce", "monitor"] | None = None
     allow_private_network: bool = False
@@ -254,7 +278,8 @@ def _item(noun: Noun, entry: Entry, place: str, folder: Path) -> Item:
         if name not in entry.model_fields_set:
             del values[name]
     values |= {"server_url": entry.server_url or "", **params(entry.params)}
-    auth = {name: _anchored(text, folder) for name, text in entry.auth.model_dump().items()}
+    given = entry.auth.model_dump(exclude_none=True)
+    auth = {name: _anchored(text, folder) for name, text in given.items()}
     return item(noun, {**values, "auth_type": entry.auth.type}, auth=auth, place=place)
 
 

@@ -16,6 +16,8 @@ _CREDENTIALS: Mapping[str, tuple[str, ...]] = {
     "bearer": ("token",),
     "header": ("name", "value"),
     "basic": ("username", "password"),
+    "oauth_client_credentials": ("token_url", "client_id", "client_secret"),
+    "oauth_authorization_code": ("authorization_url", "token_url", "client_id", "client_secret"),
 }
 
 

@@ -24,7 +24,7 @@ FIELDS: Mapping[Noun, tuple[str, ...]] = {
     "agent": ("owner", "description"),
     "server": (
         *("name", "server_url", "transport", "connector_type", "description", "is_proxied"),
-        *("enforcement", "allow_private_network", "auth_type", "status"),
+        *("enforcement", "allow_private_network", "auth_type", "tls_ca", "status"),
     ),
     "rule": ("action", "expires_at", "reason", "enabled"),
     "override": ("action", "expires_at", "reason"),

@@ -11,7 +11,7 @@ from gateway.configuration.items import NOUNS, Item, Noun, Scalar
 Kind = Literal["create", "change", "delete"]
 Changes = Mapping[str, tuple[Scalar, Scalar]]
 
-_REROUTING = ("server_url", "transport", "auth_type")
+_REROUTING = ("server_url", "transport", "auth_type", "tls_ca")
 _DELETED = ("override", "rule", "budget", "server", "agent")
 
 

@@ -8,11 +8,12 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
+from gateway.flows import EventStream
 from gateway.mcp.folding import fold
 from gateway.mcp.lossless import Unreadable, read_json, write_json
 from gateway.mcp.sse import error_event, with_data
 from gateway.refusals import REASONS
-from gateway.values import EventStream, Json
+from gateway.values import Json
 
 Judge = Callable[[Mapping[str, Json]], bool]
 """Whether one definition may be shown to this caller."""

@@ -12,8 +12,9 @@ import orjson
 from starlette.types import Message, Receive, Scope, Send
 
 from gateway.edge import Network, client_ip
+from gateway.flows import ByteStream
 from gateway.mcp.headers import doubled
-from gateway.values import Answer, ByteStream, Request
+from gateway.values import Answer, Request
 
 _METHODS = frozenset({"POST", "GET", "DELETE"})
 _CLOSE = (b"connection", b"close")

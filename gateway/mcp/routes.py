@@ -92,12 +92,17 @@ class Routes:
         client = client_for(
             origin,
             EgressPolicy(private, self._private_allowed, listeners),
-            ssl=self._tls,
+            ssl=trust(server, self._tls),
             max_connections=self._connections,
             connect_seconds=self._connect_seconds,
         )
         ours = ((b"host", origin.host_header), (b"accept-encoding", b"identity"))
         return Route(client, origin.target, (*ours, *server.auth_headers))
+
+
+def trust(server: Server, otherwise: ssl.SSLContext) -> ssl.SSLContext:
+    """Whom to believe: the server's own authorities and no others, if it has any."""
+    return ssl.create_default_context(cadata=server.tls_ca) if server.tls_ca else otherwise
 
 
 def _same(old: Server, new: Server) -> bool:
@@ -106,4 +111,5 @@ def _same(old: Server, new: Server) -> bool:
         and old.url == new.url
         and old.auth_headers == new.auth_headers
         and old.allow_private_network == new.allow_private_network
+        and old.tls_ca == new.tls_ca
     )

@@ -18,6 +18,7 @@ from gateway.mcp.listing import read_listing
 from gateway.mcp.lossless import Unreadable, read_json
 from gateway.mcp.routes import Route
 from gateway.mcp.sse import EventScanner, response_in
+from gateway.mcp.tokens import NoToken
 from gateway.mcp.upstream import Upstreams
 from gateway.values import Json, Server
 
@@ -59,12 +60,15 @@ async def scan(upstreams: Upstreams, server: Server, limits: ScanLimits | None =
     limits = limits or ScanLimits()
     try:
         async with asyncio.timeout(limits.seconds):
-            return await _scan(_Talk(upstreams.route(server), limits))
+            route = upstreams.route(server)
+            return await _scan(_Talk(route, await upstreams.credential(server), limits))
     except TimeoutError:
         raise ScanFailed(
             f"The scan took longer than {limits.seconds:.0f} seconds; see whether the server is "
             "overloaded, then scan again."
         ) from None
+    except NoToken as fault:
+        raise ScanFailed(f"There is no access token for the server: {fault.why}.") from None
     except NotSent as fault:
         raise ScanFailed(f"The server cannot be reached: {fault.why}. Check its URL.") from None
     except TooLarge:
@@ -177,8 +181,9 @@ def _result(answer: dict[str, Json], method: str) -> dict[str, Json]:
 class _Talk:
     """One conversation: headers of the era, the session, ids."""
 
-    def __init__(self, route: Route, limits: ScanLimits) -> None:
+    def __init__(self, route: Route, credential: tuple[Header, ...], limits: ScanLimits) -> None:
         self.limits = limits
+        self._credential = credential
         self.version = MODERN
         self.last_message = b""
         self._route = route
@@ -235,7 +240,7 @@ class _Talk:
         return await route.client.open(head, body, deadline=self._due)
 
     def _headers(self, verb: str, method: str) -> list[Header]:
-        headers = [(b"accept", b"application/json, text/event-stream")]
+        headers = [*self._credential, (b"accept", b"application/json, text/event-stream")]
         if verb == "POST":
             headers.append((b"content-type", b"application/json"))
         if self.version:

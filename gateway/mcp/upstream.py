@@ -27,6 +27,7 @@ from gateway.mcp.headers import Header, to_caller, to_upstream, value_of
 from gateway.mcp.routes import Route, Routes
 from gateway.mcp.sse import EVENT_LIMIT, EventScanner
 from gateway.mcp.streams import RelayedEvents
+from gateway.mcp.tokens import NoToken, Tokens
 from gateway.values import Caller, Era, Fate, Forwarded, Permit, Request, Server, ServerId
 
 _log = structlog.get_logger(__name__)
@@ -83,9 +84,12 @@ class Upstreams:
         listeners: frozenset[tuple[str, int]] = frozenset(),
         limits: Limits | None = None,
         tls: ssl.SSLContext | None = None,
+        tokens: Tokens | None = None,
     ) -> None:
+        """``tokens`` serves the servers whose credential is OAuth's; others need none."""
         self.limits = limits or Limits()
         self._handles = handles
+        self._tokens = tokens
         self._routes = Routes(
             private_allowed=private_allowed,
             listeners=listeners,
@@ -138,6 +142,17 @@ class Upstreams:
         """The way to a server. Raises `NotSent` when its URL may not be used."""
         return self._routes.to(server)
 
+    async def credential(self, server: Server) -> tuple[Header, ...]:
+        """What a request to the server needs beside its route's head: a token, where it has one.
+
+        Raises `NotSent` (`gateway.mcp.tokens.NoToken`).
+        """
+        if server.oauth is None:
+            return ()
+        if self._tokens is None:
+            raise NoToken("there is nobody to ask for a token")
+        return await self._tokens.header(server)
+
     def drop(self, server_id: ServerId) -> None:
         """Close what leads to a server that changed or is gone, with whatever runs on it."""
         self._routes.drop(server_id)
@@ -175,7 +190,8 @@ class Upstreams:
             return self._given_up(running)
         except NotSent as fault:
             _log.warning("not sent", server=running.caller.server.id, why=fault.why)
-            return Forwarded(Fate.NOT_FORWARDED, reason="upstream_unreachable")
+            reason = "upstream_auth" if isinstance(fault, NoToken) else "upstream_unreachable"
+            return Forwarded(Fate.NOT_FORWARDED, reason=reason)
         except Http1Error as fault:
             _log.warning("no answer", server=running.caller.server.id, why=fault.why)
             return Forwarded(Fate.UNKNOWN, reason="upstream_error")
@@ -186,10 +202,14 @@ class Upstreams:
 
     async def _ask(self, running: _Running, last_act: BeforeWrite) -> Forwarded:
         request = running.request
-        route = self.route(running.caller.server)
+        server = running.caller.server
+        route = self.route(server)
         has_body = request.method == "POST"
         length = len(request.body) if has_body else None
-        head = route.head(request.method, to_upstream(request.headers), length)
+        headers = to_upstream(request.headers)
+        if server.oauth is not None:
+            headers += await self.credential(server)
+        head = route.head(request.method, headers, length)
         exchange = await route.client.open(
             head,
             request.body if has_body else b"",
@@ -208,6 +228,8 @@ class Upstreams:
         reason = _unfit(exchange)
         if reason:
             exchange.close()
+            if status == 401 and self._tokens is not None:
+                self._tokens.refused(running.caller.server)
             return Forwarded(Fate.ANSWERED, status, reason=reason)
         if exchange.content_type == "text/event-stream" and status < 300:
             headers = self._headers(running, exchange, streaming=True)
@@ -282,7 +304,9 @@ class Upstreams:
         )
         try:
             route = self.route(running.caller.server)
-            head = route.head("POST", to_upstream(running.request.headers), len(body))
+            credential = await self.credential(running.caller.server)
+            headers = [*to_upstream(running.request.headers), *credential]
+            head = route.head("POST", headers, len(body))
             await route.client.request(
                 head, body, deadline=monotonic() + self.limits.connect_seconds, max_body=65536
             )

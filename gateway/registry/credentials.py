@@ -2,18 +2,22 @@
 
 import base64
 import re
+from dataclasses import dataclass
 from typing import Annotated, Literal
 
 import orjson
-from pydantic import AfterValidator, Field
+from pydantic import AfterValidator, Field, TypeAdapter
 
-from gateway.keyring import Keyring, encrypt
-from gateway.registry.fields import Input
+from gateway.keyring import Keyring, decrypt, encrypt
+from gateway.oauth import OAuthClient
+from gateway.registry.fields import Input, Url
 
 _TOKEN = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]{1,128}")
 """A header's name: RFC 9110, section 5.6.2."""
 _VALUE = re.compile(r"[\x21-\x7e]([\x20-\x7e\t]*[\x21-\x7e])?")
 """A header's value: RFC 9110, section 5.5, without obsolete text. No CR, LF or NUL."""
+_SCOPE = re.compile(r"[\x21\x23-\x5b\x5d-\x7e]+( [\x21\x23-\x5b\x5d-\x7e]+)*|")
+_URL: TypeAdapter[str] = TypeAdapter(Url)
 _RESERVED = frozenset(
     {
         "accept",
@@ -59,8 +63,14 @@ def _no_colon(value: str) -> str:
     return value
 
 
-def _not_yet(value: str) -> str:
-    raise ValueError("OAuth is not available yet; use bearer, header or basic")
+def _scope(value: str) -> str:
+    if not _SCOPE.fullmatch(value):
+        raise ValueError("must be words separated by single spaces (RFC 6749, section 3.3)")
+    return value
+
+
+def _resource(value: str) -> str:
+    return value if value in ("server_url", "none") else _URL.validate_python(value)
 
 
 Secret = Annotated[
@@ -68,6 +78,10 @@ Secret = Annotated[
     Field(min_length=1, max_length=8192, json_schema_extra={"writeOnly": True}),
     AfterValidator(_header_value),
 ]
+
+
+Scope = Annotated[str, Field(max_length=2048), AfterValidator(_scope)]
+Resource = Annotated[str, Field(max_length=2048), AfterValidator(_resource)]
 
 
 class NoAuth(Input):
@@ -91,19 +105,50 @@ class BasicAuth(Input):
     password: Secret
 
 
-class OAuth(Input):
-    """Named by the contract; refused until it is there."""
+class OAuthClientCredentials(Input):
+    """RFC 6749, section 4.4."""
 
-    type: Annotated[
-        Literal["oauth_client_credentials", "oauth_authorization_code"], AfterValidator(_not_yet)
-    ]
+    type: Literal["oauth_client_credentials"]
+    token_url: Url
+    client_id: Secret
+    client_secret: Secret
+    client_auth: Literal["basic", "post"] = "basic"
+    """Where the client's secret stands: a header or the form (RFC 6749, section 2.3.1)."""
+    scope: Scope = ""
+    resource: Resource = "server_url"
+    """RFC 8707: the server's own URL, another one, or `none`."""
 
 
+class OAuthAuthorizationCode(Input):
+    """RFC 6749, section 4.1, with PKCE (RFC 7636): an administrator consents, once."""
+
+    type: Literal["oauth_authorization_code"]
+    authorization_url: Url
+    token_url: Url
+    client_id: Secret
+    client_secret: Secret | None = None
+    """Without one the client is a public one, and PKCE alone proves who it is."""
+    client_auth: Literal["basic", "post"] = "basic"
+    scope: Scope = ""
+    resource: Resource = "server_url"
+    issuer: Url | None = None
+    """When given, the callback's `iss` must be it (RFC 9207)."""
+
+
+OAuth = OAuthClientCredentials | OAuthAuthorizationCode
 Auth = Annotated[NoAuth | BearerAuth | HeaderAuth | BasicAuth | OAuth, Field(discriminator="type")]
 
 
+@dataclass(frozen=True, slots=True)
+class Credential:
+    """A credential opened: headers that never change, or how to get a token."""
+
+    headers: tuple[tuple[bytes, bytes], ...] = ()
+    oauth: OAuthClient | None = None
+
+
 def headers(auth: Auth) -> list[list[str]]:
-    """The `[name, value]` pairs that are sent with every request."""
+    """The `[name, value]` pairs that are sent with every request; OAuth has none of its own."""
     match auth:
         case BearerAuth(token=token):
             return [["authorization", f"Bearer {token}"]]
@@ -117,6 +162,22 @@ def headers(auth: Auth) -> list[list[str]]:
 
 
 def seal(keyring: Keyring, server_id: str, auth: Auth) -> bytes | None:
-    """The headers encrypted for `auth_sealed`, bound to the server; None when there are none."""
-    pairs = headers(auth)
-    return encrypt(keyring.data, orjson.dumps(pairs), server_id.encode()) if pairs else None
+    """What `unseal` opens, for `auth_sealed`, bound to the server; None for no credential."""
+    if isinstance(auth, OAuthClientCredentials | OAuthAuthorizationCode):
+        document: object = auth.model_dump()
+    else:
+        document = headers(auth)
+    return encrypt(keyring.data, orjson.dumps(document), server_id.encode()) if document else None
+
+
+def unseal(keyring: Keyring, server_id: str, server_url: str, sealed: bytes | None) -> Credential:
+    """Raises `cryptography.exceptions.InvalidTag` for what was sealed for another server."""
+    if sealed is None:
+        return Credential()
+    document = orjson.loads(decrypt(keyring.data, sealed, server_id.encode()))
+    if isinstance(document, list):
+        return Credential(tuple((name.encode(), value.encode()) for name, value in document))
+    named = document.pop("resource")
+    document["grant"] = document.pop("type").removeprefix("oauth_")
+    resource = {"server_url": server_url, "none": ""}.get(named, named)
+    return Credential(oauth=OAuthClient(**document, resource=resource))

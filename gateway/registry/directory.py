@@ -14,7 +14,8 @@ from typing import Any
 import orjson
 from sqlalchemy import Connection, select
 
-from gateway.keyring import Keyring, decrypt
+from gateway.keyring import Keyring
+from gateway.registry.credentials import unseal
 from gateway.store import tables
 from gateway.values import (
     Action,
@@ -216,9 +217,7 @@ class Directory:
         self._projects = self._projects | {project_id: view}
 
     def _server(self, row: Any, versions: Mapping[str, str]) -> Server:
-        headers: list[list[str]] = []
-        if row.auth_sealed is not None:
-            headers = orjson.loads(decrypt(self._keyring.data, row.auth_sealed, row.id.encode()))
+        credential = unseal(self._keyring, row.id, row.server_url, row.auth_sealed)
         return Server(
             id=ServerId(row.id),
             project_id=ProjectId(row.project_id),
@@ -231,8 +230,10 @@ class Directory:
             status="PENDING_APPROVAL" if _is_held(row, versions) else row.status,
             enforcement=None if row.enforcement is None else Enforcement(row.enforcement),
             allow_private_network=row.allow_private_network,
-            auth_headers=tuple((name.encode(), value.encode()) for name, value in headers),
+            auth_headers=credential.headers,
             revision=row.revision,
+            oauth=credential.oauth,
+            tls_ca=row.tls_ca,
         )
 
     def _tool(self, row: Any) -> Tool:

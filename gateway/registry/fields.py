@@ -1,9 +1,11 @@
 """The kinds of field that inputs are made of: bounded names, reasons, times; and their models."""
 
 import re
+import ssl
 import unicodedata
 from datetime import UTC, datetime
 from typing import Annotated, Any
+from urllib.parse import urlsplit
 
 from pydantic import (
     AfterValidator,
@@ -18,6 +20,7 @@ from gateway import amounts
 
 MAX_NAME = 128
 """Bytes of UTF-8."""
+PORTS = {"http": 80, "https": 443}
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u200b-\u200f\u2028-\u202e\u2066-\u2069\ufeff]")
 _RFC3339 = re.compile(
     r"\d{4}-\d\d-\d\d[Tt]\d\d:\d\d:\d\d(\.\d{1,9})?([Zz]|[+-]\d\d:\d\d)", re.ASCII
@@ -45,6 +48,33 @@ def _time(value: str) -> str:
     if moment.year < 1970:
         raise ValueError("is before 1970")
     return moment.strftime("%Y-%m-%dT%H:%M:%S.%fZ")
+
+
+def _url(value: str) -> str:
+    if re.search(r"[\x00-\x20\x7f\\]", value) or not value.isascii():
+        raise ValueError("must be a URL in ASCII without spaces; write other hosts in Punycode")
+    try:
+        parts = urlsplit(value)
+        port_is_valid = parts.port != 0
+    except ValueError:
+        raise ValueError("is no URL") from None
+    if parts.scheme not in PORTS or not parts.hostname or not port_is_valid:
+        raise ValueError("must begin with http:// or https:// and name a host")
+    if "@" in parts.netloc:
+        raise ValueError("must not hold a password; send it as auth")
+    if "#" in value:
+        raise ValueError("must not hold a fragment")
+    return value
+
+
+def _pem(value: str) -> str:
+    if "PRIVATE KEY" in value:
+        raise ValueError("holds a private key; send certificates only")
+    try:
+        ssl.create_default_context(cadata=value)
+    except (ssl.SSLError, ValueError):
+        raise ValueError("must be certificates in PEM") from None
+    return value
 
 
 def _no_nul(value: str) -> str:
@@ -77,6 +107,8 @@ Name = Annotated[str, Field(min_length=1), AfterValidator(_name)]
 Reason = Annotated[str, Field(min_length=1, max_length=2000), AfterValidator(_no_nul)]
 Description = Annotated[str, Field(max_length=4000), AfterValidator(_no_nul)]
 Id = Annotated[str, Field(min_length=1, max_length=64, pattern=r"^[A-Za-z0-9_-]+$")]
+Url = Annotated[str, Field(max_length=2048), AfterValidator(_url)]
+Pem = Annotated[str, Field(min_length=1, max_length=65536), AfterValidator(_pem)]
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 Time = Annotated[str, AfterValidator(_time), Field(json_schema_extra={"format": "date-time"})]
 """RFC 3339 with any offset; kept in the form of `gateway.clock.rfc3339`."""

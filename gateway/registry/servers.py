@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 from urllib.parse import SplitResult, urlsplit
 
-from pydantic import AfterValidator, Field, JsonValue
+from pydantic import AfterValidator, JsonValue
 from sqlalchemy import Connection, Row, delete, func, insert, or_, select, update
 
 from gateway.ids import new_id
@@ -18,7 +18,16 @@ from gateway.registry import approvals, credentials, pages, templates, tools
 from gateway.registry.core import Change
 from gateway.registry.credentials import Auth, NoAuth
 from gateway.registry.faults import Conflict, Invalid
-from gateway.registry.fields import Description, Input, Name, Patch, unsent
+from gateway.registry.fields import (
+    PORTS,
+    Description,
+    Input,
+    Name,
+    Patch,
+    Pem,
+    Url,
+    unsent,
+)
 from gateway.registry.loosening import loosened_settings
 from gateway.registry.pages import Page
 from gateway.registry.weakening import Wish, govern
@@ -27,28 +36,10 @@ from gateway.trace.record import Field as Code
 from gateway.values import Json
 
 Connector = Literal["custom", "salesforce", "copilot", "servicenow"]
-_PORTS = {"http": 80, "https": 443}
 _SLUG_LENGTH = 48
-REROUTING = frozenset({"server_url", "transport", "auth"})
+REROUTING = frozenset({"server_url", "transport", "auth", "tls_ca"})
 """What decides where calls go, and as whom: a change of it is approved anew."""
 _s = tables.servers.c
-
-
-def _url(value: str) -> str:
-    if re.search(r"[\x00-\x20\x7f\\]", value) or not value.isascii():
-        raise ValueError("must be a URL in ASCII without spaces; write other hosts in Punycode")
-    try:
-        parts = urlsplit(value)
-        port_is_valid = parts.port != 0
-    except ValueError:
-        raise ValueError("is no URL") from None
-    if parts.scheme not in _PORTS or not parts.hostname or not port_is_valid:
-        raise ValueError("must begin with http:// or https:// and name a host")
-    if "@" in parts.netloc:
-        raise ValueError("must not hold a password; send it as auth")
-    if "#" in value:
-        raise ValueError("must not hold a fragment")
-    return value
 
 
 def _transport(value: str) -> str:
@@ -64,7 +55,6 @@ def _slug(value: str) -> str:
 
 
 Slug = Annotated[str, AfterValidator(_slug)]
-Url = Annotated[str, Field(max_length=2048), AfterValidator(_url)]
 Transport = Annotated[Literal["streamable_http", "sse", "stdio"], AfterValidator(_transport)]
 
 
@@ -77,6 +67,8 @@ class NewServer(Input):
     connector_type: Connector = "custom"
     description: Description = ""
     auth: Auth = NoAuth(type="none")
+    tls_ca: Pem | None = None
+    """The certificates that sign the server's; without them those that the system trusts."""
     is_proxied: bool = True
     enforcement: Literal["enforce", "monitor"] | None = None
     allow_private_network: bool = False
@@ -92,6 +84,7 @@ class ServerPatch(Patch):
     params: dict[str, JsonValue] = unsent()
     """Members that are not sent stay; null gives one the template's default again."""
     auth: Auth = unsent()
+    tls_ca: Pem | None = unsent()
     is_proxied: bool = unsent()
     enforcement: Literal["enforce", "monitor"] | None = unsent()
     allow_private_network: bool = unsent()
@@ -111,7 +104,7 @@ def origin_of(url: str) -> tuple[str, str, int]:
     """Scheme, host and port (RFC 6454, section 4), the same for every spelling of them."""
     parts: SplitResult = urlsplit(url)
     host = (parts.hostname or "").rstrip(".")
-    return parts.scheme, host, parts.port or _PORTS[parts.scheme]
+    return parts.scheme, host, parts.port or PORTS[parts.scheme]
 
 
 def register(change: Change, new: NewServer, params: Mapping[str, Json] | None = None) -> Row[Any]:
@@ -164,6 +157,9 @@ def patch(change: Change, server_id: str, asked: ServerPatch) -> Row[Any]:
         values["auth_type"] = new["auth_type"] = asked.auth.type
         old["auth_type"] = before.auth_type
         values["auth_sealed"] = credentials.seal(change.keyring, server_id, asked.auth)
+    if {"auth", "server_url"} & sent.keys() and rerouted:
+        # A consent's tokens were given for that address, to that client.
+        _forget_consent(change, server_id)
     change.connection.execute(update(tables.servers).where(_s.id == server_id).values(**values))
     withdrawn = 0
     if rerouted or sent.get("status") == "BLOCKED":
@@ -177,6 +173,19 @@ def patch(change: Change, server_id: str, asked: ServerPatch) -> Row[Any]:
     }
     change.record("server.changed", server_id, codes=codes, before=old, after=new)
     return get(change.connection, change.project_id, server_id)
+
+
+def reroute(change: Change, before: Row[Any]) -> int:
+    """Have a server approved anew, since it is reached as somebody else; returns how many
+    approvals were withdrawn."""
+    values = {"status": "PENDING_APPROVAL", "revision": before.revision + 1, "scanned_at": None}
+    change.connection.execute(update(tables.servers).where(_s.id == before.id).values(**values))
+    return approvals.withdraw(change, approvals.of_server(before.id), "the server was changed")
+
+
+def _forget_consent(change: Change, server_id: str) -> None:
+    consents = tables.consents
+    change.connection.execute(delete(consents).where(consents.c.server_id == server_id))
 
 
 def remove(change: Change, server_id: str) -> None:
@@ -194,7 +203,7 @@ def remove(change: Change, server_id: str) -> None:
             or_(budgets.c.target_id == server_id, budgets.c.target_id.in_(tool_ids))
         )
     )
-    for table in (tables.overrides, tables.tools):
+    for table in (tables.overrides, tables.tools, tables.consents):
         connection.execute(delete(table).where(table.c.server_id == server_id))
     connection.execute(delete(tables.servers).where(_s.id == server_id))
     old = {"name": before.name, "slug": before.slug, "server_url": before.server_url}

@@ -8,8 +8,8 @@ from sqlalchemy import Row, update
 from gateway.registry import servers, templates
 from gateway.registry.core import Change
 from gateway.registry.faults import Conflict, Invalid
-from gateway.registry.fields import Input, Name, Reason
-from gateway.registry.servers import NewServer, Slug, Url
+from gateway.registry.fields import Input, Name, Reason, Url
+from gateway.registry.servers import NewServer, Slug
 from gateway.store import tables
 
 _s = tables.servers.c

@@ -1,5 +1,6 @@
 """Permit, Forwarded → Inspected: what the answer is, and what the trace is told of it."""
 
+import hashlib
 import time
 from dataclasses import dataclass
 from typing import Literal
@@ -7,11 +8,12 @@ from typing import Literal
 import jiter
 
 from gateway.answers import refused_call
+from gateway.flows import EventStream
 from gateway.refusals import Refused
-from gateway.values import Answer, EventStream, Fate, Forwarded, Outcome, Permit
+from gateway.values import Answer, Fate, Forwarded, Outcome, Permit
 
 MAX_RESULT = 1024 * 1024
-"""Bytes of a result that the trace keeps or commits to."""
+"""Bytes of a result that the trace keeps or commits to; then its SHA-256 too."""
 
 Status = Literal["ok", "tool_error", "rpc_error", "http_error", "cut", "unknown", "not_sent"]
 
@@ -77,11 +79,13 @@ def _headers(permit: Permit, forwarded: Forwarded) -> tuple[tuple[bytes, bytes],
 def _outcome(
     fate: Fate, status: Status, result: bytes, started: float, error_code: str = ""
 ) -> Outcome:
+    over = len(result) > MAX_RESULT
     return Outcome(
         fate=fate,
         status=status,
         result=result[:MAX_RESULT],
         result_size=len(result),
+        result_sha256=hashlib.sha256(result).hexdigest() if over else "",
         error_code=error_code,
         duration_us=int((time.monotonic() - started) * 1_000_000),
     )

@@ -131,10 +131,27 @@ servers = Table(
     Column("allow_private_network", Boolean, nullable=False),
     Column("auth_type", String, nullable=False),
     Column("auth_sealed", LargeBinary),
+    Column("tls_ca", Text),  # PEM
     Column("revision", Integer, nullable=False),
     Column("scanned_at", String),
     Column("created_at", String, nullable=False),
     UniqueConstraint("project_id", "slug"),
+)
+
+consents = Table(
+    "consents",
+    metadata,
+    Column("server_id", String, ForeignKey("servers.id"), primary_key=True),
+    _project(),
+    Column("state", String, nullable=False),  # PENDING · GRANTED · LOST
+    Column("asked_by", String, nullable=False),  # a key or a user
+    Column("asked_until", String, nullable=False),
+    Column("state_sha256", String, unique=True),  # of what the browser brings back, once
+    Column("verifier_sealed", LargeBinary),  # PKCE's
+    Column("granted_at", String),
+    Column("expires_at", String),  # the access token
+    Column("scope", Text),
+    Column("tokens_sealed", LargeBinary),
 )
 
 tools = Table(

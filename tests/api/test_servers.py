@@ -1,16 +1,25 @@
 """Servers and their tools: registered, approved after a scan, changed, accepted as shown."""
 
+from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
 
+from gateway.oauth import OAuthClient
 from gateway.values import Role, ServerId
 from tests.api.world import PUBLIC_URL, World, a_tool
+from tests.certificates import a_certificate
 
 pytestmark = pytest.mark.anyio
 
 CRM = {"name": "Sales CRM", "server_url": "https://crm.example.com/mcp"}
+OAUTH = {
+    "type": "oauth_client_credentials",
+    "token_url": "https://login.example.com/token",
+    "client_id": "c",
+    "client_secret": "oauth-s3cret",
+}
 
 
 async def _registered(client: httpx.AsyncClient, **given: Any) -> dict[str, Any]:
@@ -202,6 +211,44 @@ async def test_a_credential_becomes_the_headers_that_are_sent(
     assert view.servers[ServerId(server["id"])].auth_headers == headers
 
 
+async def test_an_oauth_client_is_kept_sealed_for_the_server_it_is_for(world: World) -> None:
+    async with world.client() as client:
+        server = await _registered(client, auth=OAUTH)
+        view = world.state.directory.view(world.project_id)
+        found = view.servers[ServerId(server["id"])]
+        assert found.auth_headers == ()
+        assert found.oauth == OAuthClient(
+            grant="client_credentials",
+            token_url="https://login.example.com/token",
+            client_id="c",
+            client_secret="oauth-s3cret",
+            client_auth="basic",
+            scope="",
+            resource=CRM["server_url"],
+        )
+        answers = [await client.get(f"mcp/servers/{server['id']}"), await client.get("traces")]
+    files = [path.read_bytes() for path in world.state.data_dir.glob("gateway.db*")]
+    assert not [answer for answer in answers if "oauth-s3cret" in answer.text]
+    assert not [raw for raw in files if b"oauth-s3cret" in raw]
+
+
+async def test_another_authority_is_approved_anew_and_must_be_one(
+    world: World, tmp_path: Path
+) -> None:
+    pem, _ = a_certificate(tmp_path / "key.pem")
+    async with world.client() as client:
+        server_id = await _active(client)
+        path = f"mcp/servers/{server_id}"
+        for wrong in ("", "no PEM", (tmp_path / "key.pem").read_text()):
+            answer = await client.patch(path, json={"tls_ca": wrong})
+            assert answer.status_code == 400
+        assert (await client.get(path)).json()["status"] == "ACTIVE"
+        changed = (await client.patch(path, json={"tls_ca": pem})).json()
+        assert (changed["status"], changed["tls_ca"]) == ("PENDING_APPROVAL", pem)
+        view = world.state.directory.view(world.project_id)
+        assert view.servers[ServerId(server_id)].tls_ca == pem
+
+
 @pytest.mark.parametrize(
     "auth",
     [
@@ -213,6 +260,10 @@ async def test_a_credential_becomes_the_headers_that_are_sent(
         {"type": "bearer", "token": ""},
         {"type": "basic", "username": "a:b", "password": "c"},
         {"type": "oauth_client_credentials"},
+        OAUTH | {"scope": 'a"b'},
+        OAUTH | {"token_url": "https://user:pw@login.example.com/"},
+        OAUTH | {"resource": "crm"},
+        OAUTH | {"client_secret": "a\r\nb"},
         {"type": "magic"},
     ],
 )

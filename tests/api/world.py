@@ -19,6 +19,7 @@ from gateway.keyring import encrypt
 from gateway.policy.activation import PolicyStatus
 from gateway.policy.replay import Replay
 from gateway.registry import projects
+from gateway.registry.consents import Granted
 from gateway.registry.core import Actor
 from gateway.registry.faults import Unready
 from gateway.registry.keys import NewKey, create
@@ -59,6 +60,9 @@ class Upstream:
             raise Unready("The server cannot be reached.")
         assessed = {tool["name"]: Assessment(self.risk, ("because",)) for tool in self.tools}
         return Scan(list(self.tools), assessed, server.revision, self.complete)
+
+    async def redeem(self, server: Server, code: str, verifier: str, redirect: str) -> Granted:
+        raise Unready("There is no authorization server.")
 
     async def decide(self, key: Key, question: Question) -> Mapping[str, Json]:
         self.questions.append((key, question))
@@ -159,6 +163,7 @@ def a_world(folder: Path) -> Iterator[World]:
             registry=state.registry,
             public_url=PUBLIC_URL,
             scan=upstream.scan,
+            redeem=upstream.redeem,
             decide=upstream.decide,
             readiness=upstream.readiness,
             cancel_calls=upstream.cancel_calls,

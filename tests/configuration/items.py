@@ -56,6 +56,7 @@ def servers(draw: st.DrawFn) -> list[Item]:
             "allow_private_network": False,
             "params.rows": draw(st.sampled_from(["1", '["a: b"]'])),
             "auth_type": auth_type,
+            "tls_ca": None,
             "status": draw(st.sampled_from(["PENDING_APPROVAL", "ACTIVE"])),
         }
         found.append(item("server", values, auth=auth))

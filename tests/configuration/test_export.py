@@ -35,9 +35,10 @@ def test_credentials_are_placeholders_of_the_server() -> None:
     values = {"slug": "crm_2", "name": "C", "server_url": "https://a.example/", "status": "ACTIVE"}
     text = "".join(
         export(Live((item("server", {**values, "auth_type": kind}, id="srv_1"),)), NOW)
-        for kind in ("bearer", "header", "basic")
+        for kind in ("bearer", "header", "basic", "oauth_authorization_code")
     )
-    for name in ("TOKEN", "NAME", "VALUE", "USERNAME", "PASSWORD"):
+    secrets = ("TOKEN", "NAME", "VALUE", "USERNAME", "PASSWORD")
+    for name in (*secrets, "TOKEN_URL", "CLIENT_ID", "CLIENT_SECRET", "AUTHORIZATION_URL"):
         assert f"${{env:CRM_2_{name}}}" in text
 
 

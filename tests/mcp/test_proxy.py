@@ -12,8 +12,9 @@ from starlette.applications import Starlette
 from starlette.routing import Route
 
 from gateway.edge import EdgeProtocol
+from gateway.flows import ByteStream
 from gateway.mcp.proxy import BodyLimits, Proxy
-from gateway.values import Answer, ByteStream, Request
+from gateway.values import Answer, Request
 from tests.serving import serving
 
 pytestmark = pytest.mark.anyio

@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import replace
+from pathlib import Path
 
 import orjson
 import pytest
@@ -11,6 +12,7 @@ import pytest
 from gateway.mcp.upstream import Upstreams
 from gateway.refusals import Refused
 from gateway.values import Era, Fate, Forwarded, Server
+from tests.certificates import a_certificate
 from tests.mcp.builders import (
     JSON,
     SEALS,
@@ -118,6 +120,19 @@ async def test_a_caller_cannot_set_the_header_that_carries_the_credential() -> N
         await ups.relay(a_caller(mine), a_request(b"{}", (b"mcp-param-token", b"theirs")))
         assert b"theirs" not in raw.requests[0]
         assert b"ours" in raw.requests[0]
+
+
+async def test_a_server_is_believed_by_its_own_authority_and_no_other(tmp_path: Path) -> None:
+    (pem, serving), (other, _) = (a_certificate(tmp_path / name) for name in ("a", "b"))
+    async with raw_server(answering(an_answer(b"{}")), ssl=serving) as raw:
+        ups = upstreams()
+        url = f"https://127.0.0.1:{raw.port}/mcp"
+        assert (await call(ups, a_server(0, url=url, tls_ca=pem))).body == b"{}"
+        for ca in (other, None):
+            refused = await call(ups, a_server(0, url=url, tls_ca=ca))
+            assert (refused.fate, refused.reason) == (Fate.NOT_FORWARDED, "upstream_unreachable")
+        await ups.close()
+        assert len(raw.requests) == 1
 
 
 async def test_a_plain_answer_comes_back_whole_with_the_headers_that_may() -> None:

@@ -1,10 +1,12 @@
 """What an answer is, for the caller and for the trace."""
 
+import hashlib
 from typing import Literal
 
 import orjson
 import pytest
 
+from gateway.call_records import outcome_draft
 from gateway.steps.inspection import MAX_RESULT, Inspected, Inspection, outcome_of_stream
 from gateway.values import Fate, Forwarded
 from tests.builders import a_permit
@@ -82,6 +84,10 @@ def test_a_result_over_a_mebibyte_is_kept_in_part_and_passed_on_whole() -> None:
     found = inspected(body)
     assert found.answer.body == body
     assert (len(found.outcome.result), found.outcome.result_size) == (MAX_RESULT, len(body))
+    assert found.outcome.result_sha256 == hashlib.sha256(body).hexdigest()
+    recorded = outcome_draft(found.permit, found.outcome).fields
+    assert recorded["truncated"] is True
+    assert recorded["result_sha256"] == hashlib.sha256(body).hexdigest()
 
 
 @pytest.mark.parametrize(
