@@ -6,6 +6,7 @@ import signal
 import socket
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import structlog
@@ -34,6 +35,7 @@ from gateway.mcp.scan import ScanFailed, scan
 from gateway.mcp.seals import Seals
 from gateway.mcp.tokens import Tokens
 from gateway.mcp.upstream import Upstreams
+from gateway.notifications.delivery import Delivery, the_delivery
 from gateway.pipeline import Pipeline
 from gateway.policy import opa_binary
 from gateway.policy.activation import Activation, Active, Failure
@@ -44,7 +46,7 @@ from gateway.policy.opa import Opa
 from gateway.policy.risk import RiskAssessor
 from gateway.policy.sources import the_sources
 from gateway.refused_calls import RefusedCalls
-from gateway.registry import budgets, policy_changes, projects, users
+from gateway.registry import budgets, outbox, policy_changes, projects, users
 from gateway.registry.core import Actor, Change
 from gateway.registry.faults import Unready
 from gateway.registry.keys import NewKey
@@ -156,6 +158,7 @@ class Gateway:
     risks: RiskAssessor
     what_if: WhatIf
     stop_file: StopFile
+    delivery: Delivery
     buckets: TokenBuckets
     signing: Signing
     public_url: str
@@ -262,6 +265,9 @@ def build(
         risks=RiskAssessor(engine),
         what_if=WhatIf(state.registry, state.keyring, binary, settings.policy_dirs, bundles),
         stop_file=stop_file,
+        delivery=the_delivery(
+            settings, state.registry, frozenset(address_of(sock) for sock in sockets)
+        ),
         buckets=buckets,
         signing=Signing(state.writer, state.checkpoints),
         public_url=_url(sockets[0], secure=settings.tls_cert is not None),
@@ -391,6 +397,7 @@ async def _run(
     always = [
         asyncio.create_task(_keep_house(gateway)),
         asyncio.create_task(gateway.signing.run()),
+        asyncio.create_task(gateway.delivery.run()),
     ]
     try:
         await gateway.policy.begin()
@@ -481,7 +488,8 @@ async def _keep_house(gateway: Gateway) -> None:
 async def _forget(state: State) -> None:
     """Let go of what nobody asks for any more."""
     now = state.clock.now()
-    await asyncio.wait([state.writer.change(lambda connection: budgets.forget(connection, now))])
+    for forget in (budgets.forget, outbox.forget):
+        await asyncio.wait([state.writer.change(partial(forget, now=now))])
 
 
 async def _finish_calls(gateway: Gateway) -> None:

@@ -165,6 +165,15 @@ class Settings(BaseSettings):
         "without it one is made and printed. Once an admin exists it has no effect.",
         changed_by="whoever installs by automation",
     )
+    smtp_url: SecretStr | None = _setting(
+        None,
+        "The mail server for notifications: `smtps://user:password@mail.example.com`, or "
+        "`smtp://…` with STARTTLS.",
+        changed_by="whoever wants notifications by mail",
+    )
+    smtp_from: str = _setting(
+        "policy-gateway@localhost", "The sender of these mails.", changed_by="the same person"
+    )
     log_level: Literal["debug", "info", "warning", "error"] = _setting(
         "info", "What is written to standard error.", changed_by="whoever looks for a fault"
     )
@@ -279,6 +288,23 @@ class Settings(BaseSettings):
                 raise ValueError("must be gwa_ and at least 32 random characters")
         return value
 
+    @field_validator("smtp_url", mode="after")
+    @classmethod
+    def _a_mail_server(cls, value: SecretStr | None) -> SecretStr | None:
+        if value is not None:
+            parts = urlsplit(value.get_secret_value())
+            if parts.scheme not in ("smtp", "smtps") or not parts.hostname:
+                raise ValueError("must be smtps:// or smtp://, maybe user:password@, and a host")
+        return value
+
+    @field_validator("smtp_from", mode="after")
+    @classmethod
+    def _a_sender(cls, value: str) -> str:
+        name, _, domain = value.rpartition("@")
+        if not name or not domain or not value.isprintable() or not value.isascii() or " " in value:
+            raise ValueError("must be a mail address, such as gateway@example.com")
+        return value
+
     @field_validator("bind_anyway", mode="after")
     @classmethod
     def _not_in_clear(cls, value: bool, info: ValidationInfo) -> bool:
@@ -319,7 +345,7 @@ def _unknown(name: str) -> str:
 def _describe(fault: Any) -> str:
     field = str(fault["loc"][0])
     message = str(fault["msg"]).removeprefix("Value error, ")
-    if fault["type"] == "value_error" or field == "admin_key":
+    if fault["type"] == "value_error" or field in ("admin_key", "smtp_url"):
         return f"{PREFIX}{field.upper()}: {message}"
     given = fault["input"]
     if field == "port" and str(given).startswith("tcp://"):

@@ -25,7 +25,7 @@ LAYERS = (
     ("app",),
     ("api", "dashboard", "extensions", "dry_run", "mcp.proxy", "mcp.scan"),
     ("pipeline", "what_if"),
-    ("state",),
+    ("state", "notifications"),
     ("steps", "admission", "settlement", "refused_calls", "answers", "mcp.relay"),
     ("mcp",),
     ("registry", "policy", "trace", "budgets", "budget_alerts", "call_records"),

@@ -20,6 +20,7 @@ from gateway.api import (
     decide,
     emergency_stop,
     keys,
+    notifications,
     openapi,
     overrides,
     policies,
@@ -43,6 +44,7 @@ from gateway.registry.agents import AgentPatch, NewAgent
 from gateway.registry.approvals import Ruling
 from gateway.registry.budgets import BudgetPatch, NewBudget
 from gateway.registry.keys import NewKey
+from gateway.registry.notifications import NewNotification
 from gateway.registry.overrides import NewOverride
 from gateway.registry.projects import ProjectPatch
 from gateway.registry.proposals import Word
@@ -195,6 +197,13 @@ ROUTES: tuple[Route, ...] = (
           Listing[traces.TraceOut], query=traces.TracesQuery),
     Route("GET", "/traces/{id}", _READERS, traces.get, "Read a call's records and payloads",
           traces.FullTrace),
+    Route("GET", "/notifications", _ADMIN, notifications.list_notifications,
+          "List who is told of what", Listing[notifications.NotificationOut], query=ListQuery),
+    Route("POST", "/notifications", _ADMIN, notifications.create,
+          "Have a webhook, a chat room or a mailbox told", notifications.NewNotificationOut,
+          body=NewNotification, status=201),
+    Route("DELETE", "/notifications/{id}", _ADMIN, notifications.remove,
+          "Tell it nothing more", None, status=204),
     Route("GET", "/policy/status", _READERS, policy_bundles.status,
           "Read which policy decides, and why other sources do not",
           policy_bundles.PolicyStatusOut),

@@ -18,6 +18,7 @@ from gateway.clock import Clock
 from gateway.ids import new_id
 from gateway.keyring import Keyring
 from gateway.policy.templates import Catalogue
+from gateway.registry import outbox
 from gateway.registry.directory import Directory
 from gateway.registry.people import User
 from gateway.store.writer import Writer
@@ -118,6 +119,7 @@ class Change:
             retention_days=EVENT_RETENTION_DAYS,
         )
         self._log.append(self.connection, [draft])
+        outbox.put(self.connection, self.project_id, self.now, event, subject, codes or {})
         self._directory.touch(self.project_id)
 
 

@@ -12,7 +12,9 @@ from sqlalchemy import Connection, func, insert, select, update
 from gateway.clock import after
 from gateway.ids import new_id
 from gateway.keyring import Keyring, encrypt
+from gateway.registry import outbox
 from gateway.store.tables import approvals
+from gateway.trace.record import bounded
 from gateway.values import Approved, CallId, Json
 
 MAX_PENDING = 20
@@ -140,4 +142,14 @@ class Grants:
                 expires_at=expires_at,
             )
         )
+        facts = {
+            "agent": agent_id,
+            "key": caller.key.id,
+            "server": caller.server.id,
+            "tool": bounded(call.tool_name),
+            "risk": decision.risk.value,
+            "expires_at": expires_at,
+            "trace_id": call.id,
+        }
+        outbox.put(connection, caller.project.id, now, "approval.created", approval_id, facts)
         return Standing(approval_id, "PENDING", expires_at)

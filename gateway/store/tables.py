@@ -283,6 +283,36 @@ approvals = Table(
     Index("ix_approvals_trace_id", "trace_id"),
 )
 
+notifications = Table(
+    "notifications",
+    metadata,
+    Column("id", String, primary_key=True),
+    _project(),
+    Column("name", String, nullable=False),
+    Column("kind", String, nullable=False),  # webhook · slack · teams · email
+    Column("target", String, nullable=False),  # what lists show of it
+    Column("target_sealed", LargeBinary, nullable=False),  # URL or address, signing secret
+    Column("allow_private_network", Boolean, nullable=False),
+    Column("events", JSON(none_as_null=True)),  # null: all of them
+    Column("created_at", String, nullable=False),
+)
+
+outbox = Table(
+    "outbox",
+    metadata,
+    Column("id", String, primary_key=True),
+    _project(),
+    Column("notification_id", String, ForeignKey("notifications.id"), nullable=False, index=True),
+    Column("body", Text, nullable=False),
+    Column("state", String, nullable=False),  # PENDING · SENT · FAILED
+    Column("attempts", Integer, nullable=False),
+    Column("due_at", String, nullable=False),
+    Column("created_at", String, nullable=False),
+    Column("sent_at", String),
+    Column("error", Text),
+    Index("ix_outbox_state_due_at", "state", "due_at"),
+)
+
 stops = Table(
     "stops",
     metadata,

@@ -72,6 +72,10 @@ MAKE = {
     "keys": ("keys", {"role": "auditor", "name": "k", "owner": "o"}),
     "users": ("users", {"name": "Robin", "role": "approver"}),
     "budgets": ("budgets", {"scope": "project", "window": "day", "limit": 5}),
+    "notifications": (
+        "notifications",
+        {"name": "n", "kind": "webhook", "url": "https://hooks.example.com/"},
+    ),
 }
 
 
