@@ -6,7 +6,6 @@ import signal
 import socket
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 
 import structlog
@@ -21,11 +20,11 @@ from gateway.api.context import ApiContext, Readiness
 from gateway.api.errors import EXCEPTION_HANDLERS
 from gateway.api.routes import management_routes, routes
 from gateway.assets import asset
-from gateway.budget_alerts import BudgetAlerts
 from gateway.dashboard.context import DashboardContext
 from gateway.dashboard.entry import Dashboard, is_ours
 from gateway.dry_run import DryRun
 from gateway.edge import PROXY_PATH, Edge, TokenBuckets
+from gateway.housekeeping import Housekeeping
 from gateway.http1 import Client, UnixAddress
 from gateway.listeners import GRACE_SECONDS, Listener, address_of, bind, management_token
 from gateway.mcp.handles import Handles
@@ -46,7 +45,7 @@ from gateway.policy.opa import Opa
 from gateway.policy.risk import RiskAssessor
 from gateway.policy.sources import the_sources
 from gateway.refused_calls import RefusedCalls
-from gateway.registry import budgets, outbox, policy_changes, projects, users
+from gateway.registry import policy_changes, projects, users
 from gateway.registry.core import Actor, Change
 from gateway.registry.faults import Unready
 from gateway.registry.keys import NewKey
@@ -75,7 +74,6 @@ SIGN_INS_PER_SECOND = 0.2
 SIGN_INS_AT_ONCE = 20
 """From one address, whoever it says it is."""
 OPA_READY_SECONDS = 15.0
-HOUSEKEEPING_SECONDS = 0.5
 DRAIN_SECONDS = 3.0
 
 _log = structlog.get_logger(__name__)
@@ -394,8 +392,11 @@ async def _run(
         asyncio.create_task(public.run_until_told()),
         asyncio.create_task(management.run_until_told()),
     ]
+    house = Housekeeping(
+        state, gateway.pipeline.refused_calls, gateway.stop_file, gateway.cancel_calls
+    )
     always = [
-        asyncio.create_task(_keep_house(gateway)),
+        asyncio.create_task(house.run()),
         asyncio.create_task(gateway.signing.run()),
         asyncio.create_task(gateway.delivery.run()),
     ]
@@ -463,33 +464,6 @@ async def _until_ready(gateway: Gateway, told: asyncio.Event) -> None:
     await asyncio.wait([waiting, stopping])
     if not gateway.opa.ready and not told.is_set():
         _log.error("OPA is not ready; calls are refused until it is", opa=gateway.opa.status())
-
-
-async def _keep_house(gateway: Gateway) -> None:
-    """What happens by itself every few seconds. An error here ends the gateway, loudly."""
-    stopped = False
-    alerts = BudgetAlerts(gateway.state.registry, gateway.state.ledger)
-    forgotten = ""
-    while True:
-        await asyncio.sleep(HOUSEKEEPING_SECONDS)
-        await alerts.look()
-        hour = gateway.state.clock.now()[:13]
-        if hour != forgotten:
-            forgotten = hour
-            await _forget(gateway.state)
-        await gateway.pipeline.refused_calls.flush()
-        await gateway.state.settlement.retry()
-        stop = gateway.stop_file.read()
-        if stop is not None and not stopped:
-            gateway.cancel_calls(stop)
-        stopped = stop is not None
-
-
-async def _forget(state: State) -> None:
-    """Let go of what nobody asks for any more."""
-    now = state.clock.now()
-    for forget in (budgets.forget, outbox.forget):
-        await asyncio.wait([state.writer.change(partial(forget, now=now))])
 
 
 async def _finish_calls(gateway: Gateway) -> None:

@@ -22,7 +22,7 @@ LAYERS = (
     ("cli", "__main__"),
     ("commands",),
     ("demo", "configuration"),
-    ("app",),
+    ("app", "housekeeping"),
     ("api", "dashboard", "extensions", "dry_run", "mcp.proxy", "mcp.scan"),
     ("pipeline", "what_if"),
     ("state", "notifications"),

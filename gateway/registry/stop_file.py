@@ -7,10 +7,11 @@ cannot be read stops everything too.
 import json
 from pathlib import Path
 
-from gateway.durable import write_file
+from gateway.durable import sync_folder, write_file
 from gateway.values import Stop, StopId
 
 NAME = "emergency-stop.json"
+FILE_STOP = StopId("stp_file")
 
 
 class StopFile:
@@ -39,8 +40,17 @@ class StopFile:
         return self._stop(reason)
 
     def _stop(self, reason: str) -> Stop:
-        return Stop(StopId("stp_file"), None, "all", None, reason)
+        return Stop(FILE_STOP, None, "all", None, reason)
 
     def write(self, reason: str) -> None:
         """Raise the stop: it is in force, and stays so, when this returns. Raises OSError."""
         write_file(self._path, json.dumps({"reason": reason}).encode())
+
+    def remove(self) -> bool:
+        """Lift it; False when there is none. Raises OSError."""
+        try:
+            self._path.unlink()
+        except FileNotFoundError:
+            return False
+        sync_folder(self._path.parent)
+        return True

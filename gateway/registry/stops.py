@@ -11,7 +11,9 @@ from gateway.registry.core import Change
 from gateway.registry.faults import Conflict, Invalid
 from gateway.registry.fields import Id, Input, Reason
 from gateway.registry.pages import Page
+from gateway.registry.stop_file import FILE_STOP
 from gateway.store import tables
+from gateway.trace.record import Field as Code
 from gateway.values import Role
 
 _s = tables.stops.c
@@ -63,6 +65,17 @@ def raise_stop(change: Change, new: NewStop) -> Raised:
     }
     change.record("stop.raised", stop_id, codes=codes, reason=new.reason)
     return Raised(get(change.connection, change.project_id, stop_id), denied, len(keys))
+
+
+def raised_by_file(change: Change, reason: str) -> None:
+    """Void what the deployment-wide stop covers in this project, and say so on its trail."""
+    denied = approvals.withdraw(change, true(), "emergency stop")
+    codes: dict[str, Code] = {"scope": "all", "target": None, "approvals_withdrawn": denied}
+    change.record("stop.raised", FILE_STOP, codes=codes, reason=reason)
+
+
+def lifted_by_file(change: Change) -> None:
+    change.record("stop.lifted", FILE_STOP, codes={"scope": "all", "target": None})
 
 
 def lift(change: Change, stop_id: str, reason: str) -> Row[Any]:

@@ -1,0 +1,77 @@
+"""What happens by itself every half second, beside the calls."""
+
+import asyncio
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import partial
+
+import structlog
+from sqlalchemy.exc import SQLAlchemyError
+
+from gateway.budget_alerts import BudgetAlerts
+from gateway.refused_calls import RefusedCalls
+from gateway.registry import budgets, outbox, stops
+from gateway.registry.core import Actor, Change
+from gateway.registry.stop_file import StopFile
+from gateway.state import State
+from gateway.store.writer import WriterStopped
+from gateway.values import Stop
+
+SECONDS = 0.5
+
+_log = structlog.get_logger(__name__)
+
+
+@dataclass(slots=True)
+class Housekeeping:
+    """``cancel_calls`` cuts what a stop covers."""
+
+    state: State
+    refused_calls: RefusedCalls
+    stop_file: StopFile
+    cancel_calls: Callable[[Stop], int]
+    _stopped: bool = False
+    _forgot_at: str = ""
+    _alerts: BudgetAlerts = field(init=False)
+
+    def __post_init__(self) -> None:
+        self._alerts = BudgetAlerts(self.state.registry, self.state.ledger)
+
+    async def run(self) -> None:
+        """For as long as the gateway runs. An error here ends the gateway, loudly."""
+        while True:
+            await asyncio.sleep(SECONDS)
+            await self.once()
+
+    async def once(self) -> None:
+        await self._look_for_stop()
+        await self.refused_calls.flush()
+        await self.state.settlement.retry()
+        await self._alerts.look()
+        await self._forget()
+
+    async def _look_for_stop(self) -> None:
+        stop = self.stop_file.read()
+        before, self._stopped = self._stopped, stop is not None
+        if stop is not None and not before:
+            self.cancel_calls(stop)
+            await self._on_every_trail(partial(stops.raised_by_file, reason=stop.reason))
+        elif stop is None and before:
+            await self._on_every_trail(stops.lifted_by_file)
+
+    async def _on_every_trail(self, note: Callable[[Change], object]) -> None:
+        for view in self.state.directory.projects():
+            try:
+                await self.state.registry.change(Actor.operator(view.project.id), note)
+            except (SQLAlchemyError, WriterStopped) as fault:
+                # The file itself is what stops; calls are refused whatever stands here.
+                _log.error("a stop of all projects is not on the trail", why=str(fault))
+
+    async def _forget(self) -> None:
+        """Let go, once an hour, of what nobody asks for any more."""
+        now = self.state.clock.now()
+        if now[:13] == self._forgot_at:
+            return
+        self._forgot_at = now[:13]
+        for forget in (budgets.forget, outbox.forget):
+            await asyncio.wait([self.state.writer.change(partial(forget, now=now))])

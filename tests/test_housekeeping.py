@@ -1,0 +1,61 @@
+"""What happens beside the calls: the stop without the API takes hold, and everything is told."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from gateway.housekeeping import Housekeeping
+from gateway.refusals import Refused
+from gateway.refused_calls import RefusedCalls
+from gateway.registry.stop_file import StopFile
+from gateway.values import Action, Stop
+from tests.builders import World, a_state
+
+pytestmark = pytest.mark.anyio
+
+
+@pytest.fixture
+def world(tmp_path: Path) -> Iterator[World]:
+    with a_state(tmp_path) as world:
+        yield world
+
+
+async def test_the_stop_file_cuts_calls_voids_approvals_and_stands_on_the_trail(
+    world: World,
+) -> None:
+    state = world.state
+    cut: list[Stop] = []
+
+    def cancel(stop: Stop) -> int:
+        cut.append(stop)
+        return 0
+
+    stop_file = StopFile(state.data_dir)
+    refused_calls = RefusedCalls(state.writer, state.log, state.clock.now)
+    house = Housekeeping(state, refused_calls, stop_file, cancel)
+    with pytest.raises(Refused):
+        await world.admission().admit(world.approved(Action.REQUIRE_APPROVAL))
+    await house.once()
+    assert cut == []
+    stop_file.write("a fire")
+    await house.once()
+    await house.once()
+    assert [stop.scope for stop in cut] == ["all"]
+    assert [approval[0] for approval in world.approvals()] == ["DENIED"]
+    assert stop_file.remove()
+    await house.once()
+    assert not stop_file.remove()
+    events = [(r["event"], r["subject"], r["actor"]) for r in world.records(kind="event")]
+    who = ("stp_file", "operator")
+    assert events == [("stop.raised", *who), ("stop.lifted", *who)]
+
+
+async def test_a_budget_that_ran_out_is_told(world: World) -> None:
+    state = world.state
+    refused_calls = RefusedCalls(state.writer, state.log, state.clock.now)
+    house = Housekeeping(state, refused_calls, StopFile(state.data_dir), lambda _: 0)
+    world.add_budget(1)
+    await world.admission().admit(world.approved())
+    await house.once()
+    assert [r["event"] for r in world.records(kind="event")] == ["budget.exceeded"]
