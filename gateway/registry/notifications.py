@@ -18,9 +18,8 @@ from gateway.keyring import encrypt
 from gateway.registry import pages
 from gateway.registry.core import Change
 from gateway.registry.faults import Conflict
-from gateway.registry.fields import Input, Name
+from gateway.registry.fields import Input, Name, Url
 from gateway.registry.pages import Page
-from gateway.registry.servers import Url
 from gateway.store import tables
 
 MOST = 50
