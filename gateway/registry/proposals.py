@@ -113,7 +113,7 @@ def _check_second(change: Change, row: Row[Any]) -> None:
         raise Forbidden("Who proposed it cannot confirm it; another administrator must.")
     if row.proposed_by in _people(change, change.by.id):
         raise Forbidden(
-            f"{row.proposed_by} knows this key's secret or password; change it yourself."
+            f"{row.proposed_by} knows this key or password; rotate it, or change it, yourself."
         )
 
 
