@@ -16,6 +16,7 @@ from gateway.registry.fields import Id
 
 MAX_WAIT = 30
 """Seconds that one status request may wait for the decision."""
+LOOK_SECONDS = 2.0
 
 
 class ApprovalOut(Output):
@@ -36,6 +37,13 @@ class ApprovalOut(Output):
     decided_by: str | None
     decided_at: str | None
     decision_reason: str | None
+    approvers: list[str] | None
+    """Who alone may approve, where a policy names them."""
+    quorum: int
+    """How many people must approve."""
+    reason_required: bool
+    approved_by: list[str]
+    """Who has so far."""
 
 
 class OpenedApproval(ApprovalOut):
@@ -100,7 +108,8 @@ async def status(call: ApiCall, query: StatusQuery) -> ApprovalStatus:
         left = min(ends - time.monotonic(), (parse(row.expires_at) - parse(now)).total_seconds())
         if worth != "PENDING" or left <= 0:
             break
-        await registry.changed(seen, left)
+        # Another gateway's decision is not heard of here, only read.
+        await registry.changed(seen, min(left, LOOK_SECONDS))
     return ApprovalStatus(
         approval_id=row.id,
         trace_id=row.trace_id,
@@ -120,5 +129,7 @@ async def _decide(call: ApiCall, verb: Verb, body: Ruling) -> ApprovalOut:
 
 
 def _shown(row: Row[Any], now: str) -> ApprovalOut:
-    columns = {name: getattr(row, name) for name in ApprovalOut.model_fields if name != "status"}
-    return ApprovalOut(status=approvals.effective_status(row, now), **columns)
+    derived = {"status", "approved_by"}
+    columns = {n: getattr(row, n) for n in ApprovalOut.model_fields if n not in derived}
+    people = [vote["person"] for vote in row.votes]
+    return ApprovalOut(status=approvals.effective_status(row, now), approved_by=people, **columns)

@@ -4,18 +4,20 @@ Approvals are made and spent by admission; here they are listed, decided and wit
 """
 
 from collections.abc import Iterable
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
+from pydantic import Field
 from sqlalchemy import ColumnElement, Connection, Row, and_, or_, select, update
 
 from gateway.keyring import Keyring, decrypt
 from gateway.registry import pages, users
 from gateway.registry.core import Actor, Change
 from gateway.registry.faults import Conflict, Forbidden, Invalid, Missing
-from gateway.registry.fields import Input, Reason, folded
+from gateway.registry.fields import Description, Input, folded
 from gateway.registry.pages import Page
 from gateway.store import tables
-from gateway.values import Key
+from gateway.trace.record import Field as Code
+from gateway.values import Key, Role
 
 Status = Literal["PENDING", "APPROVED", "CONSUMED", "DENIED", "EXPIRED"]
 Verb = Literal["approve", "deny"]
@@ -24,9 +26,9 @@ _a = tables.approvals.c
 
 
 class Ruling(Input):
-    """An approver's word on one approval."""
+    """An approver's word on one approval; a policy may want a reason with it."""
 
-    reason: Reason
+    reason: Annotated[Description, Field(max_length=2000)] = ""
 
 
 def open_call(keyring: Keyring, row: Row[Any]) -> bytes:
@@ -95,38 +97,80 @@ def asked_by(
     return row
 
 
-def decide(change: Change, approval_id: str, verb: Verb, reason: str) -> Row[Any]:
-    """Approve or deny, once. Raises `Conflict` when it is too late, `Forbidden` for a person who
-    may not decide this one.
+def decide(change: Change, approval_id: str, verb: Verb, reason: str = "") -> Row[Any]:
+    """Deny, or approve; where a quorum is wanted, the last of its people's word approves.
+
+    Raises `Conflict` when it is too late or said already, `Forbidden` for a person who may not
+    decide this one, `Invalid` where the policy wants a reason.
     """
-    row = get(change.connection, change.project_id, approval_id)
-    if verb == "approve":
-        _check_approver(change, row)
-    state = "APPROVED" if verb == "approve" else "DENIED"
-    decided = change.connection.execute(
+    row = _locked(change, approval_id)
+    if change.by.role not in (Role.ADMIN, Role.APPROVER):
+        raise Forbidden("Only approvers and administrators decide approvals.")
+    status = effective_status(row, change.now)
+    if status != "PENDING":
+        raise Conflict(f"The approval is {status} and cannot be decided any more.")
+    if row.reason_required and not reason.strip():
+        raise Invalid({"reason": "is wanted by the policy"})
+    if verb == "deny":
+        return _end(change, row, "DENIED", change.by.person, reason, [*row.votes])
+    _check_approver(change, row)
+    if folded(change.by.person) in {folded(vote["person"]) for vote in row.votes}:
+        raise Conflict("You have approved it already; it waits for another person.")
+    vote = {"person": change.by.person, "by": change.by.id, "at": change.now, "reason": reason}
+    votes = [*row.votes, vote]
+    if len(votes) < row.quorum:
+        return _wait(change, row, votes, reason)
+    people = ", ".join(vote["person"] for vote in votes)
+    return _end(change, row, "APPROVED", people, reason, votes)
+
+
+def _locked(change: Change, approval_id: str) -> Row[Any]:
+    query = select(tables.approvals).where(_a.id == approval_id, _a.project_id == change.project_id)
+    row = change.connection.execute(query.with_for_update()).first()
+    if row is None:
+        raise Missing("approval")
+    return row
+
+
+def _wait(change: Change, row: Row[Any], votes: list[dict[str, str]], reason: str) -> Row[Any]:
+    change.connection.execute(update(tables.approvals).where(_a.id == row.id).values(votes=votes))
+    codes = _codes(row) | {"votes": len(votes), "quorum": row.quorum}
+    change.record("approval.voted", row.id, codes=codes, reason=reason)
+    return get(change.connection, change.project_id, row.id)
+
+
+def _end(
+    change: Change,
+    row: Row[Any],
+    state: str,
+    people: str,
+    reason: str,
+    votes: list[dict[str, str]],
+) -> Row[Any]:
+    change.connection.execute(
         update(tables.approvals)
-        .where(_a.id == approval_id, _has_status("PENDING", change.now))
+        .where(_a.id == row.id)
         .values(
             state=state,
-            decided_by=change.by.person,
+            votes=votes,
+            decided_by=people,
             decided_at=change.now,
             decision_reason=reason,
         )
     )
-    if decided.rowcount != 1:
-        status = effective_status(row, change.now)
-        raise Conflict(f"The approval is {status} and cannot be decided any more.")
-    codes = {
-        "approval": approval_id,
+    change.record(f"approval.{state.lower()}", row.id, codes=_codes(row), reason=reason)
+    return get(change.connection, change.project_id, row.id)
+
+
+def _codes(row: Row[Any]) -> dict[str, Code]:
+    return {
+        "approval": row.id,
         "server": row.server_id,
         "agent": row.agent_id,
         "risk": row.risk,
         "call_asked": row.trace_id,
         "digest": row.digest,
     }
-    event = f"approval.{state.lower()}"
-    change.record(event, approval_id, codes=codes, reason=reason)
-    return get(change.connection, change.project_id, approval_id)
 
 
 def withdraw(change: Change, scope: ColumnElement[bool], reason: str) -> int:
@@ -164,16 +208,19 @@ def of_server(server_id: str) -> ColumnElement[bool]:
 def _check_approver(change: Change, row: Row[Any]) -> None:
     if not _keys_approve(change) and _is_key(change.by):
         raise Forbidden("Keys do not approve in this project; see its setting key_approvers.")
+    person = folded(change.by.person)
+    if row.approvers is not None and person not in _folded(row.approvers):
+        raise Forbidden("The policy names who may approve this, and you are not among them.")
     connection, keys, agents = change.connection, tables.keys.c, tables.agents.c
-    people: set[str | None] = set()
-    key = select(keys.owner, keys.created_by, keys.rotated_by).where(keys.id == row.key_id)
-    for found in connection.execute(key):
-        people |= set(found)
-    if row.agent_id is not None:
-        agent = select(agents.owner).where(agents.id == row.agent_id)
-        people |= set(connection.execute(agent).scalars())
+    askers: set[str | None] = set(row.askers)
+    key = select(keys.owner, keys.created_by, keys.rotated_by, keys.agent_id)
+    for *hands, agent_id in connection.execute(key.where(keys.id == row.key_id)):
+        askers |= set(hands)
+        named = {row.agent_id, agent_id} - {None}
+        owners = select(agents.owner).where(agents.id.in_(named))
+        askers |= set(connection.execute(owners).scalars())
     deciding = {change.by.person} | users.knowing(connection, change.project_id, change.by.id)
-    if _folded(deciding) & _folded(people):
+    if _folded(deciding) & _folded(askers):
         raise Forbidden(
             "Whoever owns, made or rotated the asking key, or owns its agent, cannot approve; nor "
             "can who signs in with a password that they set. Change the password, or ask another."

@@ -13,9 +13,9 @@ from gateway.clock import after
 from gateway.ids import new_id
 from gateway.keyring import Keyring, encrypt
 from gateway.registry import outbox
-from gateway.store.tables import approvals
+from gateway.store.tables import agents, approvals, keys
 from gateway.trace.record import bounded
-from gateway.values import Approved, CallId, Json
+from gateway.values import Approved, Caller, CallId, Decision, Json
 
 MAX_PENDING = 20
 """Approvals that one agent may have waiting: more would bury the one that matters."""
@@ -28,6 +28,27 @@ class Standing:
     id: str
     state: str
     expires_at: str
+
+
+@dataclass(frozen=True, slots=True)
+class Terms:
+    """How an approval is given, by the obligations of the policies that ask for it."""
+
+    approvers: tuple[str, ...] | None
+    """The people who alone may approve; None: every approver."""
+    quorum: int
+    """How many people must approve."""
+    reason_required: bool
+
+    @classmethod
+    def of(cls, decision: Decision) -> "Terms":
+        said = {str(one.get("type")): one for one in decision.verdict.obligations}
+        approvers = said.get("approvers")
+        return cls(
+            approvers=None if approvers is None else tuple(approvers["names"]),
+            quorum=int(said.get("quorum", {}).get("count", 1)),
+            reason_required="reason" in said,
+        )
 
 
 class TooManyPending(Exception):
@@ -120,6 +141,7 @@ class Grants:
         expires_at = after(now, caller.project.approval_ttl_seconds)
         decision = approved.decision
         tool = decision.pinned.tool
+        terms = Terms.of(decision)
         sealed = encrypt(self._keyring.data, dump_lossless(call.params), approval_id.encode())
         connection.execute(
             insert(approvals).values(
@@ -138,6 +160,10 @@ class Grants:
                 call_sealed=sealed,
                 trace_id=call.id,
                 state="PENDING",
+                approvers=terms.approvers,
+                quorum=terms.quorum,
+                reason_required=terms.reason_required,
+                askers=_askers(connection, caller),
                 created_at=now,
                 expires_at=expires_at,
             )
@@ -153,3 +179,15 @@ class Grants:
         }
         outbox.put(connection, caller.project.id, now, "approval.created", approval_id, facts)
         return Standing(approval_id, "PENDING", expires_at)
+
+
+def _askers(connection: Connection, caller: Caller) -> list[str]:
+    """Everybody who had a hand in key or agent when they asked: none of them approves, not even
+    once both have other owners."""
+    k, a = keys.c, agents.c
+    hands = connection.execute(
+        select(k.owner, k.created_by, k.rotated_by).where(k.id == caller.key.id)
+    ).all()
+    named = {caller.key.agent_id, caller.agent.id if caller.agent else None} - {None}
+    owners = connection.execute(select(a.owner).where(a.id.in_(named))).scalars()
+    return sorted({person for row in hands for person in row if person} | set(owners))

@@ -1,8 +1,8 @@
 """Affordable → Approved: whether the call needs a grant, and the digest that a grant must bear.
 
 A grant is for exactly this call: its digest covers who asks, the server with its configuration's
-revision, the tool's definition, the policies that asked and the whole of `params`. Whether there
-is such a grant is asked where it is spent, inside `gateway.admission`.
+revision, the tool's definition, the policies that asked and on which terms, and the whole of
+`params`. Whether there is such a grant is asked where it is spent, inside `gateway.admission`.
 """
 
 import hashlib
@@ -10,6 +10,7 @@ import hashlib
 import orjson
 
 from gateway.mcp.digests import call_digest
+from gateway.registry.grants import Terms
 from gateway.values import Affordable, Approved
 
 
@@ -22,6 +23,7 @@ class Approvals:
             return Approved(affordable, needs_grant=False, digest="")
         caller = call.caller
         tool = decision.pinned.tool
+        terms = Terms.of(decision)
         bound = [
             caller.project.id,
             caller.agent.id if caller.agent else caller.key.id,
@@ -31,6 +33,8 @@ class Approvals:
             call.tool_name,
             tool.definition_sha256 if tool else "",
             sorted(decision.verdict.policy_ids) if decision.asks_approval else [],
+            # A grant given on milder terms is none: who may approve, and how many must.
+            [terms.approvers, terms.quorum, terms.reason_required],
             call_digest(call.params),
         ]
         digest = hashlib.sha256(orjson.dumps(bound)).hexdigest()

@@ -15,6 +15,7 @@ from sqlalchemy import (
     Table,
     Text,
     UniqueConstraint,
+    false,
 )
 
 metadata = MetaData(
@@ -273,6 +274,11 @@ approvals = Table(
     Column("call_sealed", LargeBinary, nullable=False),  # params, for the approver's eyes
     Column("trace_id", String, nullable=False),  # of the call that asked
     Column("state", String, nullable=False),  # PENDING · APPROVED · DENIED · WITHDRAWN
+    Column("approvers", JSON),  # who alone may approve, by name; null: every approver
+    Column("quorum", Integer, nullable=False, server_default="1"),  # people who must approve
+    Column("reason_required", Boolean, nullable=False, server_default=false()),
+    Column("askers", JSON, nullable=False, server_default="[]"),  # who had a hand in the key
+    Column("votes", JSON, nullable=False, server_default="[]"),  # {person, by, at, reason}
     Column("spent_by", String),  # the call that used the grant
     Column("created_at", String, nullable=False),
     Column("expires_at", String, nullable=False),

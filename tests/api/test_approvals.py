@@ -145,3 +145,52 @@ async def test_waiting_ends_with_the_time_that_was_asked_for(world: World) -> No
         short = world.approval(world.keys[Role.PROJECT], seconds=0.2)
         answer = await client.get(f"approvals/status?approval_id={short}&wait=30")
         assert answer.json()["effective_status"] == "EXPIRED"
+
+
+async def test_the_same_person_counts_once_towards_a_quorum(world: World) -> None:
+    approval = world.approval(world.keys[Role.PROJECT], quorum=2)
+    _, sam = world.key(Role.APPROVER, owner="Sam")
+    async with world.client(Role.APPROVER) as robin, world.client(sam) as client:
+        first = (await robin.post(f"approvals/{approval}/approve", json={})).json()
+        assert (first["status"], first["approved_by"]) == ("PENDING", ["Robin"])
+        again = await robin.post(f"approvals/{approval}/approve", json={})
+        assert again.status_code == 409
+        second = (await client.post(f"approvals/{approval}/approve", json={})).json()
+        assert (second["status"], second["decided_by"]) == ("APPROVED", "Robin, Sam")
+
+
+async def test_one_denial_ends_what_waits_for_a_quorum(world: World) -> None:
+    approval = world.approval(world.keys[Role.PROJECT], quorum=2)
+    async with world.client(Role.APPROVER) as robin:
+        await robin.post(f"approvals/{approval}/approve", json={})
+        denied = (await robin.post(f"approvals/{approval}/deny", json={})).json()
+        assert denied["status"] == "DENIED"
+
+
+async def test_a_policy_says_who_may_approve(world: World) -> None:
+    approval = world.approval(world.keys[Role.PROJECT], approvers=["sam"])
+    _, sam = world.key(Role.APPROVER, owner="Sam")
+    async with world.client(Role.APPROVER) as robin, world.client(sam) as client:
+        answer = await robin.post(f"approvals/{approval}/approve", json={})
+        assert answer.status_code == 403
+        answer = await client.post(f"approvals/{approval}/approve", json={})
+        assert answer.json()["status"] == "APPROVED"
+
+
+async def test_a_reason_is_given_where_a_policy_wants_one(world: World) -> None:
+    approval = world.approval(world.keys[Role.PROJECT], reason_required=True)
+    async with world.client(Role.APPROVER) as robin:
+        for verb in ("approve", "deny"):
+            for body in ({}, {"reason": " "}):
+                answer = await robin.post(f"approvals/{approval}/{verb}", json=body)
+                assert answer.status_code == 400
+                assert answer.json()["error"]["details"][0]["field"] == "reason"
+        answer = await robin.post(f"approvals/{approval}/approve", json=WHY)
+        assert answer.json()["decision_reason"] == WHY["reason"]
+
+
+async def test_who_owned_key_or_agent_when_they_asked_never_approves(world: World) -> None:
+    approval = world.approval(world.keys[Role.PROJECT], askers=["ROBIN"])
+    async with world.client(Role.APPROVER) as robin:
+        answer = await robin.post(f"approvals/{approval}/approve", json=WHY)
+        assert answer.status_code == 403

@@ -81,3 +81,18 @@ def test_an_unknown_tool_that_must_be_asked_for_needs_a_grant() -> None:
 def test_monitor_mode_asks_for_nothing() -> None:
     watched = replace(asking(), enforced=False)
     assert not Approvals().find(Affordable(watched, ())).needs_grant
+
+
+@pytest.mark.parametrize(
+    "obligation",
+    [
+        {"type": "quorum", "count": 2},
+        {"type": "approvers", "names": ["Robin"]},
+        {"type": "reason"},
+    ],
+)
+def test_a_grant_on_milder_terms_is_none(obligation: dict[str, Any]) -> None:
+    verdict = a_verdict(Action.REQUIRE_APPROVAL, obligations=(obligation,))
+    assert digest(replace(asking(), verdict=verdict)) != digest(asking())
+    cost = a_verdict(Action.REQUIRE_APPROVAL, obligations=({"type": "cost", "amount": 1},))
+    assert digest(replace(asking(), verdict=cost)) == digest(asking())

@@ -81,6 +81,8 @@ _known(obligation) if {
 	obligation.count == floor(obligation.count)
 }
 
+_known({"type": "reason"})
+
 _known(obligation) if {
 	obligation.type == "redact"
 	_strings(obligation.fields)
@@ -107,6 +109,8 @@ _combined("cost", same) := object.union(
 )
 
 _combined("quorum", same) := {"type": "quorum", "count": max([each.count | some each in same])}
+
+_combined("reason", _) := {"type": "reason"}
 
 _combined("redact", same) := {"type": "redact", "fields": sort({field | some each in same; some field in each.fields})} if {
 	not "block" in _types

@@ -16,6 +16,10 @@ test_the_highest_quorum_counts if {
 	decision([[{"type": "quorum", "count": 2}], [{"type": "quorum", "count": 3}]]).obligations == [{"type": "quorum", "count": 3}]
 }
 
+test_a_reason_is_wanted_once_any_wants_it if {
+	decision([[{"type": "reason"}], [{"type": "quorum", "count": 2}]]).obligations == [{"type": "quorum", "count": 2}, {"type": "reason"}]
+}
+
 test_approvers_are_those_that_all_name if {
 	both := decision([[{"type": "approvers", "names": ["a", "b"]}], [{"type": "approvers", "names": ["c", "b"]}]])
 	both.obligations == [{"type": "approvers", "names": ["b"]}]
