@@ -41,6 +41,10 @@ unreadable := ["eve", "ann", 5, true, "11111111-1111-1111-1111-111111111111"]
 
 test_mail_outside_is_denied_in_every_field_and_spelling if {
 	every address in array.concat(outsiders, unreadable) {
+		denied(mail, graph("bccRecipients", address))
+		denied(mail, {"to": "ann@corp.example", "x": {"cc": [address]}})
+	}
+	every address in ["EVE@Evil.Example", "Ann <eve@evil.example>", 5] {
 		every field in ["toRecipients", "ccRecipients", "bccRecipients", "TORECIPIENTS", "bcc_recipients"] {
 			denied(mail, graph(field, address))
 		}

@@ -411,8 +411,8 @@ test_several_findings_of_one_action_decide_together if {
 }
 
 test_the_short_way_says_what_the_long_way_says if {
-	policies := [{}, {"all": {"p": {"findings": {finding("LOG_ONLY")}}}}]
-	agents := [null, whole.agent, object.union(whole.agent, {"asserted": true})]
+	speaking := {"all": {"p": {"findings": {finding("LOG_ONLY")}}}}
+	asked := [[{}, null], [{}, object.union(whole.agent, {"asserted": true})], [speaking, whole.agent]]
 	templates := [null, "salesforce"]
 	rule_lists := [
 		[], [rule("1", "ALLOW", tool)], [rule("1", "DENY", {})], [rule("1", "LOG_ONLY", agent)],
@@ -420,8 +420,7 @@ test_the_short_way_says_what_the_long_way_says if {
 	]
 	pins := ["ACCEPTED", "UNKNOWN", "UNPINNED"]
 	count([1 |
-		some speaking in policies
-		some asking in agents
+		some [policies, asking] in asked
 		some template in templates
 		some rules in rule_lists
 		some pin in pins
@@ -430,8 +429,8 @@ test_the_short_way_says_what_the_long_way_says if {
 			"server": object.union(whole.server, {"template": template}),
 			"tool": object.union(whole.tool, {"pin": pin}),
 		})
-		decided := data.gateway.decision with input as document with data.policies as speaking
-		compared := data.gateway.compared with input as document with data.policies as speaking
+		decided := data.gateway.decision with input as document with data.policies as policies
+		compared := data.gateway.compared with input as document with data.policies as policies
 		decided == compared
-	]) == ((2 * 3) * 2) * (7 * 3)
+	]) == (3 * 2) * (7 * 3)
 }
