@@ -25,7 +25,7 @@ from gateway.store.rows import insert_rows, run
 from gateway.store.writer import Writer
 from gateway.trace.log import Log
 from gateway.trace.record import Draft
-from gateway.values import AgentId, Approved, Budget, Hold, Permit, Stop
+from gateway.values import AgentId, Approved, Budget, Caller, Hold, Permit, Stop
 
 PERMIT_SECONDS = 1.0
 """How long after its admission a call may still be sent."""
@@ -127,14 +127,15 @@ class Admission:
             " AND id IN (SELECT value FROM json_each(?))",
             {agent_id for claim in group for agent_id in _agents(claim)},
         )
-        servers = dict(
-            _rows(
+        servers = {
+            server_id: (revision, status)
+            for server_id, revision, status in _rows(
                 connection,
-                "SELECT id, revision FROM servers WHERE status = 'ACTIVE'"
+                "SELECT id, revision, status FROM servers WHERE status <> 'BLOCKED'"
                 " AND id IN (SELECT value FROM json_each(?))",
                 {caller.server.id for caller in callers},
             )
-        )
+        }
         for claim, caller in zip(group, callers, strict=True):
             if claim.refused is not None:
                 continue
@@ -142,7 +143,7 @@ class Admission:
                 claim.refused = Refused("key_revoked")
             elif not agents.issuperset(_agents(claim)):
                 claim.refused = Refused("agent_paused")
-            elif servers.get(caller.server.id) != caller.server.revision:
+            elif not _is_open(servers.get(caller.server.id), caller):
                 claim.refused = Refused("server_pending")
         return Authorized(group)
 
@@ -165,7 +166,8 @@ class Admission:
             if claim.refused is not None:
                 continue
             if tool is None:
-                if pin is not None:  # a scan found it meanwhile: it is no longer unknown
+                # A scan found it meanwhile: it is no longer unknown.
+                if pin is not None and not (call.caller.control_plane and pin[0] == "PENDING"):
                     claim.refused = Refused("tool_pending")
             elif pin is None or pin[0] != tool.pin or pin[1] != tool.definition_sha256:
                 claim.refused = Refused("tool_changed", {"tool_id": tool.id})
@@ -313,6 +315,13 @@ def _agents(claim: Claim) -> frozenset[AgentId]:
     caller = claim.approved.call.caller
     agent = caller.agent
     return caller.key.agent_ids | {agent.id} if agent else caller.key.agent_ids
+
+
+def _is_open(found: tuple[int, str] | None, caller: Caller) -> bool:
+    """Whether the server is as it was asked for, and its door is not closed to this caller."""
+    if found is None or found[0] != caller.server.revision:
+        return False
+    return found[1] == "ACTIVE" or caller.control_plane
 
 
 def _stopped(stop_id: str, scope: str) -> Refused:

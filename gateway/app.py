@@ -4,7 +4,7 @@ import asyncio
 import gc
 import signal
 import socket
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -24,6 +24,7 @@ from gateway.dashboard.context import DashboardContext
 from gateway.dashboard.entry import Dashboard, is_ours
 from gateway.dry_run import DryRun
 from gateway.edge import PROXY_PATH, Edge, TokenBuckets
+from gateway.extensions.control_plane import ControlPlane
 from gateway.housekeeping import Housekeeping
 from gateway.http1 import Client, UnixAddress
 from gateway.listeners import GRACE_SECONDS, Listener, address_of, bind, management_token
@@ -53,6 +54,7 @@ from gateway.registry.pins import Assessment, Scan
 from gateway.registry.projects import NewProject
 from gateway.registry.stop_file import StopFile
 from gateway.registry.users import NewUser
+from gateway.reports import Reports
 from gateway.settings import Settings
 from gateway.state import State, open_state
 from gateway.steps.approvals import Approvals
@@ -153,6 +155,7 @@ class Gateway:
     tokens: Tokens
     pipeline: Pipeline
     dry_run: DryRun
+    control_plane: ControlPlane
     risks: RiskAssessor
     what_if: WhatIf
     stop_file: StopFile
@@ -250,6 +253,7 @@ def build(
         running=set(),
     )
     dry_run = DryRun(directory, emergency_stop, tool_pins, policy, budget, refused_calls)
+    risks = RiskAssessor(engine)
     return Gateway(
         settings=settings,
         state=state,
@@ -260,17 +264,23 @@ def build(
         tokens=tokens,
         pipeline=pipeline,
         dry_run=dry_run,
-        risks=RiskAssessor(engine),
         what_if=WhatIf(state.registry, state.keyring, binary, settings.policy_dirs, bundles),
+        control_plane=_control_plane(state, pipeline, dry_run, risks, bundles),
+        risks=risks,
         stop_file=stop_file,
-        delivery=the_delivery(
-            settings, state.registry, frozenset(address_of(sock) for sock in sockets)
-        ),
+        delivery=the_delivery(settings, state.registry, _addresses(sockets)),
         buckets=buckets,
         signing=Signing(state.writer, state.checkpoints),
         public_url=_url(sockets[0], secure=settings.tls_cert is not None),
         management_url=_url(sockets[1], secure=False),
     )
+
+
+def _control_plane(
+    state: State, pipeline: Pipeline, dry_run: DryRun, risks: RiskAssessor, bundles: BundleServer
+) -> ControlPlane:
+    reports = Reports(state.writer, state.log, state.ledger)
+    return ControlPlane(pipeline, dry_run, risks, reports, state.registry, lambda: bundles.revision)
 
 
 def _opa(settings: Settings, state: State, binary: Path, token: str, bundles: BundleServer) -> Opa:
@@ -291,7 +301,7 @@ def _upstreams(
     handles: Handles,
 ) -> tuple[Tokens, Upstreams]:
     private = settings.private_upstreams
-    listeners = frozenset(address_of(sock) for sock in sockets)
+    listeners = _addresses(sockets)
     tokens = Tokens(state.registry, private_allowed=private, listeners=listeners)
     upstreams = Upstreams(handles, private_allowed=private, listeners=listeners, tokens=tokens)
     return tokens, upstreams
@@ -349,6 +359,7 @@ def _api_context(gateway: Gateway) -> ApiContext:
         scan=gateway.scan,
         redeem=gateway.tokens.redeem,
         decide=gateway.dry_run.decide,
+        control_plane=gateway.control_plane,
         readiness=gateway.readiness,
         cancel_calls=gateway.cancel_calls,
         policy_status=gateway.policy.status,
@@ -367,6 +378,10 @@ def _dashboard_context(gateway: Gateway) -> DashboardContext:
         trusted_proxies=gateway.settings.trusted_proxies,
         take=sign_ins.take,
     )
+
+
+def _addresses(sockets: Iterable[socket.socket]) -> frozenset[tuple[str, int]]:
+    return frozenset(address_of(sock) for sock in sockets)
 
 
 def _url(sock: socket.socket, *, secure: bool) -> str:

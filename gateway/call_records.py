@@ -9,6 +9,7 @@ from collections.abc import Sequence
 
 import orjson
 
+from gateway.event import Event
 from gateway.ids import new_id
 from gateway.refusals import Refused
 from gateway.trace.record import Draft, Field, bounded
@@ -32,10 +33,21 @@ def _who(call: Call) -> dict[str, Field]:
         "source": call.source,
         "era": call.era.value,
     }
+    if call.event is not None:
+        fields |= said_of(call.event)
     if caller.asserted:
         fields["asserted"] = True
     if call.session is not None:
         fields["session"] = hashlib.sha256(call.session.encode()).hexdigest()[:32]
+    return fields
+
+
+def said_of(event: Event) -> dict[str, Field]:
+    """What a record says of an event: who sent it, and that nobody attests it."""
+    fields: dict[str, Field] = {name: bounded(text) for name, text in event.codes.items()}
+    fields |= {"event": bounded(event.id), "event_type": bounded(event.type), "attested": False}
+    if event.sender.startswith("ext_"):
+        fields["source"] = event.sender
     return fields
 
 
@@ -88,6 +100,7 @@ def decision_draft(
         fields["holds"] = holds
     if over:
         fields["over"] = list(over[:MAX_IDS])
+    _told(call, payloads)
     _blocked(fields, payloads, refused)
     would_block = not decision.enforced and (decision.verdict.action is Action.DENY or bool(over))
     if would_block or _is_urgent(refused, decision):
@@ -104,10 +117,16 @@ def refusal_draft(call: Call, refused: Refused, decision: Decision | None) -> Dr
     fields |= _who(call)
     if _is_urgent(refused, decision):
         fields["anchor"] = "urgent"
+    _told(call, payloads)
     _blocked(fields, payloads, refused)
     if bounded(call.tool_name) != call.tool_name:
         payloads["tool"] = call.tool_name.encode()
     return _draft(call, "decision", call.id, fields, payloads)
+
+
+def _told(call: Call, payloads: dict[str, bytes]) -> None:
+    if call.event is not None and call.event.body:
+        payloads["event"] = call.event.body
 
 
 def _is_urgent(refused: Refused | None, decision: Decision | None) -> bool:

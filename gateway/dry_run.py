@@ -4,9 +4,9 @@ The policy is asked for any tool name, whether a scan knows it or not, and whate
 way besides the policy is named beside it.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
-from gateway.api.context import Question
 from gateway.ids import new_id
 from gateway.refusals import Refused
 from gateway.refused_calls import RefusedCalls
@@ -18,6 +18,7 @@ from gateway.steps.enforcement import enforce
 from gateway.steps.policy import Policy
 from gateway.steps.tool_pins import ToolPins
 from gateway.values import (
+    AgentId,
     Call,
     Caller,
     CallId,
@@ -28,7 +29,27 @@ from gateway.values import (
     Key,
     Pinned,
     Request,
+    ServerId,
 )
+
+
+@dataclass(frozen=True, slots=True)
+class Question:
+    """What `/mcp/decide` asks: a call that nobody makes. Ids are of the key's project."""
+
+    server_id: ServerId
+    agent_id: AgentId | None
+    tool_name: str
+    arguments: Mapping[str, Json]
+    """As the strict parser made them, with numbers as they were sent."""
+
+
+@dataclass(frozen=True, slots=True)
+class Looked:
+    """What the policy says of a call, and what stands in its way besides: reasons of refusals."""
+
+    decision: Decision
+    blocked_by: tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,16 +72,23 @@ class DryRun:
         agent = None if agent_id is None else view.agents[agent_id]
         asserted = agent is not None and agent.id != key.agent_id
         call = _call(Caller(view.project, key, agent, asserted, server), question)
-        blocked_by = self._blocked_by(call)
-        tool = view.tools[server.id].get(question.tool_name)
-        pinned = Pinned(Cleared(call, self.directory.epoch), tool, must_ask=False)
         try:
-            decision = await self.policy.decide(pinned)
+            looked = await self.look(call)
         except Refused as refused:
             raise Unready(refused.message) from None
-        blocked_by += self._over_budget(decision)
-        self.refused_calls.probe(key.project_id, key.id, decision.verdict.action.value)
-        return _answer(decision, blocked_by)
+        action = looked.decision.verdict.action.value
+        self.refused_calls.probe(key.project_id, key.id, action)
+        return _answer(looked.decision, list(looked.blocked_by))
+
+    async def look(self, call: Call) -> Looked:
+        """Ask everything of a call and refuse nothing. Raises `Refused` without a policy."""
+        blocked_by = self._blocked_by(call)
+        caller = call.caller
+        tools = self.directory.view(caller.project.id).tools.get(caller.server.id, {})
+        tool = tools.get(call.tool_name)
+        pinned = Pinned(Cleared(call, self.directory.epoch), tool, must_ask=False)
+        decision = await self.policy.decide(pinned)
+        return Looked(decision, (*blocked_by, *self._over_budget(decision)))
 
     def _blocked_by(self, call: Call) -> list[str]:
         blocked = []

@@ -14,9 +14,9 @@ Anchoring the log is not here: it follows the log from a task of its own.
 
 import asyncio
 import time
-from collections.abc import Coroutine
+from collections.abc import Coroutine, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, NewType
+from typing import Any, NewType, TypeVar
 
 import structlog
 
@@ -35,7 +35,7 @@ from gateway.steps.approvals import Approvals
 from gateway.steps.authenticate import Authenticate
 from gateway.steps.budget import BudgetLook
 from gateway.steps.emergency_stop import EmergencyStop
-from gateway.steps.enforcement import enforce
+from gateway.steps.enforcement import enforce, strictest
 from gateway.steps.inspection import Inspected, Inspection, outcome_of_stream
 from gateway.steps.policy import Policy
 from gateway.steps.tool_pins import ToolPins
@@ -47,12 +47,14 @@ from gateway.values import (
     CallId,
     Fate,
     Forwarded,
+    Outcome,
     Permit,
     Request,
 )
 
 _log = structlog.get_logger(__name__)
 
+Result = TypeVar("Result")
 Settled = NewType("Settled", Answer)
 """An answer whose outcome is written, or will be before its last byte leaves."""
 
@@ -75,7 +77,7 @@ class Pipeline:
     settlement: Settlement
     refused_calls: RefusedCalls
     relay: Relay
-    running: set["asyncio.Task[Answer]"]
+    running: set["asyncio.Task[Any]"]
     """Calls between admission and settlement; shutting down waits for them."""
 
     async def handle(self, request: Request) -> Answer:
@@ -136,7 +138,56 @@ class Pipeline:
             self._run(_drop(task))
             raise
 
-    def _run(self, work: Coroutine[Any, Any, Answer]) -> "asyncio.Task[Answer]":
+    async def permit(self, calls: Sequence[Call]) -> Permit:
+        """As `call_tool`, for a call that whoever asks carries out: admitted, and not sent.
+
+        ``calls`` are one call under each name that its tool goes by; the strictest answer holds.
+        Raises `Refused`, which is written down by then; without a leaf it was only counted.
+        """
+        try:
+            approved = strictest([await self.ask(call) for call in calls])
+        except Refused as refused:
+            raise await self._written(calls[0], refused) from None
+        except Exception as fault:  # noqa: BLE001 - a fault refuses here too
+            raise await self._written(calls[0], Refused("internal", detail=repr(fault))) from None
+        handed_over = await asyncio.shield(self._run(self._hand_over(approved)))
+        if isinstance(handed_over, Refused):
+            raise handed_over
+        return handed_over
+
+    async def _hand_over(self, approved: Approved) -> Permit | Refused:
+        call = approved.call
+        try:
+            permit = await self.admission.admit(approved)
+        except Refused as refused:
+            if not refused.leaf:
+                self.refused_calls.count(call, refused)
+            return refused
+        except Exception as fault:  # noqa: BLE001 - nothing is durable, so nothing is allowed
+            _log.error("the decision could not be written", call=call.id, error=repr(fault))
+            return Refused("trace_unavailable")
+        try:
+            if call.request.gone():
+                raise Refused("not_forwarded")
+            self._still_permitted(permit)
+        except Refused as refused:
+            await self.settlement.settle(permit, Outcome(Fate.NOT_FORWARDED, "not_sent"))
+            return refused
+        await self.settlement.settle(permit, Outcome(Fate.HANDED_OVER, "handed_over"))
+        return permit
+
+    async def _written(self, call: Call, refused: Refused) -> Refused:
+        """The refusal, once it is written down; another one when it cannot be."""
+        if refused.detail:
+            _log.warning("refused", call=call.id, reason=refused.reason, detail=refused.detail)
+        try:
+            await self.refused_calls.record(call, refused)
+        except Exception as fault:  # noqa: BLE001 - nothing was allowed, and that is what we say
+            _log.error("the refusal could not be written", call=call.id, error=repr(fault))
+            return Refused("trace_unavailable")
+        return refused
+
+    def _run(self, work: Coroutine[Any, Any, Result]) -> "asyncio.Task[Result]":
         task = asyncio.create_task(work)
         self.running.add(task)
         task.add_done_callback(self.running.discard)

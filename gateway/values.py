@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any, Literal, NewType
 
+from gateway.event import Event
 from gateway.flows import ByteStream, EventStream
 from gateway.oauth import OAuthClient
 
@@ -53,6 +54,7 @@ class Role(StrEnum):
     ADMIN = "admin"
     APPROVER = "approver"
     AUDITOR = "auditor"
+    EXTENSION = "extension"
 
 
 class Enforcement(StrEnum):
@@ -272,6 +274,8 @@ class Caller:
     asserted: bool
     """The agent was named by the caller (`X-Agent-Id`), within the key's `may_assert`."""
     server: Server
+    control_plane: bool = False
+    """Asks by the Extension API, which a server that waits for approval does not close."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -281,7 +285,7 @@ class Call:
     id: CallId
     caller: Caller
     request: Request
-    source: Literal["mcp", "decide", "extension", "sdk"]
+    source: Literal["mcp", "decide", "extension", "sdk", "authzen"]
     era: Era
     rpc_id: str | int
     tool_name: str
@@ -296,6 +300,8 @@ class Call:
     """All of `params`: what an approval's digest covers."""
     session: str | None
     """`Mcp-Session-Id`, or None."""
+    event: Event | None = None
+    """What the Extension API was told of it; None at the proxy."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -430,6 +436,8 @@ class Fate(StrEnum):
     """What is known of a call after its Permit."""
 
     ANSWERED = "answered"
+    HANDED_OVER = "handed_over"
+    """Who asked was told that it may; what comes of it is theirs to report."""
     NOT_FORWARDED = "not_forwarded"
     """No byte of it left."""
     UNKNOWN = "unknown"
@@ -468,7 +476,9 @@ class Outcome:
     """What became of a permitted call, for the trace and the budgets."""
 
     fate: Fate
-    status: Literal["ok", "tool_error", "rpc_error", "http_error", "cut", "unknown", "not_sent"]
+    status: Literal[
+        "ok", "tool_error", "rpc_error", "http_error", "cut", "unknown", "not_sent", "handed_over"
+    ]
     result: bytes = b""
     """Raw bytes of the response with the call's id, the first MiB."""
     result_size: int = 0

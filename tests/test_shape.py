@@ -26,7 +26,7 @@ LAYERS = (
     ("api", "dashboard", "extensions", "dry_run", "mcp.proxy", "mcp.scan"),
     ("pipeline", "what_if"),
     ("state", "notifications"),
-    ("steps", "admission", "settlement", "refused_calls", "answers", "mcp.relay"),
+    ("steps", "admission", "settlement", "refused_calls", "reports", "answers", "mcp.relay"),
     ("mcp",),
     ("registry", "policy", "trace", "budgets", "budget_alerts", "call_records"),
     ("egress", "edge", "listeners"),
@@ -36,6 +36,7 @@ LAYERS = (
     ("settings", "telemetry"),
     (
         "values",
+        "event",
         "flows",
         "oauth",
         "refusals",

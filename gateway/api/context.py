@@ -3,24 +3,15 @@
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 
+from gateway.dry_run import Question
+from gateway.extensions.control_plane import ControlPlane
 from gateway.policy.activation import PolicyStatus
 from gateway.policy.replay import Replay
 from gateway.registry.consents import Granted
 from gateway.registry.core import Registry
 from gateway.registry.pins import Scan
-from gateway.values import AgentId, Json, Key, ProjectId, Server, ServerId, Stop
+from gateway.values import Json, Key, ProjectId, Server, Stop
 from gateway.what_if import Candidate
-
-
-@dataclass(frozen=True, slots=True)
-class Question:
-    """What `/mcp/decide` asks: a call that nobody makes. Ids are of the key's project."""
-
-    server_id: ServerId
-    agent_id: AgentId | None
-    tool_name: str
-    arguments: Mapping[str, Json]
-    """As the strict parser made them, with numbers as they were sent."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,5 +45,7 @@ class ApiContext:
     """The archive of the bundle with this digest, if it ever decided here."""
     what_if: Callable[[ProjectId, Candidate], Awaitable[tuple[Replay, int]]]
     """Replays recorded calls against a candidate; see `gateway.what_if`."""
+    control_plane: ControlPlane
+    """Decides and records what does not pass the proxy."""
     take: Callable[[str], float] = lambda _key_id: 0.0
     """Takes one request from a key's allowance; how many seconds it must wait, or 0."""

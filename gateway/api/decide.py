@@ -5,8 +5,8 @@ from typing import Annotated, Any
 from pydantic import Field
 
 from gateway.api.call import ApiCall
-from gateway.api.context import Question
 from gateway.api.models import Output
+from gateway.dry_run import Question
 from gateway.registry.directory import ProjectView
 from gateway.registry.faults import Forbidden, Missing
 from gateway.registry.fields import Id, Input

@@ -41,13 +41,17 @@ Handler = Callable[..., Awaitable[BaseModel | Response | None]]
 is no JSON."""
 
 
+Door = Callable[["ApiContext", "Route", Request, str], Awaitable[Response]]
+"""Takes the request's id too; raises `FORESEEN`."""
+
+
 @dataclass(frozen=True, slots=True)
 class Route:
     """One row of the table: everything that is known of a route, for use and for OpenAPI."""
 
     method: str
     path: str
-    """Below `/api/v1`."""
+    """Below `base`."""
     roles: frozenset[Role]
     handler: Handler
     summary: str
@@ -58,6 +62,10 @@ class Route:
     status: int = 200
     may_loosen: bool = False
     """Answered 202 with a proposal where a second person must confirm the change."""
+    door: Door | None = None
+    """What takes the request whole where a platform, and not this API, says how it looks; it is
+    bound to `roles` too. The route's `handler` then only names it."""
+    base: str = "/api/v1"
 
 
 class Endpoint:
@@ -71,6 +79,8 @@ class Endpoint:
         request_id = new_id("req")
         route = self._routes["GET" if request.method == "HEAD" else request.method]
         try:
+            if route.door is not None:
+                return await route.door(self._context, route, request, request_id)
             return await self._answer(route, request, request_id)
         except FORESEEN as fault:
             return answer(fault, request_id)
@@ -85,7 +95,7 @@ class Endpoint:
             raise ApiError(429, message, headers={"Retry-After": str(ceil(wait))})
         if key.role not in route.roles:
             raise ApiError(403, f"A key with the role {key.role} may not do this.")
-        raw = b"" if request.method in ("GET", "HEAD") else await _body(request)
+        raw = b"" if request.method in ("GET", "HEAD") else await body_of(request, MAX_BODY)
         if raw and route.body is None:
             raise ApiError(400, "This request takes no body.")
         arguments: list[BaseModel] = []
@@ -139,6 +149,15 @@ def authenticated(context: ApiContext, request: Request) -> tuple[Key, bytes]:
 
 def parsed(request: Request, raw: bytes) -> Mapping[str, Json]:
     """The body, strictly: one object, no key twice, nothing that two readers take differently."""
+    document = strict_json(request, raw)
+    if not isinstance(document, dict):
+        raise ApiError(400, "The body must be one JSON object.")
+    check_values(document)
+    return document
+
+
+def strict_json(request: Request, raw: bytes) -> Json:
+    """The body as JSON in UTF-8; its values are not looked at yet. Raises `ApiError`."""
     media_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     if media_type != "application/json":
         raise ApiError(415, "Send JSON with the Content-Type application/json.")
@@ -148,9 +167,6 @@ def parsed(request: Request, raw: bytes) -> Mapping[str, Json]:
         )
     except ValueError as fault:
         raise ApiError(400, f"The body is not strict JSON in UTF-8: {fault}.") from None
-    if not isinstance(document, dict):
-        raise ApiError(400, "The body must be one JSON object.")
-    check_values(document)
     return document
 
 
@@ -162,17 +178,18 @@ def _checked(validate: Callable[[Input], BaseModel], given: Input) -> BaseModel:
         raise faulty(details_of(fault)) from None
 
 
-async def _body(request: Request) -> bytes:
+async def body_of(request: Request, most: int) -> bytes:
+    """The whole body, which has at most so many bytes. Raises `ApiError`."""
     length = request.headers.get("content-length", "0")
-    if length.isdigit() and int(length) > MAX_BODY:
-        raise _too_large()
+    if length.isdigit() and int(length) > most:
+        raise _too_large(most)
     chunks = bytearray()
     try:
         with anyio.fail_after(BODY_SECONDS):
             async for chunk in request.stream():
                 chunks += chunk
-                if len(chunks) > MAX_BODY:
-                    raise _too_large()
+                if len(chunks) > most:
+                    raise _too_large(most)
     except TimeoutError:
         raise ApiError(408, "The body took too long.", headers={"Connection": "close"}) from None
     except ClientDisconnect:
@@ -180,8 +197,8 @@ async def _body(request: Request) -> bytes:
     return bytes(chunks)
 
 
-def _too_large() -> ApiError:
-    message = f"The body has more than {MAX_BODY} bytes."
+def _too_large(most: int) -> ApiError:
+    message = f"The body has more than {most} bytes."
     return ApiError(413, message, headers={"Connection": "close"})
 
 

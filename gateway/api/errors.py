@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import orjson
 import structlog
@@ -60,6 +61,18 @@ class ApiError(Exception):
     def __post_init__(self) -> None:
         Exception.__init__(self, self.message)
 
+    def body(self, request_id: str) -> dict[str, Any]:
+        """The member ``error`` of the answer."""
+        return {
+            "code": self.code or CODES[self.status],
+            "message": self.message,
+            "request_id": request_id,
+            "details": [
+                {"field": detail.field, "message": detail.message}
+                for detail in self.details[:_MAX_DETAILS]
+            ],
+        }
+
 
 FORESEEN = (ApiError, Fault, BadMessage, WriterStopped, SQLAlchemyError)
 """What `answer` knows how to put; anything else is a defect and a 500."""
@@ -75,23 +88,14 @@ def unauthenticated(message: str, *, invalid_token: bool) -> ApiError:
 
 def answer(fault: Exception, request_id: str) -> Response:
     """The response to one of `FORESEEN`."""
-    error = _error(fault)
-    body = {
-        "error": {
-            "code": error.code or CODES[error.status],
-            "message": error.message,
-            "request_id": request_id,
-            "details": [
-                {"field": detail.field, "message": detail.message}
-                for detail in error.details[:_MAX_DETAILS]
-            ],
-        }
-    }
+    error = error_of(fault)
+    body = {"error": error.body(request_id)}
     headers = {**error.headers, "X-Request-Id": request_id, "Cache-Control": "no-store"}
     return Response(orjson.dumps(body), error.status, headers, "application/json")
 
 
-def _error(fault: Exception) -> ApiError:
+def error_of(fault: Exception) -> ApiError:
+    """What is answered to one of `FORESEEN`."""
     if isinstance(fault, ApiError):
         return fault
     if isinstance(fault, Invalid):

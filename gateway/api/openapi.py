@@ -65,12 +65,13 @@ _IDEMPOTENCY = {
 }
 
 
-def document(routes: Sequence[Route], base: str) -> bytes:
+def document(routes: Sequence[Route]) -> bytes:
     """The document as JSON."""
     refs, definitions = models_json_schema(list(_models(routes)), ref_template=_REFS)
     paths: dict[str, dict[str, Any]] = {}
     for route in routes:
-        paths.setdefault(base + route.path, {})[route.method.lower()] = _operation(route, refs)
+        path = paths.setdefault(route.base + route.path, {})
+        path[route.method.lower()] = _operation(route, refs)
     return orjson.dumps(
         {
             "openapi": "3.1.0",

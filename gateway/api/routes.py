@@ -19,6 +19,7 @@ from gateway.api import (
     consents,
     decide,
     emergency_stop,
+    extensions,
     keys,
     notifications,
     openapi,
@@ -38,11 +39,14 @@ from gateway.api.endpoint import Endpoint, Route
 from gateway.api.errors import ApiError, answer
 from gateway.api.health import HealthEndpoints
 from gateway.api.models import Listing, ListQuery
+from gateway.extensions import webhook
+from gateway.extensions.events import EventIn, IngestAnswer
 from gateway.ids import new_id
 from gateway.policy.bundle_server import CONTENT_TYPE
 from gateway.registry.agents import AgentPatch, NewAgent
 from gateway.registry.approvals import Ruling
 from gateway.registry.budgets import BudgetPatch, NewBudget
+from gateway.registry.extensions import NewExtension
 from gateway.registry.keys import NewKey
 from gateway.registry.notifications import NewNotification
 from gateway.registry.overrides import NewOverride
@@ -60,9 +64,11 @@ BASE = "/api/v1"
 
 _ADMIN = frozenset({Role.ADMIN})
 _READERS = frozenset({Role.ADMIN, Role.AUDITOR})
+_TRACE_READERS = _READERS | {Role.EXTENSION}
 _APPROVERS = frozenset({Role.ADMIN, Role.APPROVER})
 _APPROVAL_READERS = _APPROVERS | _READERS
 _CALLERS = frozenset({Role.PROJECT})
+_SENDERS = frozenset({Role.EXTENSION, Role.PROJECT})
 _DECIDERS = frozenset({Role.PROJECT, Role.ADMIN})
 
 # fmt: off
@@ -193,9 +199,9 @@ ROUTES: tuple[Route, ...] = (
           "Let this exact call pass, once", approvals.ApprovalOut, body=Ruling),
     Route("POST", "/approvals/{id}/deny", _APPROVERS, approvals.deny, "Deny the call",
           approvals.ApprovalOut, body=Ruling),
-    Route("GET", "/traces", _READERS, traces.list_traces, "List records, newest first",
+    Route("GET", "/traces", _TRACE_READERS, traces.list_traces, "List records, newest first",
           Listing[traces.TraceOut], query=traces.TracesQuery),
-    Route("GET", "/traces/{id}", _READERS, traces.get, "Read a call's records and payloads",
+    Route("GET", "/traces/{id}", _TRACE_READERS, traces.get, "Read a call's records and payloads",
           traces.FullTrace),
     Route("GET", "/notifications", _ADMIN, notifications.list_notifications,
           "List who is told of what", Listing[notifications.NotificationOut], query=ListQuery),
@@ -204,6 +210,19 @@ ROUTES: tuple[Route, ...] = (
           body=NewNotification, status=201),
     Route("DELETE", "/notifications/{id}", _ADMIN, notifications.remove,
           "Tell it nothing more", None, status=204),
+    Route("GET", "/extensions", _READERS, extensions.list_extensions, "List extensions",
+          Listing[extensions.ExtensionOut], query=ListQuery),
+    Route("POST", "/extensions", _ADMIN, extensions.create,
+          "Make an extension; its key and signing secret are shown once",
+          extensions.NewExtensionOut, body=NewExtension, status=201),
+    Route("DELETE", "/extensions/{id}", _ADMIN, extensions.remove, "End an extension",
+          extensions.ExtensionOut),
+    Route("POST", "/extensions/{id}/rotate", _ADMIN, extensions.rotate,
+          "Give an extension a new key and signing secret, shown once",
+          extensions.NewExtensionOut),
+    Route("POST", "/webhooks/ingest", _SENDERS, webhook.described,
+          "Ask before a tool call, or report one: an event, or up to 100", IngestAnswer,
+          body=EventIn, door=webhook.ingest),
     Route("GET", "/policy/status", _READERS, policy_bundles.status,
           "Read which policy decides, and why other sources do not",
           policy_bundles.PolicyStatusOut),
@@ -226,7 +245,7 @@ def routes(context: ApiContext) -> list[HttpRoute]:
     The application also needs `gateway.api.errors.EXCEPTION_HANDLERS`.
     """
     found = [
-        HttpRoute(BASE + path, Endpoint(context, group).__call__, methods=_methods(group))
+        HttpRoute(path, Endpoint(context, group).__call__, methods=_methods(group))
         for path, group in _by_path(ROUTES).items()
     ]
     # A browser comes back here without a key, with what counts once.
@@ -253,7 +272,7 @@ def _health(context: ApiContext, *, with_details: bool) -> list[HttpRoute]:
 @cache
 def specification() -> bytes:
     """The API's OpenAPI 3.1 document; made when first asked for, since start-up is hurried."""
-    return openapi.document(ROUTES, BASE)
+    return openapi.document(ROUTES)
 
 
 async def _specification(_request: Request) -> Response:
@@ -267,7 +286,7 @@ async def _nothing_here(_request: Request) -> Response:
 def _by_path(table: Sequence[Route]) -> dict[str, list[Route]]:
     found: dict[str, list[Route]] = {}
     for route in table:
-        found.setdefault(route.path, []).append(route)
+        found.setdefault(route.base + route.path, []).append(route)
     return found
 
 

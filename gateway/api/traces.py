@@ -9,8 +9,9 @@ from sqlalchemy import Connection, Row
 from gateway.api.call import ApiCall
 from gateway.api.models import Listing, ListQuery, Output, listing
 from gateway.registry import traces
+from gateway.registry.faults import Forbidden
 from gateway.registry.fields import Id, Time
-from gateway.values import Risk
+from gateway.values import Risk, Role
 
 _Tool = Annotated[str, Field(min_length=1, max_length=512)]
 
@@ -68,6 +69,7 @@ class FullTrace(Output):
 
 async def list_traces(call: ApiCall, query: TracesQuery) -> Listing[TraceOut]:
     wanted = traces.Filter(
+        sender=_sender(call),
         time_range=query.time_range,
         start=query.from_,
         end=query.to,
@@ -87,12 +89,24 @@ async def list_traces(call: ApiCall, query: TracesQuery) -> Listing[TraceOut]:
 async def get(call: ApiCall) -> FullTrace:
     """One call with its payloads opened, or one record by its own id."""
 
+    sender = _sender(call)
+
     def read(connection: Connection) -> FullTrace:
-        rows = traces.get(connection, call.project_id, call.path["id"])
+        rows = traces.get(connection, call.project_id, call.path["id"], sender)
         records = [_opened(call, connection, row) for row in rows]
         return FullTrace(trace_id=call.path["id"], records=records)
 
     return await call.read(read)
+
+
+def _sender(call: ApiCall) -> str | None:
+    """An extension reads what became of its own events, if it may at all."""
+    if call.key.role is not Role.EXTENSION:
+        return None
+    view = call.context.registry.directory.view(call.project_id)
+    if "traces:read" not in view.extensions[call.key.id].scopes:
+        raise Forbidden("This extension has not the scope traces:read.")
+    return call.key.id
 
 
 def _shown(row: Row[Any]) -> TraceOut:

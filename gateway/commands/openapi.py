@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from gateway.api.openapi import document
-from gateway.api.routes import BASE, ROUTES
+from gateway.api.routes import ROUTES
 from gateway.commands.options import told_plainly
 
 app = typer.Typer()
@@ -19,7 +19,7 @@ def openapi(
     ] = None,
 ) -> None:
     """Print the API's description, OpenAPI 3.1 in JSON."""
-    text = document(ROUTES, BASE)
+    text = document(ROUTES)
     if output is None:
         typer.echo(text)
         return

@@ -6,7 +6,7 @@ Admission does not trust this copy: it reads the database again, inside its tran
 """
 
 import hashlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from typing import Any
@@ -16,6 +16,7 @@ from sqlalchemy import Connection, select
 
 from gateway.keyring import Keyring
 from gateway.registry.credentials import unseal
+from gateway.registry.platforms import Extension, extension
 from gateway.store import tables
 from gateway.values import (
     Action,
@@ -64,6 +65,8 @@ class ProjectView:
     budgets: tuple[Budget, ...]
     stops: tuple[Stop, ...]
     keys: Mapping[KeyId, Key]
+    extensions: Mapping[KeyId, Extension] = field(default_factory=dict)
+    """Those whose key lives."""
     _matching: dict[_Kind, tuple[Rule, ...]] = field(
         default_factory=dict, repr=False, compare=False
     )
@@ -181,7 +184,7 @@ class Directory:
     def _load_project(self, connection: Connection, project_id: ProjectId) -> None:
         def rows(table: Any, *conditions: Any) -> list[Any]:
             query = select(table).where(table.c.project_id == project_id, *conditions)
-            return list(connection.execute(query.order_by(table.c.id)))
+            return list(connection.execute(query.order_by(*table.primary_key)))
 
         row = connection.execute(
             select(tables.projects).where(tables.projects.c.id == project_id)
@@ -210,11 +213,27 @@ class Directory:
             budgets=tuple(_budget(r) for r in rows(tables.budgets)),
             stops=tuple(_stop(r) for r in rows(tables.stops, tables.stops.c.lifted_at.is_(None))),
             keys={key.id: key for key in keys.values()},
+            extensions=self._extensions(keys.values(), rows),
         )
         # A new dict, then one assignment: a reader in another thread sees the old or the new.
         others = {k: v for k, v in self._by_secret.items() if v.project_id != project_id}
         self._by_secret = others | keys
         self._projects = self._projects | {project_id: view}
+
+    def _extensions(
+        self, keys: Iterable[Key], rows: Callable[[Any], list[Any]]
+    ) -> dict[KeyId, Extension]:
+        living = {key.id for key in keys if key.role is Role.EXTENSION}
+        if not living:
+            return {}
+        named: dict[str, list[Any]] = {}
+        for row in rows(tables.extension_agents):
+            named.setdefault(row.extension_id, []).append(row)
+        return {
+            KeyId(row.id): extension(row, named.get(row.id, ()), self._keyring)
+            for row in rows(tables.extensions)
+            if row.id in living
+        }
 
     def _server(self, row: Any, versions: Mapping[str, str]) -> Server:
         credential = unseal(self._keyring, row.id, row.server_url, row.auth_sealed)

@@ -11,7 +11,7 @@ from sqlalchemy import Connection, Row, func, insert, select, update
 from gateway.ids import new_id
 from gateway.registry import pages
 from gateway.registry.core import Change
-from gateway.registry.faults import Conflict, Invalid
+from gateway.registry.faults import Conflict, Invalid, Missing
 from gateway.registry.fields import Id, Input, Name, Time
 from gateway.registry.pages import Page
 from gateway.store import tables
@@ -22,6 +22,7 @@ PREFIXES = {
     Role.ADMIN: "gwa_",
     Role.APPROVER: "gwr_",
     Role.AUDITOR: "gwv_",
+    Role.EXTENSION: "ext_",
 }
 _SECRET_BYTES = 32
 _LISTED = [column for column in tables.keys.c if column.name != "secret_sha256"]
@@ -109,15 +110,17 @@ def revoke(change: Change, key_id: str) -> Row[Any]:
 
 
 def get(connection: Connection, project_id: str, key_id: str) -> Row[Any]:
-    """Raises `Missing`."""
-    pages.one(connection, tables.keys, project_id, key_id, "key")
+    """Raises `Missing`, for an extension's key too: see `gateway.registry.extensions`."""
+    if pages.one(connection, tables.keys, project_id, key_id, "key").role == Role.EXTENSION:
+        raise Missing("key")
     return connection.execute(select(*_LISTED).where(tables.keys.c.id == key_id)).one()
 
 
 def listed(
     connection: Connection, project_id: str, cursor: str | None, limit: int
 ) -> Page[Row[Any]]:
-    query = select(*_LISTED).where(tables.keys.c.project_id == project_id)
+    k = tables.keys.c
+    query = select(*_LISTED).where(k.project_id == project_id, k.role != Role.EXTENSION)
     return pages.page(connection, query, tables.keys.c.id, cursor, limit)
 
 

@@ -6,7 +6,7 @@ from typing import Any, Literal
 
 import orjson
 from cryptography.exceptions import InvalidTag
-from sqlalchemy import ColumnElement, Connection, Row, select
+from sqlalchemy import ColumnElement, Connection, Row, Select, select
 
 from gateway import clock
 from gateway.keyring import Keyring
@@ -50,6 +50,8 @@ class Filter:
     tool: str | None = None
     risk: str | None = None
     kind: str | None = None
+    sender: str | None = None
+    """Only records of events that this extension sent."""
 
     def _decided(self) -> list[ColumnElement[bool]]:
         match self.decision:
@@ -74,6 +76,8 @@ class Filter:
         found += self._decided()
         if self.time_range in _RANGES:
             found.append(_t.ts >= clock.after(now, -_RANGES[self.time_range]))
+        if self.sender is not None:
+            found.append(_t.call_id.in_(_sent_by(self.sender)))
         if self.start is not None:
             found.append(_t.ts >= self.start)
         if self.end is not None:
@@ -102,12 +106,16 @@ def listed(
     return pages.page_back(connection, query, (_t.ts, _t.idx), cursor, limit)
 
 
-def get(connection: Connection, project_id: str, trace_id: str) -> list[Row[Any]]:
+def get(
+    connection: Connection, project_id: str, trace_id: str, sender: str | None = None
+) -> list[Row[Any]]:
     """A call's records in their order, or the one record with this id.
 
-    Raises `Missing`.
+    With ``sender`` only what an extension's events have left. Raises `Missing`.
     """
     mine = select(tables.trace).where(_t.project_id == project_id)
+    if sender is not None:
+        mine = mine.where(_t.call_id.in_(_sent_by(sender)))
     rows = list(
         connection.execute(mine.where(_t.call_id == trace_id).order_by(_t.idx).limit(_MAX_RELATED))
     )
@@ -128,6 +136,10 @@ def open_payloads(connection: Connection, keyring: Keyring, row: Row[Any]) -> di
     for stored in connection.execute(query):
         shown[stored.field] = _open(connection, keys, stored)
     return shown
+
+
+def _sent_by(sender: str) -> Select[tuple[str]]:
+    return select(tables.events.c.trace_id).where(tables.events.c.sender == sender)
 
 
 def _open(connection: Connection, keys: PayloadKeys, stored: Row[Any]) -> Payload:

@@ -66,7 +66,7 @@ class Policy:
             pinned=pinned,
             verdict=verdict,
             enforced=enforcement is not Enforcement.MONITOR,
-            risk=Risk.HIGH if pinned.tool is None else pinned.tool.risk,
+            risk=_presumed(pinned) if pinned.tool is None else pinned.tool.risk,
             policy_input=question,
         )
 
@@ -123,13 +123,19 @@ def _origin(url: str) -> str:
     return f"{parts.scheme}://{host}" if host else ""
 
 
+def _presumed(pinned: Pinned) -> Risk:
+    """The risk of a tool that no scan knows: the worst but one, unless a platform described it."""
+    event = pinned.call.event
+    return Risk.HIGH if event is None else Risk(event.risk)
+
+
 def _tool(pinned: Pinned) -> Mapping[str, Json]:
     tool = pinned.tool
     if tool is None:
         return {
             "name": pinned.call.tool_name,
-            "risk": Risk.HIGH,
-            "risk_computed": Risk.HIGH,
+            "risk": _presumed(pinned),
+            "risk_computed": _presumed(pinned),
             "pin": "UNKNOWN" if pinned.must_ask else "UNPINNED",
             "annotations": {},
             "definition_sha256": None,

@@ -25,6 +25,9 @@ class ToolPins:
         project = call.caller.project
         tools = self._directory.view(project.id).tools[call.caller.server.id]
         tool = tools.get(call.tool_name)
+        if call.caller.control_plane and (tool is None or tool.pin == "PENDING"):
+            # Platforms have tools that no scan can see; what was never accepted is pinned to none.
+            return Pinned(cleared, None, must_ask=False)
         if tool is None:
             if project.unknown_tools == "deny" or _folds_to_known(call.tool_name, tools):
                 raise Refused("unknown_tool")

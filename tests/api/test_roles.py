@@ -8,7 +8,7 @@ import pytest
 from gateway.api.endpoint import Route
 from gateway.api.routes import ROUTES
 from gateway.values import Role
-from tests.api.world import World
+from tests.api.world import PUBLIC_URL, World
 
 pytestmark = pytest.mark.anyio
 
@@ -17,13 +17,13 @@ def _named(route: Route) -> str:
     return f"{route.method} {route.path}"
 
 
-def _filled(path: str, row_id: str = "srv_0") -> str:
-    return re.sub(r"\{\w+\}", row_id, path).lstrip("/")
+def _filled(route: Route, row_id: str = "srv_0") -> str:
+    return PUBLIC_URL + route.base + re.sub(r"\{\w+\}", row_id, route.path)
 
 
 async def _send(client: httpx.AsyncClient, route: Route, row_id: str = "srv_0") -> httpx.Response:
     json: dict[str, str] | None = {} if route.body is not None else None
-    return await client.request(route.method, _filled(route.path, row_id), json=json)
+    return await client.request(route.method, _filled(route, row_id), json=json)
 
 
 async def test_a_role_that_the_table_does_not_name_is_refused_everywhere(world: World) -> None:
@@ -76,6 +76,7 @@ MAKE = {
         "notifications",
         {"name": "n", "kind": "webhook", "url": "https://hooks.example.com/"},
     ),
+    "extensions": ("extensions", {"name": "e", "type": "custom", "scopes": ["decide"]}),
 }
 
 
@@ -116,7 +117,7 @@ async def test_another_projects_id_answers_exactly_as_a_missing_one(
     answers = []
     async with world.client(role) as client:
         for row_id in (foreign_id, missing_id):
-            path = _filled(route.path, row_id)
+            path = _filled(route, row_id)
             answer = await client.request(route.method, path, json=BODIES.get(_named(route)))
             assert answer.status_code == 404, answer.text
             error = answer.json()["error"]

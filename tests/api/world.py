@@ -1,35 +1,45 @@
 """A real database, the API over it in memory, and keys of every role in two projects."""
 
-from collections.abc import AsyncIterator, Iterator, Mapping
+import base64
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import httpx
-from sqlalchemy import insert
+from sqlalchemy import Row, insert
 from starlette.applications import Starlette
 
-from gateway.api.context import ApiContext, Question, Readiness
+from gateway.api.context import ApiContext, Readiness
 from gateway.api.errors import EXCEPTION_HANDLERS
 from gateway.api.routes import BASE, routes
 from gateway.clock import after
+from gateway.dry_run import DryRun, Question
+from gateway.extensions.control_plane import ControlPlane
 from gateway.ids import new_id
 from gateway.keyring import encrypt
 from gateway.policy.activation import PolicyStatus
 from gateway.policy.replay import Replay
-from gateway.registry import projects
+from gateway.policy.risk import RiskAssessment, RiskAssessor
+from gateway.registry import extensions, projects
 from gateway.registry.consents import Granted
 from gateway.registry.core import Actor
+from gateway.registry.extensions import NewExtension
 from gateway.registry.faults import Unready
 from gateway.registry.keys import NewKey, create
 from gateway.registry.pins import Assessment, Scan
 from gateway.registry.projects import NewProject
+from gateway.reports import Reports
 from gateway.state import State, open_state
+from gateway.steps.policy import Policy
 from gateway.store import tables
 from gateway.values import Json, Key, ProjectId, Risk, Role, Server, Stop
 from gateway.what_if import Candidate
+from tests import builders
+from tests.pipeline_world import Line, a_line
 
+SCOPES = ["webhook:ingest", "decide", "traces:read"]
 PUBLIC_URL = "https://gateway.example.com"
 
 
@@ -102,6 +112,8 @@ class World:
     foreign_id: ProjectId
     foreign: str
     """An admin's secret in the other project."""
+    line: Line
+    """The pipeline behind the control plane; its policy says what a test has it say."""
 
     @asynccontextmanager
     async def client(self, key: str | Role | None = Role.ADMIN) -> AsyncIterator[httpx.AsyncClient]:
@@ -121,6 +133,15 @@ class World:
         found = self.state.directory.key_of(secret)
         assert found is not None
         return found, secret
+
+    def extension(self, **given: Any) -> tuple[Row[Any], str, bytes]:
+        """Make an extension: its row, its key, its signing secret."""
+        usual = {"name": "crm", "type": "custom"} | {"scopes": SCOPES}
+        new = NewExtension.model_validate(usual | given)
+        row, key, signing = self.state.registry.change_now(
+            Actor.operator(self.project_id), lambda change: extensions.create(change, new)
+        )
+        return row, key, base64.b64decode(signing.removeprefix("whsec_"))
 
     def approval(self, secret: str, *, seconds: float = 1800, **given: Any) -> str:
         """Put an approval into the table as admission would, asked for by the key."""
@@ -154,12 +175,46 @@ class World:
         return approval_id
 
 
+class FakeRisks(RiskAssessor):
+    """LOW, unless the tool's name begins with what deletes."""
+
+    def __init__(self) -> None:
+        pass
+
+    async def risks(self, definitions: Sequence[Mapping[str, Json]]) -> list[RiskAssessment]:
+        return [
+            RiskAssessment(Risk.HIGH if str(one["name"]).startswith("delete") else Risk.LOW, ())
+            for one in definitions
+        ]
+
+
+def a_control_plane(line: Line, risks: RiskAssessor | None = None) -> ControlPlane:
+    """Over the line's pipeline; its policy is at revision ``1``."""
+    state, pipeline = line.world.state, line.pipeline
+    dry_run = DryRun(
+        state.directory,
+        pipeline.emergency_stop,
+        pipeline.tool_pins,
+        pipeline.policy,
+        pipeline.budget,
+        pipeline.refused_calls,
+    )
+    reports = Reports(state.writer, state.log, state.ledger)
+    return ControlPlane(
+        pipeline, dry_run, risks or FakeRisks(), reports, state.registry, lambda: "1"
+    )
+
+
 @contextmanager
-def a_world(folder: Path) -> Iterator[World]:
+def a_world(
+    folder: Path, policy: Policy | None = None, risks: RiskAssessor | None = None
+) -> Iterator[World]:
     """Two projects; in the first a key of each role, the approver's owner being Robin."""
     upstream = Upstream()
     with open_state(folder, create=True) as state:
+        line = a_line(builders.World(state), policy)
         context = ApiContext(
+            control_plane=a_control_plane(line, risks),
             registry=state.registry,
             public_url=PUBLIC_URL,
             scan=upstream.scan,
@@ -186,10 +241,12 @@ def a_world(folder: Path) -> Iterator[World]:
             keys={Role.ADMIN: admin},
             foreign_id=ProjectId(other.id),
             foreign=foreign,
+            line=line,
         )
         for role in (Role.PROJECT, Role.APPROVER, Role.AUDITOR):
             owner = {"owner": "Robin"} if role is Role.APPROVER else {}
             world.keys[role] = world.key(role, **owner)[1]
+        world.keys[Role.EXTENSION] = world.extension()[1]
         yield world
 
 

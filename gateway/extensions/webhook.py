@@ -1,0 +1,90 @@
+"""``POST /webhooks/ingest``: an event, or up to a hundred of them, decided or recorded."""
+
+import asyncio
+from collections.abc import Mapping
+from math import ceil
+from typing import Any
+
+from pydantic import ValidationError
+from starlette.requests import Request
+from starlette.responses import Response
+
+from gateway.api.call import ApiCall
+from gateway.api.context import ApiContext
+from gateway.api.endpoint import Route, strict_json
+from gateway.api.errors import FORESEEN, ApiError, answer, details_of, error_of, faulty
+from gateway.extensions.door import admitted, reply
+from gateway.extensions.events import EventIn
+from gateway.extensions.told import Told
+from gateway.mcp.strictness import check_values
+from gateway.reports import Activity
+from gateway.values import Json, Key
+
+MOST_EVENTS = 100
+
+
+async def ingest(context: ApiContext, route: Route, request: Request, request_id: str) -> Response:
+    """The door. Raises `FORESEEN`."""
+    key, raw = await admitted(context, route, request)
+    document = strict_json(request, raw)
+    if isinstance(document, list):
+        if not 0 < len(document) <= MOST_EVENTS:
+            raise ApiError(400, f"Send 1 to {MOST_EVENTS} events at once.")
+        items = await asyncio.gather(*(_item(context, key, one, request_id) for one in document))
+        return reply(200, items, request_id)
+    try:
+        event_id, said = await take(context, key, document)
+    except FORESEEN as fault:
+        return answer(fault, request_id)
+    headers = {"Retry-After": "1"} if said.status == 503 else {}
+    return reply(said.status, said.body(event_id), request_id, **headers)
+
+
+async def take(context: ApiContext, key: Key, document: Json) -> tuple[str, Told]:
+    """One event: its id, and what is said to it. Raises `FORESEEN`; counts either way."""
+    plane = context.control_plane
+    sender = plane.senders.sender(key)
+    try:
+        wait = plane.take(sender)
+        if wait > 0:
+            message = "This extension's rate of events is exceeded; wait and try again."
+            raise ApiError(429, message, headers={"Retry-After": str(ceil(wait))})
+        event = _read(document)
+        said = await plane.event(key, document, event)
+    except FORESEEN as fault:
+        if sender.extension is not None:
+            plane.reports.note(Activity(key.id, error=error_of(fault).message))
+        raise
+    if sender.extension is not None:
+        plane.reports.note(Activity(key.id, events=1))
+    return event.event_id or "", said
+
+
+async def _item(
+    context: ApiContext, key: Key, document: Json, request_id: str
+) -> Mapping[str, Any]:
+    try:
+        event_id, said = await take(context, key, document)
+    except FORESEEN as fault:
+        error = error_of(fault)
+        return {
+            "event_id": document.get("event_id") if isinstance(document, dict) else None,
+            "status": error.status,
+            "error": error.body(request_id),
+        }
+    return {"status": said.status, **said.body(event_id)}
+
+
+def _read(document: Json) -> EventIn:
+    if not isinstance(document, dict):
+        raise ApiError(400, "An event is a JSON object.")
+    check_values(document)
+    try:
+        return EventIn.model_validate(document)
+    except ValidationError as fault:
+        raise faulty(details_of(fault)) from None
+
+
+async def described(_call: ApiCall, _body: EventIn) -> None:
+    """Names the route in the API's description; `ingest` takes it."""
+    raise AssertionError("the door takes this route")

@@ -1,0 +1,1 @@
+"""The Extension API, over a real database and pipeline."""
