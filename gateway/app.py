@@ -59,6 +59,7 @@ from gateway.settings import Settings
 from gateway.state import State, open_state
 from gateway.steps.approvals import Approvals
 from gateway.steps.authenticate import Authenticate
+from gateway.steps.breaker import Breaker
 from gateway.steps.budget import BudgetLook
 from gateway.steps.emergency_stop import EmergencyStop
 from gateway.steps.inspection import Inspection
@@ -239,6 +240,7 @@ def build(
         handles=handles,
         emergency_stop=emergency_stop,
         tool_pins=tool_pins,
+        breaker=Breaker(),
         policy=policy,
         budget=budget,
         approvals=Approvals(),
@@ -408,7 +410,11 @@ async def _run(
         asyncio.create_task(management.run_until_told()),
     ]
     house = Housekeeping(
-        state, gateway.pipeline.refused_calls, gateway.stop_file, gateway.cancel_calls
+        state,
+        gateway.pipeline.refused_calls,
+        gateway.stop_file,
+        gateway.pipeline.breaker,
+        gateway.cancel_calls,
     )
     always = [
         asyncio.create_task(house.run()),

@@ -30,6 +30,7 @@ from gateway.values import (
     Pinned,
     Request,
     ServerId,
+    Steady,
 )
 
 
@@ -87,7 +88,7 @@ class DryRun:
         tools = self.directory.view(caller.project.id).tools.get(caller.server.id, {})
         tool = tools.get(call.tool_name)
         pinned = Pinned(Cleared(call, self.directory.epoch), tool, must_ask=False)
-        decision = await self.policy.decide(pinned)
+        decision = await self.policy.decide(Steady(pinned))
         return Looked(decision, (*blocked_by, *self._over_budget(decision)))
 
     def _blocked_by(self, call: Call) -> list[str]:

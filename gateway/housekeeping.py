@@ -11,11 +11,13 @@ from sqlalchemy.exc import SQLAlchemyError
 from gateway.budget_alerts import BudgetAlerts
 from gateway.refused_calls import RefusedCalls
 from gateway.registry import budgets, outbox, stops
+from gateway.registry.breaker_trips import note
 from gateway.registry.core import Actor, Change
 from gateway.registry.stop_file import StopFile
 from gateway.state import State
+from gateway.steps.breaker import Breaker
 from gateway.store.writer import WriterStopped
-from gateway.values import Stop
+from gateway.values import Stop, StopId
 
 SECONDS = 0.5
 
@@ -29,6 +31,7 @@ class Housekeeping:
     state: State
     refused_calls: RefusedCalls
     stop_file: StopFile
+    breaker: Breaker
     cancel_calls: Callable[[Stop], int]
     _stopped: bool = False
     _forgot_at: str = ""
@@ -45,6 +48,7 @@ class Housekeeping:
 
     async def once(self) -> None:
         await self._look_for_stop()
+        await self._note_trips()
         await self.refused_calls.flush()
         await self.state.settlement.retry()
         await self._alerts.look()
@@ -58,6 +62,21 @@ class Housekeeping:
             await self._on_every_trail(partial(stops.raised_by_file, reason=stop.reason))
         elif stop is None and before:
             await self._on_every_trail(stops.lifted_by_file)
+
+    async def _note_trips(self) -> None:
+        while (trip := self.breaker.trip()) is not None:
+            by = Actor.gateway(trip.project_id)
+            try:
+                stopped = await self.state.registry.change(by, partial(note, trip=trip))
+            except (SQLAlchemyError, WriterStopped) as fault:
+                _log.error("the circuit breaker is not on the trail yet", why=str(fault))
+                self.breaker.trip_again(trip)
+                return
+            if stopped and trip.agent_id is not None:
+                why = "the circuit breaker opened"
+                agent = Stop(StopId(trip.agent_id), trip.project_id, "agent", trip.agent_id, why)
+                self.cancel_calls(agent)
+                self.breaker.close(trip.agent_id, trip.key_id)
 
     async def _on_every_trail(self, note: Callable[[Change], object]) -> None:
         for view in self.state.directory.projects():

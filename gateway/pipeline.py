@@ -1,6 +1,6 @@
 """One tool call, top to bottom. Read this first.
 
-    bytes ─ authenticate ─ parse ─ emergency stop ─ tool pin ─ policy ─ budget ─ approval ─ admit
+    bytes ─ authenticate ─ parse ─ stop ─ tool pin ─ breaker ─ policy ─ budget ─ approval ─ admit
                                                                                              │
     answer ◄──────────────────────────────────────────────── settle ◄ inspect ◄ forward ◄─ Permit
 
@@ -33,6 +33,7 @@ from gateway.registry.directory import Directory
 from gateway.settlement import Settlement, SettlingEvents
 from gateway.steps.approvals import Approvals
 from gateway.steps.authenticate import Authenticate
+from gateway.steps.breaker import Breaker
 from gateway.steps.budget import BudgetLook
 from gateway.steps.emergency_stop import EmergencyStop
 from gateway.steps.enforcement import enforce, strictest
@@ -68,6 +69,7 @@ class Pipeline:
     handles: Handles
     emergency_stop: EmergencyStop
     tool_pins: ToolPins
+    breaker: Breaker
     policy: Policy
     budget: BudgetLook
     approvals: Approvals
@@ -197,7 +199,8 @@ class Pipeline:
         """Every question, asked before anything changes. Raises `Refused`."""
         cleared = self.emergency_stop.clear(call)
         pinned = self.tool_pins.match(cleared)
-        decision = await self.policy.decide(pinned)
+        steady = self.breaker.watch(pinned)
+        decision = await self.policy.decide(steady)
         allowed = enforce(decision)
         affordable = self.budget.look(allowed)
         return self.approvals.find(affordable)
@@ -208,6 +211,7 @@ class Pipeline:
         try:
             permit = await self.admission.admit(approved)
         except Refused as refused:
+            self.breaker.refused(call, refused)
             trace_id = call.id if refused.leaf else self.refused_calls.count(call, refused)
             return Settled(answers.refused_call(call, refused, trace_id))
         except Exception as fault:  # noqa: BLE001 - nothing is durable, so nothing is sent
@@ -251,6 +255,7 @@ class Pipeline:
 
     async def _refuse(self, call: Call, refused: Refused) -> Answer:
         """A refusal is written down before it is told; one that cannot be is a 503."""
+        self.breaker.refused(call, refused)
         if refused.detail:
             _log.warning("refused", call=call.id, reason=refused.reason, detail=refused.detail)
         try:

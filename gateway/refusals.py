@@ -17,7 +17,7 @@ dashboard use; each reason belongs to one code::
      ├─ -31008 engine       policy_unavailable
      ├─ -31009 withheld     answer_too_large, answer_unreadable
      ├─ -31010 fault        internal, not_forwarded, trace_unavailable
-     └─ -31011 rate         rate_limited
+     └─ -31011 rate         rate_limited, breaker_open
 """
 
 from dataclasses import dataclass, field
@@ -66,6 +66,9 @@ REASONS: dict[str, Reason] = {
     "not_forwarded": Reason(-31010, "yes", "The call was admitted too late and was not sent."),
     "trace_unavailable": Reason(-31010, "yes", "The trace cannot be written; nothing was sent."),
     "rate_limited": Reason(-31011, "later", "Too many calls with this key."),
+    "breaker_open": Reason(
+        -31011, "later", "Too many identical or refused calls; the breaker is open."
+    ),
 }
 
 

@@ -91,6 +91,11 @@ class Project:
     approval_ttl_seconds: int
     record_inputs: Literal["all", "log_only", "none"]
     retention_days: int
+    breaker_repeats: int | None = None
+    """Identical calls of an agent or key in a minute, beyond which its circuit breaker opens."""
+    breaker_refusals: int | None = None
+    """Refusals in a minute, likewise."""
+    breaker_action: Literal["ask", "pause", "suspend"] = "ask"
 
 
 @dataclass(frozen=True, slots=True)
@@ -325,6 +330,10 @@ class Pinned:
     @property
     def call(self) -> Call:
         return self.cleared.call
+
+
+Steady = NewType("Steady", Pinned)
+"""The agent does not run in circles, or must ask because it does."""
 
 
 @dataclass(frozen=True, slots=True)

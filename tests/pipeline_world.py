@@ -16,6 +16,7 @@ from gateway.refused_calls import RefusedCalls
 from gateway.registry.stop_file import StopFile
 from gateway.steps.approvals import Approvals
 from gateway.steps.authenticate import Authenticate
+from gateway.steps.breaker import Breaker
 from gateway.steps.budget import BudgetLook
 from gateway.steps.emergency_stop import EmergencyStop
 from gateway.steps.inspection import Inspection
@@ -149,6 +150,7 @@ def a_line(world: World, policy: Policy | None = None) -> Line:
         authenticate=Authenticate(directory, now, lambda _: 0.0),
         handles=Handles(Seals(state.keyring.handles)),
         emergency_stop=EmergencyStop(directory, lambda: stop_file.seen),
+        breaker=Breaker(),
         tool_pins=ToolPins(directory),
         policy=policy or fake,
         budget=BudgetLook(directory, state.ledger, now),

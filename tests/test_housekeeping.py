@@ -9,6 +9,7 @@ from gateway.housekeeping import Housekeeping
 from gateway.refusals import Refused
 from gateway.refused_calls import RefusedCalls
 from gateway.registry.stop_file import StopFile
+from gateway.steps.breaker import Breaker
 from gateway.values import Action, Stop
 from tests.builders import World, a_state
 
@@ -33,7 +34,7 @@ async def test_the_stop_file_cuts_calls_voids_approvals_and_stands_on_the_trail(
 
     stop_file = StopFile(state.data_dir)
     refused_calls = RefusedCalls(state.writer, state.log, state.clock.now)
-    house = Housekeeping(state, refused_calls, stop_file, cancel)
+    house = Housekeeping(state, refused_calls, stop_file, Breaker(), cancel)
     with pytest.raises(Refused):
         await world.admission().admit(world.approved(Action.REQUIRE_APPROVAL))
     await house.once()
@@ -54,8 +55,50 @@ async def test_the_stop_file_cuts_calls_voids_approvals_and_stands_on_the_trail(
 async def test_a_budget_that_ran_out_is_told(world: World) -> None:
     state = world.state
     refused_calls = RefusedCalls(state.writer, state.log, state.clock.now)
-    house = Housekeeping(state, refused_calls, StopFile(state.data_dir), lambda _: 0)
+    house = Housekeeping(state, refused_calls, StopFile(state.data_dir), Breaker(), lambda _: 0)
     world.add_budget(1)
     await world.admission().admit(world.approved())
     await house.once()
     assert [r["event"] for r in world.records(kind="event")] == ["budget.exceeded"]
+
+
+@pytest.mark.parametrize(("action", "state"), [("pause", "PAUSED"), ("suspend", "SUSPENDED")])
+async def test_an_agent_that_runs_in_circles_is_stopped_for_good(
+    world: World, action: str, state: str
+) -> None:
+    world.set("projects", "prj_1", breaker_repeats=2, breaker_action=action)
+    breaker, cut = Breaker(), []
+
+    def cancel(stop: Stop) -> int:
+        cut.append((stop.scope, stop.target_id))
+        return 0
+
+    refused_calls = RefusedCalls(world.state.writer, world.state.log, world.state.clock.now)
+    stop_file = StopFile(world.state.data_dir)
+    house = Housekeeping(world.state, refused_calls, stop_file, breaker, cancel)
+    for _ in range(2):
+        breaker.watch(world.decision().pinned)
+    for _ in range(3):
+        with pytest.raises(Refused, match="breaker_open"):
+            breaker.watch(world.decision().pinned)
+    await house.once()
+    assert world.rows("SELECT state FROM agents") == [(state,)]
+    assert cut == [("agent", "agt_1")]
+    events = world.records(kind="event")
+    assert [r["event"] for r in events] == ["breaker.tripped", f"agent.{action}"]
+    assert (events[0]["agent"], events[0]["cause"], events[0]["limit"]) == ("agt_1", "repeats", 2)
+    # Once a person resumes it, it begins anew.
+    breaker.watch(world.decision().pinned)
+
+
+async def test_a_breaker_that_only_asks_pauses_nobody(world: World) -> None:
+    world.set("projects", "prj_1", breaker_repeats=1)
+    breaker = Breaker()
+    refused_calls = RefusedCalls(world.state.writer, world.state.log, world.state.clock.now)
+    stop_file = StopFile(world.state.data_dir)
+    house = Housekeeping(world.state, refused_calls, stop_file, breaker, lambda _: 0)
+    for _ in range(3):
+        breaker.watch(world.decision().pinned)
+    await house.once()
+    assert world.rows("SELECT state FROM agents") == [("ACTIVE",)]
+    assert [r["event"] for r in world.records(kind="event")] == ["breaker.tripped"]

@@ -95,7 +95,7 @@ def budget_filled_meanwhile(line: Line) -> None:
     window = line.world.budgets[0].window_at(line.world.state.clock.now())
 
     def fill(connection: Connection) -> None:
-        sql = "INSERT INTO budget_windows VALUES (?, ?, 1, 0)"
+        sql = "INSERT INTO budget_windows VALUES (?, ?, 1, 0, 0)"
         connection.exec_driver_sql(sql, (budget, window))
 
     meanwhile(lambda line: line.world.change(fill))(line)

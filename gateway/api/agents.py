@@ -9,6 +9,7 @@ from gateway.api.call import ApiCall
 from gateway.api.models import Listing, ListQuery, Output, listing
 from gateway.registry import agents, budgets
 from gateway.registry.agents import AgentPatch, Move, NewAgent
+from gateway.values import Stop, StopId
 
 
 class AgentOut(Output):
@@ -63,7 +64,13 @@ async def list_budgets(call: ApiCall, query: ListQuery) -> Listing[BudgetOut]:
 
 
 async def _move(call: ApiCall, to: Move) -> AgentOut:
-    return await call.change(lambda change: _shown(agents.move(change, call.path["id"], to)))
+    moved = await call.change(lambda change: _shown(agents.move(change, call.path["id"], to)))
+    if moved.state != "ACTIVE":
+        # As a stop does: in force with the commit, and after it what still runs is cut.
+        why = f"the agent is {moved.state}"
+        stop = Stop(StopId(moved.id), call.project_id, "agent", moved.id, why)
+        call.context.cancel_calls(stop)
+    return moved
 
 
 def _shown(row: Row[Any]) -> AgentOut:

@@ -26,6 +26,9 @@ class ProjectOut(Output):
     record_inputs: str
     retention: int
     """Days that payloads are kept."""
+    breaker_repeats: int | None
+    breaker_refusals: int | None
+    breaker_action: str
     created_at: str
 
 

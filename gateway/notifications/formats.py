@@ -16,6 +16,7 @@ _TITLES: Mapping[str, str] = {
     "stop.raised": "Emergency stop",
     "policy.failed": "A policy did not become active; the last good one decides",
     "anchor.failed": "The log could not be anchored",
+    "breaker.tripped": "An agent runs in circles",
 }
 
 

@@ -11,6 +11,8 @@ from gateway.registry.faults import Conflict
 from gateway.registry.fields import Description, Input, Name, Patch, unsent
 from gateway.registry.pages import Page
 from gateway.store import tables
+from gateway.trace.record import Field as Code
+from gateway.values import Role
 
 Move = Literal["pause", "resume", "suspend", "revoke"]
 
@@ -80,11 +82,37 @@ def move(change: Change, agent_id: str, to: Move) -> Row[Any]:
     change.connection.execute(
         update(tables.agents).where(tables.agents.c.id == agent_id).values(state=state)
     )
+    codes: dict[str, Code] = {"agent": agent_id}
+    codes |= {"state_before": before.state, "state_after": state}
+    if state != "ACTIVE":
+        keys = tuple(row.id for row in keys_of(change, before))
+        scope = approvals.of_agent(agent_id, keys)
+        voided = approvals.withdraw(change, scope, f"the agent was made {state}")
+        codes |= {"approvals_withdrawn": voided, "keys_refused": len(keys)}
     if state == "REVOKED":
-        approvals.withdraw(change, approvals.of_agent(agent_id), "the agent was revoked")
-    codes = {"agent": agent_id, "state_before": before.state, "state_after": state}
+        codes["keys_revoked"] = _revoke_keys(change, agent_id)
     change.record(f"agent.{to}", agent_id, codes=codes)
     return get(change.connection, change.project_id, agent_id)
+
+
+def keys_of(change: Change, agent: Row[Any]) -> list[Row[Any]]:
+    """The living keys that are bound to the agent or may speak for it: those its stop refuses."""
+    k = tables.keys.c
+    query = select(k.id, k.agent_id, k.may_assert).where(
+        k.project_id == change.project_id,
+        k.role == Role.PROJECT,
+        k.state == "ACTIVE",
+        k.expires_at.is_(None) | (k.expires_at > change.now),
+    )
+    rows: list[Row[Any]] = list(change.connection.execute(query))
+    return [row for row in rows if row.agent_id == agent.id or agent.name in row.may_assert]
+
+
+def _revoke_keys(change: Change, agent_id: str) -> int:
+    """The agent's own keys die with it."""
+    k = tables.keys.c
+    dying = update(tables.keys).where(k.agent_id == agent_id, k.state == "ACTIVE")
+    return change.connection.execute(dying.values(state="REVOKED")).rowcount
 
 
 def get(connection: Connection, project_id: str, agent_id: str) -> Row[Any]:

@@ -306,6 +306,9 @@ def _project(row: Any) -> Project:
         approval_ttl_seconds=row.approval_ttl_seconds,
         record_inputs=row.record_inputs,
         retention_days=row.retention_days,
+        breaker_repeats=row.breaker_repeats,
+        breaker_refusals=row.breaker_refusals,
+        breaker_action=row.breaker_action,
     )
 
 

@@ -5,6 +5,7 @@ answered more mildly after it than before.
 """
 
 from collections.abc import Iterable, Mapping
+from math import inf
 from typing import Any
 
 from gateway.values import Action, Override, Rule
@@ -17,8 +18,11 @@ _SETTINGS: Mapping[str, tuple[object, ...]] = {
     "on_tool_change": ("alert", "block"),
     "key_approvers": (True, False),
     "weakening": ("allowed", "second_person", "forbidden"),
+    "breaker_action": ("ask", "pause", "suspend"),
 }
 """Each setting's values, from the mildest."""
+_LIMITS = ("breaker_repeats", "breaker_refusals")
+"""Settings that are stricter the smaller they are; None is no limit."""
 _ON_EXCEED = ("WARN", "APPROVAL", "BLOCK")
 _NEVER = "9999"
 
@@ -62,10 +66,13 @@ def override_loosens(
 
 def loosened_settings(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[str]:
     """The settings of a project or server that ``after`` makes milder; it holds all that change."""
-    return [
+    milder = [
         name
         for name, values in _SETTINGS.items()
         if name in after and values.index(after[name]) < values.index(before[name])
+    ]
+    return milder + [
+        name for name in _LIMITS if name in after and _limit(after[name]) > _limit(before[name])
     ]
 
 
@@ -90,6 +97,10 @@ def cost_loosens(before: Mapping[str, Any] | None, after: Mapping[str, Any] | No
     if any(after[name] != before[name] for name in ("argument", "decimal_string")):
         return True
     return before["cap"] is not None and (after["cap"] is None or after["cap"] > before["cap"])
+
+
+def _limit(value: int | None) -> float:
+    return inf if value is None else value
 
 
 def _milder(one: Action, other: Action) -> bool:

@@ -44,6 +44,7 @@ Event = Literal[
     "stop.raised",
     "policy.failed",
     "anchor.failed",
+    "breaker.tripped",
 ]
 
 

@@ -22,6 +22,7 @@ KINDS: Mapping[str, str] = {
     "stop.raised": "stop.raised",
     "policy_change.refused": "policy.failed",
     "anchor.failed": "anchor.failed",
+    "breaker.tripped": "breaker.tripped",
 }
 """Events of the trace, and the kind of notification that each is told as."""
 EVENTS = tuple(dict.fromkeys(KINDS.values()))

@@ -33,6 +33,9 @@ def slug_of(name: str) -> str:
     return words if words[:1].isalpha() else f"p_{words}"[:48]
 
 
+PerMinute = Annotated[int, Field(ge=1, le=10_000, description="A minute; null: no limit")]
+
+
 class NewProject(Input):
     name: Name
     slug: Annotated[str, AfterValidator(_slug)]
@@ -55,6 +58,9 @@ class ProjectPatch(Patch):
     retention: Annotated[int, Field(ge=1, le=3650, description="Days that payloads are kept")] = (
         unsent()
     )
+    breaker_repeats: PerMinute | None = unsent()
+    breaker_refusals: PerMinute | None = unsent()
+    breaker_action: Literal["ask", "pause", "suspend"] = unsent()
 
 
 def create_now(

@@ -6,7 +6,7 @@ from typing import Any, Literal
 from sqlalchemy import ColumnElement, Connection, Row, insert, select, true, update
 
 from gateway.ids import new_id
-from gateway.registry import approvals, pages
+from gateway.registry import agents, approvals, pages
 from gateway.registry.core import Change
 from gateway.registry.faults import Conflict, Invalid
 from gateway.registry.fields import Id, Input, Reason
@@ -119,8 +119,11 @@ def _check(change: Change, new: NewStop) -> None:
 
 def _refused_keys(change: Change, new: NewStop) -> tuple[str, ...]:
     """Keys that can do nothing while the stop stands."""
+    if new.scope == "agent" and new.target_id is not None:
+        agent = agents.get(change.connection, change.project_id, new.target_id)
+        return tuple(row.id for row in agents.keys_of(change, agent))
     k = tables.keys.c
-    query = select(k.id, k.agent_id, k.server_ids, k.may_assert).where(
+    query = select(k.id, k.server_ids).where(
         k.project_id == change.project_id,
         k.role == Role.PROJECT,
         k.state == "ACTIVE",
@@ -129,12 +132,6 @@ def _refused_keys(change: Change, new: NewStop) -> tuple[str, ...]:
     rows = list(change.connection.execute(query))
     if new.scope == "server":
         rows = [row for row in rows if row.server_ids == [new.target_id]]
-    elif new.scope == "agent":
-        agents = tables.agents.c
-        find = select(agents.name).where(agents.id == new.target_id)
-        name = change.connection.execute(find).scalar_one()
-        # A key that may speak for the agent is refused whoever it names.
-        rows = [row for row in rows if row.agent_id == new.target_id or name in row.may_assert]
     return tuple(row.id for row in rows)
 
 

@@ -24,6 +24,7 @@ from gateway.values import (
     Risk,
     Rule,
     Server,
+    Steady,
     Verdict,
 )
 
@@ -45,7 +46,7 @@ class Policy:
         self._view = view
         self._now = now
 
-    async def decide(self, pinned: Pinned) -> Decision:
+    async def decide(self, pinned: Steady) -> Decision:
         """Return what the policy says. Raises `Refused`."""
         caller = pinned.call.caller
         question = self.question(pinned)

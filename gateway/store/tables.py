@@ -48,6 +48,9 @@ projects = Table(
     Column("approval_ttl_seconds", Integer, nullable=False),
     Column("record_inputs", String, nullable=False),
     Column("retention_days", Integer, nullable=False),
+    Column("breaker_repeats", Integer),
+    Column("breaker_refusals", Integer),
+    Column("breaker_action", String, nullable=False, server_default="ask"),
     Column("created_at", String, nullable=False),
 )
 

@@ -26,6 +26,7 @@ from gateway.values import (
     Risk,
     Rule,
     ServerId,
+    Steady,
     Tool,
     ToolId,
 )
@@ -73,11 +74,11 @@ def _policy(world: World, view: ProjectView | None = None) -> Policy:
     return Policy(world.engine, view=lambda _: view or _view(), now=lambda: NOW)
 
 
-def _pinned(call: Call, tool: Tool | None = None, *, must_ask: bool = False) -> Pinned:
-    return Pinned(Cleared(call, 0), tool, must_ask)
+def _pinned(call: Call, tool: Tool | None = None, *, must_ask: bool = False) -> Steady:
+    return Steady(Pinned(Cleared(call, 0), tool, must_ask))
 
 
-def _mode(mode: str, **changes: Any) -> Pinned:
+def _mode(mode: str, **changes: Any) -> Steady:
     return _pinned(a_call(arguments={"mode": mode}, **changes), a_tool())
 
 
@@ -268,7 +269,7 @@ async def test_the_projects_router_decides_these_documents(tmp_path: Path) -> No
     bundle = build_bundle(the_sources(), opa=the_opa(), key=KEY)
     async with running(tmp_path, bundle) as world:
 
-        async def decided(pinned: Pinned, *rules: Rule) -> tuple[str, tuple[str, ...]]:
+        async def decided(pinned: Steady, *rules: Rule) -> tuple[str, tuple[str, ...]]:
             verdict = (await _policy(world, _view(*rules)).decide(pinned)).verdict
             return str(verdict.action), verdict.policy_ids
 
