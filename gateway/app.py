@@ -244,9 +244,7 @@ def build(
         policy=policy,
         budget=budget,
         approvals=Approvals(),
-        admission=Admission(
-            state.writer, state.log, directory, state.ledger, state.grants, stop_file.read
-        ),
+        admission=_admission(state, stop_file),
         upstreams=upstreams,
         inspection=Inspection(),
         settlement=state.settlement,
@@ -275,6 +273,12 @@ def build(
         signing=Signing(state.writer, state.checkpoints),
         public_url=_url(sockets[0], secure=settings.tls_cert is not None),
         management_url=_url(sockets[1], secure=False),
+    )
+
+
+def _admission(state: State, stop_file: StopFile) -> Admission:
+    return Admission(
+        state.writer, state.log, state.directory, state.ledger, state.grants, stop_file.read
     )
 
 
