@@ -109,9 +109,8 @@ def initialise(
     project of that name.
     """
     slug = projects.slug_of(project)
-    with open_state(
-        settings.data_dir, create=True, checkpoint_file=settings.checkpoint_file
-    ) as state:
+    opened = open_state(settings.data_dir, create=True, checkpoint_file=settings.checkpoint_file)
+    with opened as state:
         row, _, key = projects.create_now(
             state.registry,
             NewProject.model_validate({"name": project, "slug": slug}),
@@ -371,6 +370,8 @@ def _api_context(gateway: Gateway) -> ApiContext:
         policy_status=gateway.policy.status,
         policy_bundle=gateway.policy.archived,
         what_if=gateway.what_if.replay,
+        checkpoint=gateway.signing.now,
+        vacated=gateway.state.vacated,
         take=gateway.buckets.take,
     )
 
@@ -420,11 +421,8 @@ async def _run(
         gateway.pipeline.breaker,
         gateway.cancel_calls,
     )
-    always = [
-        asyncio.create_task(house.run()),
-        asyncio.create_task(gateway.signing.run()),
-        asyncio.create_task(gateway.delivery.run()),
-    ]
+    running = (house.run(), gateway.signing.run(), gateway.delivery.run())
+    always = [asyncio.create_task(one) for one in running]
     try:
         await gateway.policy.begin()
         await gateway.opa.start(gateway.management_url)

@@ -10,7 +10,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from gateway.budget_alerts import BudgetAlerts
 from gateway.refused_calls import RefusedCalls
-from gateway.registry import budgets, outbox, stops
+from gateway.registry import budgets, erasure, outbox, stops
 from gateway.registry.breaker_trips import note
 from gateway.registry.core import Actor, Change
 from gateway.registry.stop_file import StopFile
@@ -94,3 +94,15 @@ class Housekeeping:
         self._forgot_at = now[:13]
         for forget in (budgets.forget, outbox.forget):
             await asyncio.wait([self.state.writer.change(partial(forget, now=now))])
+        await self._expire()
+
+    async def _expire(self) -> None:
+        """Erase the payloads whose time is over, some thousands in a transaction."""
+        state = self.state
+        while True:
+            erasing = state.writer.change(
+                partial(erasure.expire, log=state.log, vacated=state.vacated)
+            )
+            await asyncio.wait([erasing])
+            if erasing.exception() is not None or not erasing.result():
+                return

@@ -19,6 +19,7 @@ from gateway.mcp.arguments import compile_schema
 from gateway.policy.templates import Catalogue
 from gateway.registry.core import Registry
 from gateway.registry.directory import Directory
+from gateway.registry.erasure import Vacated
 from gateway.registry.grants import Grants
 from gateway.settlement import Settlement
 from gateway.store import migrations
@@ -55,6 +56,7 @@ class State:
     grants: Grants
     settlement: Settlement
     registry: Registry
+    vacated: Vacated
 
 
 @contextmanager
@@ -113,7 +115,8 @@ def _open(data_dir: Path, keys: Keyring, outside: Path | None) -> State:
         log.load(connection, f"gateway-{secrets.token_hex(4)}/trace/main")
         directory.load(connection)
         ledger.load(connection, clock.now())
-    writer = Writer(engine, [log, directory, ledger])
+    vacated = Vacated()
+    writer = Writer(engine, [vacated, log, directory, ledger])
     settlement = Settlement(writer, log, ledger, grants)
     writer.start()
     writer.change_now(checkpoints.open)
@@ -134,6 +137,7 @@ def _open(data_dir: Path, keys: Keyring, outside: Path | None) -> State:
         grants=grants,
         settlement=settlement,
         registry=Registry(writer, reader, log, directory, keys, clock, catalogue),
+        vacated=vacated,
     )
 
 

@@ -9,7 +9,9 @@ from gateway.policy.activation import PolicyStatus
 from gateway.policy.replay import Replay
 from gateway.registry.consents import Granted
 from gateway.registry.core import Registry
+from gateway.registry.erasure import Vacated
 from gateway.registry.pins import Scan
+from gateway.trace.checkpoint import Signed
 from gateway.values import Json, Key, ProjectId, Server, Stop
 from gateway.what_if import Candidate
 
@@ -47,5 +49,8 @@ class ApiContext:
     """Replays recorded calls against a candidate; see `gateway.what_if`."""
     control_plane: ControlPlane
     """Decides and records what does not pass the proxy."""
+    checkpoint: Callable[[], Awaitable[Signed | None]]
+    """Signs the log's head as it is now; None for an empty log."""
+    vacated: Vacated
     take: Callable[[str], float] = lambda _key_id: 0.0
     """Takes one request from a key's allowance; how many seconds it must wait, or 0."""

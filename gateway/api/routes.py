@@ -19,6 +19,7 @@ from gateway.api import (
     consents,
     decide,
     emergency_stop,
+    evidence,
     extensions,
     keys,
     notifications,
@@ -46,6 +47,7 @@ from gateway.policy.bundle_server import CONTENT_TYPE
 from gateway.registry.agents import AgentPatch, NewAgent
 from gateway.registry.approvals import Ruling
 from gateway.registry.budgets import BudgetPatch, NewBudget
+from gateway.registry.erasure import Erasing
 from gateway.registry.extensions import NewExtension
 from gateway.registry.keys import NewKey
 from gateway.registry.notifications import NewNotification
@@ -223,6 +225,16 @@ ROUTES: tuple[Route, ...] = (
     Route("POST", "/webhooks/ingest", _SENDERS, webhook.described,
           "Ask before a tool call, or report one: an event, or up to 100", IngestAnswer,
           body=EventIn, door=webhook.ingest),
+    Route("GET", "/traces/{id}/proof", _READERS, evidence.proof,
+          "Prove that a call's records are in the log", evidence.ProofsOut),
+    Route("DELETE", "/traces/{id}/payload", _ADMIN, evidence.erase,
+          "Erase what is kept of a call; its proof stays valid", evidence.ErasedOut, body=Erasing),
+    Route("GET", "/checkpoints/latest", _READERS, evidence.checkpoint,
+          "Read the log's signed head", evidence.CheckpointOut),
+    Route("POST", "/evidence", _READERS, evidence.bundle,
+          "Download an evidence bundle for a filter", evidence.ZIP, body=evidence.EvidenceBody),
+    Route("GET", "/export", _READERS, evidence.export, "Download records as NDJSON or CSV",
+          evidence.NDJSON, query=evidence.ExportQuery),
     Route("GET", "/policy/status", _READERS, policy_bundles.status,
           "Read which policy decides, and why other sources do not",
           policy_bundles.PolicyStatusOut),

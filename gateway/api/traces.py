@@ -1,9 +1,10 @@
 """`/traces`: what was decided and done, and what was changed by whom."""
 
+from dataclasses import replace
 from typing import Annotated, Any, Literal
 
 import orjson
-from pydantic import Field
+from pydantic import BaseModel, Field
 from sqlalchemy import Connection, Row
 
 from gateway.api.call import ApiCall
@@ -16,7 +17,9 @@ from gateway.values import Risk, Role
 _Tool = Annotated[str, Field(min_length=1, max_length=512)]
 
 
-class TracesQuery(ListQuery):
+class Wanted(BaseModel):
+    """Which records; what is not given leaves a side open."""
+
     time_range: Literal["1h", "24h", "7d", "30d", "all"] | None = None
     from_: Time | None = Field(default=None, alias="from")
     to: Time | None = None
@@ -28,6 +31,23 @@ class TracesQuery(ListQuery):
     tool: _Tool | None = None
     risk: Risk | None = None
     kind: Id | None = None
+
+    def as_filter(self) -> traces.Filter:
+        return traces.Filter(
+            time_range=self.time_range,
+            start=self.from_,
+            end=self.to,
+            decision=self.decision,
+            agent_id=self.agent_id,
+            server_id=self.server_id,
+            tool=self.tool,
+            risk=self.risk,
+            kind=self.kind,
+        )
+
+
+class TracesQuery(Wanted, ListQuery):
+    pass
 
 
 class TraceOut(Output):
@@ -68,18 +88,7 @@ class FullTrace(Output):
 
 
 async def list_traces(call: ApiCall, query: TracesQuery) -> Listing[TraceOut]:
-    wanted = traces.Filter(
-        sender=_sender(call),
-        time_range=query.time_range,
-        start=query.from_,
-        end=query.to,
-        decision=query.decision,
-        agent_id=query.agent_id,
-        server_id=query.server_id,
-        tool=query.tool,
-        risk=query.risk,
-        kind=query.kind,
-    )
+    wanted = replace(query.as_filter(), sender=_sender(call))
     page = await call.read(
         lambda c: traces.listed(c, call.project_id, wanted, call.now, query.cursor, query.limit)
     )

@@ -32,7 +32,12 @@ class Ruling(Input):
 
 
 def open_call(keyring: Keyring, row: Row[Any]) -> bytes:
-    """The JSON of the call's `params`, sealed by `gateway.registry.grants`: what is approved."""
+    """The JSON of the call's `params`, sealed by `gateway.registry.grants`: what is approved.
+
+    ``null`` once it was erased.
+    """
+    if not row.call_sealed:
+        return b"null"
     return decrypt(keyring.data, row.call_sealed, row.id.encode())
 
 

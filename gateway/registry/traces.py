@@ -64,6 +64,13 @@ class Filter:
             case action:
                 return [_t.decision == action]
 
+    def since(self, now: str) -> str | None:
+        """From when on, if not from the beginning."""
+        found = self.start
+        if self.time_range in _RANGES:
+            found = max(found or "", clock.after(now, -_RANGES[self.time_range]))
+        return found
+
     def conditions(self, now: str) -> list[ColumnElement[bool]]:
         equal = {
             _t.agent_id: self.agent_id,
@@ -74,12 +81,10 @@ class Filter:
         }
         found = [column == wanted for column, wanted in equal.items() if wanted is not None]
         found += self._decided()
-        if self.time_range in _RANGES:
-            found.append(_t.ts >= clock.after(now, -_RANGES[self.time_range]))
+        if (start := self.since(now)) is not None:
+            found.append(_t.ts >= start)
         if self.sender is not None:
             found.append(_t.call_id.in_(_sent_by(self.sender)))
-        if self.start is not None:
-            found.append(_t.ts >= self.start)
         if self.end is not None:
             found.append(_t.ts < self.end)
         return found

@@ -403,7 +403,7 @@ payloads = Table(
     Column("field", String, primary_key=True),
     Column("payload_key", String, nullable=False),  # <project>/<yyyy-mm>
     Column("sealed", LargeBinary, nullable=False),  # AES-GCM over commitment nonce + value
-    Column("expires_at", String, nullable=False),
+    Column("expires_at", String, nullable=False, index=True),
 )
 
 payload_keys = Table(

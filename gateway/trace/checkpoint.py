@@ -26,7 +26,7 @@ from gateway.store import tables
 from gateway.store.writer import Writer, WriterStopped
 from gateway.trace import note
 from gateway.trace.log import LOG_ITSELF, Head, Log, stored_hashes
-from gateway.trace.merkle import root_of
+from gateway.trace.merkle import roots
 from gateway.trace.note import Checkpoint, NoteFault, VerifierKey
 from gateway.trace.record import Draft
 from gateway.values import ProjectId
@@ -263,6 +263,11 @@ class Signing:
         self._published: Signed | None = None
         self._publish_at = 0.0
 
+    async def now(self) -> Signed | None:
+        """The head as it is at this moment, signed; None for an empty log."""
+        await self._sign()
+        return self._signed
+
     async def before_anchor(self) -> Signed:
         """Sign the head for an anchor: durable, kept for good, and in the checkpoint file."""
         signed = await asyncio.shield(self._writer.change(self._checkpoints.before_anchor))
@@ -339,7 +344,7 @@ def _differs(connection: Connection, head: Head, signed: Checkpoint, where: str)
     if signed.size > head.size:
         return f"the database holds {head.size} records, {where} has signed {signed.size}"
     try:
-        root = root_of(0, signed.size, stored_hashes(connection, head.number))
+        root = roots(stored_hashes(connection, head.number))(0, signed.size)
     except ValueError as fault:
         return str(fault)
     if root == signed.root:

@@ -5,6 +5,7 @@ Needs the standard library alone, because whoever verifies evidence has nothing 
 
 import hashlib
 from collections.abc import Callable, Sequence
+from functools import lru_cache
 
 TILE_HEIGHT = 8
 TILE_WIDTH = 1 << TILE_HEIGHT
@@ -89,15 +90,41 @@ def _perfect(start: int, height: int, hashes: Hashes) -> bytes:
     return row[0]
 
 
-def root_of(start: int, end: int, hashes: Hashes) -> bytes:
-    """MTH of the leaves from ``start`` to before ``end``, a subtree of the tree (section 2.1)."""
-    count = end - start
-    if count == 0:
-        return EMPTY_ROOT
-    if count & (count - 1) == 0:
-        return _perfect(start, count.bit_length() - 1, hashes)
-    middle = start + _split(count)
-    return node_hash(root_of(start, middle, hashes), root_of(middle, end, hashes))
+Root = Callable[[int, int], bytes]
+"""``(start, end)``: MTH of these leaves, a subtree of the tree (RFC 6962, section 2.1)."""
+
+_REMEMBERED_TILES = 64
+_REMEMBERED_ROOTS = 1 << 15
+
+
+def roots(hashes: Hashes) -> Root:
+    """Asks the store tile by tile and remembers: the proofs of neighbours share nearly all."""
+
+    @lru_cache(_REMEMBERED_TILES)
+    def tile(level: int, n: int) -> Sequence[bytes]:
+        return hashes(level, n << TILE_HEIGHT, TILE_WIDTH)
+
+    @lru_cache(_REMEMBERED_ROOTS)
+    def perfect(start: int, height: int) -> bytes:
+        if height % TILE_HEIGHT:
+            right = start + (1 << height - 1)
+            return node_hash(perfect(start, height - 1), perfect(right, height - 1))
+        level, n = height // TILE_HEIGHT, start >> height
+        row = tile(level, n >> TILE_HEIGHT)
+        if n % TILE_WIDTH >= len(row):
+            raise ValueError(f"tree level {level} lacks hash {n}: the log is damaged")
+        return row[n % TILE_WIDTH]
+
+    def root(start: int, end: int) -> bytes:
+        count = end - start
+        if count == 0:
+            return EMPTY_ROOT
+        if count & (count - 1) == 0:
+            return perfect(start, count.bit_length() - 1)
+        middle = start + _split(count)
+        return node_hash(root(start, middle), root(middle, end))
+
+    return root
 
 
 def _split(count: int) -> int:
@@ -105,7 +132,7 @@ def _split(count: int) -> int:
     return 1 << (count - 1).bit_length() - 1
 
 
-def inclusion_proof(index: int, size: int, hashes: Hashes) -> list[bytes]:
+def inclusion_proof(index: int, size: int, root: Root) -> list[bytes]:
     """PATH(index, D[size]) of section 2.1.1. Raises ValueError outside the tree."""
     if not 0 <= index < size:
         raise ValueError(f"there is no leaf {index} in a tree of {size}")
@@ -114,15 +141,15 @@ def inclusion_proof(index: int, size: int, hashes: Hashes) -> list[bytes]:
     while end - start > 1:
         middle = start + _split(end - start)
         if index < middle:
-            proof.append(root_of(middle, end, hashes))
+            proof.append(root(middle, end))
             end = middle
         else:
-            proof.append(root_of(start, middle, hashes))
+            proof.append(root(start, middle))
             start = middle
     return proof[::-1]
 
 
-def consistency_proof(old: int, new: int, hashes: Hashes) -> list[bytes]:
+def consistency_proof(old: int, new: int, root: Root) -> list[bytes]:
     """PROOF(old, D[new]) of section 2.1.2; empty when there is nothing to prove."""
     if not 0 <= old <= new:
         raise ValueError(f"a tree of {new} does not extend one of {old}")
@@ -133,13 +160,13 @@ def consistency_proof(old: int, new: int, hashes: Hashes) -> list[bytes]:
     while old != end:
         middle = start + _split(end - start)
         if old <= middle:
-            proof.append(root_of(middle, end, hashes))
+            proof.append(root(middle, end))
             end = middle
         else:
-            proof.append(root_of(start, middle, hashes))
+            proof.append(root(start, middle))
             start, known = middle, False
     if not known:
-        proof.append(root_of(start, end, hashes))
+        proof.append(root(start, end))
     return proof[::-1]
 
 

@@ -44,6 +44,7 @@ async def test_no_route_answers_without_a_living_key(world: World) -> None:
 
 
 BODIES = {
+    "DELETE /traces/{id}/payload": {"reason": "asked by the person"},
     "PATCH /mcp/servers/{id}": {"name": "x"},
     "POST /mcp/servers/{id}/overrides": {
         "policy_id": "sf-record-delete",

@@ -34,6 +34,7 @@ from gateway.reports import Reports
 from gateway.state import State, open_state
 from gateway.steps.policy import Policy
 from gateway.store import tables
+from gateway.trace.checkpoint import Signing
 from gateway.values import Json, Key, ProjectId, Risk, Role, Server, Stop
 from gateway.what_if import Candidate
 from tests import builders
@@ -225,6 +226,8 @@ def a_world(
             policy_status=lambda: upstream.policy,
             policy_bundle=upstream.bundle,
             what_if=upstream.what_if,
+            checkpoint=Signing(state.writer, state.checkpoints).now,
+            vacated=state.vacated,
             take=lambda _: upstream.wait,
         )
         own, _, admin = projects.create_now(

@@ -16,7 +16,7 @@ from gateway.trace import checkpoint as checkpoints
 from gateway.trace import note
 from gateway.trace.checkpoint import Checkpoints, Signed, Signing
 from gateway.trace.log import LOG_ITSELF, stored_hashes
-from gateway.trace.merkle import root_of
+from gateway.trace.merkle import roots
 from gateway.trace.note import VerifierKey
 from gateway.trace.record import Draft
 from gateway.values import ProjectId
@@ -328,4 +328,4 @@ async def test_the_head_is_signed_soon_after_it_grew_and_at_the_end(tmp_path: Pa
         sizes = [note.parse(json.loads(line)["note"].partition("\n\n")[0] + "\n") for line in lines]
         assert [one.size for one in sizes][-2:] == [7, 8]
         with world.state.reader.connect() as connection:
-            assert root_of(0, 7, stored_hashes(connection, 0)) == anchored.checkpoint.root
+            assert roots(stored_hashes(connection, 0))(0, 7) == anchored.checkpoint.root

@@ -1,0 +1,131 @@
+"""Erasing payloads: at once by an administrator, by age by itself; the records stay proven.
+
+What was erased is gone from the database file and its journal too: SQLite overwrites what it
+deletes, and the journal is emptied after the commit, on the writing thread, as soon as nobody
+reads an older state.
+"""
+
+import structlog
+from sqlalchemy import Connection, delete, select, update
+
+from gateway.ids import new_id
+from gateway.registry import traces
+from gateway.registry.core import Change
+from gateway.registry.faults import Conflict
+from gateway.registry.fields import Input, Reason
+from gateway.store import tables
+from gateway.trace.log import Log
+from gateway.trace.record import Draft, Field
+from gateway.values import ProjectId
+
+_EXPIRED_AT_ONCE = 5_000
+_PATIENCE_MS = 200
+_USUAL_PATIENCE_MS = 5_000
+
+_p = tables.payloads.c
+_log = structlog.get_logger(__name__)
+
+
+class Erasing(Input):
+    reason: Reason
+
+
+class Vacated:
+    """Empties the journal after a commit that erased; a participant of the writer's transactions.
+
+    See `gateway.store.writer.Participant`.
+    """
+
+    def __init__(self) -> None:
+        self._erased = False
+        self.waiting = False
+        """True while erased bytes may still be in the journal."""
+
+    def erased(self) -> None:
+        """The running transaction has deleted what must not be found again."""
+        self._erased = True
+
+    def begin(self, connection: Connection) -> None:
+        self._erased = False
+
+    def mark(self) -> object:
+        return self._erased
+
+    def rewind(self, mark: object) -> None:
+        self._erased = bool(mark)
+
+    def rolled_back(self) -> None:
+        self._erased = False
+
+    def committed(self, connection: Connection) -> None:
+        self.waiting = self.waiting or self._erased
+        if self.waiting and connection.dialect.name == "sqlite":
+            # On the driver: a checkpoint inside a transaction is none.
+            driver = connection.connection.driver_connection
+            assert driver is not None
+            driver.execute(f"PRAGMA busy_timeout={_PATIENCE_MS}")
+            (busy, _, _) = driver.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
+            driver.execute(f"PRAGMA busy_timeout={_USUAL_PATIENCE_MS}")
+            self.waiting = bool(busy)
+
+
+def erase(change: Change, vacated: Vacated, trace_id: str, reason: str) -> int:
+    """Delete every payload of a call's records, or of the one record; return how many there were.
+
+    What an approver was shown of the call goes too. Raises `Missing`, and `Conflict` while an
+    approval waits for somebody who must still see it.
+    """
+    connection = change.connection
+    rows = traces.get(connection, change.project_id, trace_id)
+    _forget_approvals(connection, change.project_id, trace_id)
+    fields: list[str] = []
+    for row in rows:
+        gone = delete(tables.payloads).where(_p.log == row.log, _p.idx == row.idx)
+        for name in connection.execute(gone.returning(_p.field)).scalars():
+            fields.append(f"{row.log}/{row.idx}/{name}")
+    vacated.erased()
+    codes: dict[str, Field] = {"trace": trace_id, "fields": sorted(fields)}
+    change.record("payload.erased", trace_id, codes=codes, reason=reason)
+    return len(fields)
+
+
+def _forget_approvals(connection: Connection, project_id: str, trace_id: str) -> None:
+    a = tables.approvals.c
+    mine = (a.project_id == project_id, a.trace_id == trace_id)
+    pending = select(a.id).where(*mine, a.state == "PENDING")
+    if connection.execute(pending).first() is not None:
+        raise Conflict("An approval of this call is pending; decide it first.")
+    connection.execute(update(tables.approvals).where(*mine).values(call_sealed=b""))
+
+
+def expire(connection: Connection, log: Log, vacated: Vacated) -> int:
+    """Delete payloads whose time is over, some thousands at once; each project's trail says so."""
+    now = log.now
+    over = (
+        select(_p.log, _p.idx, _p.field, _p.payload_key)
+        .where(_p.expires_at <= now)
+        .limit(_EXPIRED_AT_ONCE)
+    )
+    rows = connection.execute(over).all()
+    counts: dict[str, int] = {}
+    for row in rows:
+        place = (_p.log == row.log, _p.idx == row.idx, _p.field == row.field)
+        connection.execute(delete(tables.payloads).where(*place))
+        project_id = row.payload_key.rpartition("/")[0]
+        counts[project_id] = counts.get(project_id, 0) + 1
+    if counts:
+        log.append(connection, [_expired(project, n, now) for project, n in counts.items()])
+        vacated.erased()
+        _log.info("payloads whose time is over are erased", payloads=len(rows))
+    return len(rows)
+
+
+def _expired(project_id: str, count: int, now: str) -> Draft:
+    fields: dict[str, Field] = {
+        "event": "payload.expired",
+        "subject": "payloads",
+        "actor": "gateway",
+        "count": count,
+        "expired_at": now,
+    }
+    return Draft("event", new_id("evt"), ProjectId(project_id), fields)
