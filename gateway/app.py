@@ -65,6 +65,7 @@ from gateway.steps.emergency_stop import EmergencyStop
 from gateway.steps.inspection import Inspection
 from gateway.steps.policy import Policy
 from gateway.steps.tool_pins import ToolPins
+from gateway.steps.visibility import Visibility
 from gateway.store.writer import WriterStopped
 from gateway.trace.checkpoint import Signing
 from gateway.values import Caller, ProjectId, Server, Stop
@@ -231,6 +232,7 @@ def build(
     emergency_stop = EmergencyStop(directory, lambda: stop_file.seen)
     tool_pins = ToolPins(directory)
     policy = Policy(engine, view=directory.view, now=now)
+    visibility = Visibility(engine, features=lambda: bundles.features, view=directory.view, now=now)
     budget = BudgetLook(directory, state.ledger, now)
     refused_calls = RefusedCalls(state.writer, state.log, now)
     pipeline = Pipeline(
@@ -248,7 +250,7 @@ def build(
         inspection=Inspection(),
         settlement=state.settlement,
         refused_calls=refused_calls,
-        relay=Relay(upstreams, state.registry),
+        relay=Relay(upstreams, state.registry, visibility),
         running=set(),
     )
     dry_run = DryRun(directory, emergency_stop, tool_pins, policy, budget, refused_calls)

@@ -86,6 +86,8 @@ class Project:
     deny_style: Literal["error", "result"]
     on_tool_change: Literal["block", "alert"]
     unknown_tools: Literal["deny", "ask", "allow"]
+    hide_denied_tools: bool
+    """Lists of tools leave out what the caller may surely not call."""
     weakening: Literal["allowed", "second_person", "forbidden"] | None
     key_approvers: bool
     approval_ttl_seconds: int

@@ -22,6 +22,7 @@ from gateway.steps.emergency_stop import EmergencyStop
 from gateway.steps.inspection import Inspection
 from gateway.steps.policy import Policy
 from gateway.steps.tool_pins import ToolPins
+from gateway.steps.visibility import Visibility
 from gateway.values import (
     Action,
     Answer,
@@ -59,6 +60,16 @@ class FakePolicy(Policy):
         return a_decision(
             pinned.call, self.action, pinned=pinned, risk=self.risk, enforced=self.enforced
         )
+
+
+class Unhiding(Visibility):
+    """Hides nothing, and asks nobody."""
+
+    def __init__(self) -> None:
+        pass
+
+    async def hidden(self, *_: Any) -> frozenset[str]:
+        return frozenset()
 
 
 class FakeEvents:
@@ -160,7 +171,7 @@ def a_line(world: World, policy: Policy | None = None) -> Line:
         inspection=Inspection(),
         settlement=state.settlement,
         refused_calls=RefusedCalls(state.writer, state.log, now),
-        relay=Relay(upstreams, state.registry),
+        relay=Relay(upstreams, state.registry, Unhiding()),
         running=set(),
     )
     return Line(world, fake, upstreams, pipeline)

@@ -20,6 +20,7 @@ class ProjectOut(Output):
     deny_style: str
     on_tool_change: str
     unknown_tools: str
+    hide_denied_tools: bool
     weakening: str | None
     key_approvers: bool
     approval_ttl_seconds: int

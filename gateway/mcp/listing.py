@@ -4,7 +4,7 @@ Bytes pass as they came unless a definition is withheld. What two readers could 
 differently is not passed on at all: a definition that only some clients see escapes comparison.
 """
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
@@ -12,11 +12,14 @@ from gateway.flows import EventStream
 from gateway.mcp.folding import fold
 from gateway.mcp.lossless import Unreadable, read_json, write_json
 from gateway.mcp.sse import error_event, with_data
-from gateway.refusals import REASONS
+from gateway.refusals import REASONS, Refused
 from gateway.values import Json
 
+Definitions = tuple[Mapping[str, Json], ...]
 Judge = Callable[[Mapping[str, Json]], bool]
 """Whether one definition may be shown to this caller."""
+Judging = Callable[[Definitions], Awaitable[Judge]]
+"""Finds out what is to be known of a page's definitions. Raises `gateway.refusals.Refused`."""
 
 _ENVELOPE = frozenset({"jsonrpc", "id", "result", "error"})
 _RESULT = frozenset({"tools", "nextCursor", "_meta", "resultType", "ttlMs", "cacheScope"})
@@ -41,14 +44,43 @@ class Listing:
 
     body: bytes
     """The message to pass on."""
-    definitions: tuple[Mapping[str, Json], ...]
+    definitions: Definitions
     """All that the server sent, withheld or not."""
     withheld: int
     next_cursor: Json
     """None on the last page; if that was the first page's request too, this was the whole walk."""
 
 
-def read_listing(body: bytes, judge: Judge) -> Listing | None:
+@dataclass(frozen=True, slots=True)
+class Page:
+    """An answer that lists tools, as it came."""
+
+    body: bytes
+    message: Mapping[str, Json]
+    definitions: Definitions
+
+    @property
+    def next_cursor(self) -> Json:
+        return self.message["result"].get("nextCursor")
+
+    def shown(self, judge: Judge) -> Listing:
+        """The page with what may be shown, for this caller alone."""
+        result = self.message["result"]
+        released = [
+            tool for tool in self.definitions if not _lookalike(tool, _DEFINITION) and judge(tool)
+        ]
+        withheld = len(self.definitions) - len(released)
+        body = self.body
+        # Another caller may be shown more or less, so no cache may give it to several.
+        if withheld or result.get("cacheScope") == "public":
+            shown = {**result, "tools": released}
+            if "cacheScope" in result:
+                shown["cacheScope"] = "private"
+            body = write_json({**self.message, "result": shown})
+        return Listing(body, self.definitions, withheld, self.next_cursor)
+
+
+def read_page(body: bytes) -> Page | None:
     """Read a message; None if it is no answer that lists tools. Raises `Unreadable`."""
     # The bytes of any other message show that it lists none, so they need no parse.
     if body.isascii() and b"tools" not in body.lower() and b"\\u" not in body:
@@ -64,12 +96,7 @@ def read_listing(body: bytes, judge: Judge) -> Listing | None:
     tools = result.get("tools")
     if tools is None:
         return None
-    definitions = _definitions(tools)
-    released = [tool for tool in definitions if not _lookalike(tool, _DEFINITION) and judge(tool)]
-    withheld = len(definitions) - len(released)
-    if withheld:
-        body = _rewritten(message, result, released)
-    return Listing(body, tuple(definitions), withheld, result.get("nextCursor"))
+    return Page(body, message, tuple(_definitions(tools)))
 
 
 class ListingEvents:
@@ -83,12 +110,12 @@ class ListingEvents:
         self,
         events: EventStream,
         rpc_id: str | int | None,
-        judge: Judge,
+        judging: Judging,
         report: Callable[[Listing], None],
     ) -> None:
         self._events = events
         self._rpc_id = rpc_id
-        self._judge = judge
+        self._judging = judging
         self._report = report
         self._over = False
         self._data = b""
@@ -120,14 +147,17 @@ class ListingEvents:
         if self._events.oversize:
             return await self._stop("answer_too_large")
         try:
-            listing = read_listing(self._data, self._judge)
+            page = read_page(self._data)
+            if page is None:
+                return raw
+            listing = page.shown(await self._judging(page.definitions))
         except Unreadable:
             return await self._stop("answer_unreadable")
-        if listing is None:
-            return raw
+        except Refused as refused:
+            return await self._stop(refused.reason)
         self._report(listing)
         self._data = listing.body
-        return with_data(raw, listing.body) if listing.withheld else raw
+        return raw if listing.body is page.body else with_data(raw, listing.body)
 
     async def aclose(self) -> None:
         await self._events.aclose()
@@ -160,11 +190,3 @@ def _refuse_lookalikes(keys: Iterable[str], known: frozenset[str], where: str) -
 def _lookalike(keys: Iterable[str], known: frozenset[str]) -> str | None:
     folded = {fold(key) for key in known}
     return next((key for key in keys if key not in known and fold(key) in folded), None)
-
-
-def _rewritten(message: dict[str, Json], result: dict[str, Json], released: Json) -> bytes:
-    filtered = {**result, "tools": released}
-    if filtered.get("cacheScope") == "public":
-        # Another caller may be shown more.
-        filtered["cacheScope"] = "private"
-    return write_json({**message, "result": filtered})

@@ -6,25 +6,29 @@ stored, so that the tool is refused from then on.
 
 import asyncio
 from collections.abc import Mapping
+from functools import partial
 
 import structlog
 
 from gateway import answers
 from gateway.mcp.digests import definition_digests
 from gateway.mcp.envelope import Message, RequestMessage
-from gateway.mcp.listing import Judge, Listing, ListingEvents, read_listing
+from gateway.mcp.listing import Definitions, Judge, Judging, Listing, ListingEvents, read_page
 from gateway.mcp.lossless import Unreadable
 from gateway.mcp.upstream import Upstreams
+from gateway.refusals import Refused
 from gateway.registry import pins
 from gateway.registry.core import Actor, Registry
+from gateway.steps.visibility import Visibility
 from gateway.values import Answer, Caller, Era, Forwarded, Json, Request, Tool
 
 _log = structlog.get_logger(__name__)
 
 
 class Relay:
-    def __init__(self, upstreams: Upstreams, registry: Registry) -> None:
+    def __init__(self, upstreams: Upstreams, registry: Registry, visibility: Visibility) -> None:
         self._upstreams = upstreams
+        self._visibility = visibility
         self._registry = registry
         self._observing: set[asyncio.Task[None]] = set()
 
@@ -35,40 +39,55 @@ class Relay:
         forwarded = await self._upstreams.relay(caller, request, rpc_id=rpc_id, era=era)
         if forwarded.reason:
             return answers.failed_message(rpc_id, forwarded.reason)
-        judge = self._judge(caller)
+        judging = partial(self._judging, caller, request, era)
         if forwarded.stream is not None:
             # Whichever request opened it: a resumed stream carries the answers of others.
             events = ListingEvents(
-                forwarded.stream, rpc_id, judge, lambda listing: self._note(caller, listing)
+                forwarded.stream, rpc_id, judging, lambda listing: self._note(caller, listing)
             )
             return Answer(forwarded.status, forwarded.headers, stream=events)
-        return await self._whole(caller, message, forwarded, judge)
+        return await self._whole(caller, message, forwarded, judging)
 
     async def close(self) -> None:
         """Finish storing what lists showed."""
         await asyncio.gather(*self._observing)
 
     async def _whole(
-        self, caller: Caller, message: Message | None, forwarded: Forwarded, judge: Judge
+        self, caller: Caller, message: Message | None, forwarded: Forwarded, judging: Judging
     ) -> Answer:
         body = forwarded.body or b""
         if isinstance(message, RequestMessage) and message.method == "tools/list":
             try:
-                listing = read_listing(body, judge)
+                body = await self._listed(caller, body, judging)
             except Unreadable as fault:
                 _log.warning("a tool list is withheld", server=caller.server.id, why=str(fault))
                 return answers.failed_message(message.id, "answer_unreadable")
-            if listing is not None:
-                body = listing.body
-                self._note(caller, listing)
-                await self.close()
+            except Refused as refused:
+                _log.warning("a tool list is withheld", server=caller.server.id, why=refused.detail)
+                return answers.refused_message(message.id, refused)
         return Answer(forwarded.status, forwarded.headers, body)
 
-    def _judge(self, caller: Caller) -> Judge:
+    async def _listed(self, caller: Caller, body: bytes, judging: Judging) -> bytes:
+        page = read_page(body)
+        if page is None:
+            return body
+        listing = page.shown(await judging(page.definitions))
+        self._note(caller, listing)
+        await self.close()
+        return listing.body
+
+    async def _judging(
+        self, caller: Caller, request: Request, era: Era, definitions: Definitions
+    ) -> Judge:
         project = caller.project
+        names = [str(definition["name"]) for definition in definitions]
+        hidden = await self._visibility.hidden(caller, request, era, names)
 
         def judge(definition: Mapping[str, Json]) -> bool:
-            tool = self._tools(caller).get(str(definition.get("name")))
+            name = str(definition["name"])
+            if name in hidden:
+                return False
+            tool = self._tools(caller).get(name)
             if tool is None:
                 return project.unknown_tools != "deny"
             if tool.pin == "CHANGED" and project.on_tool_change == "alert":

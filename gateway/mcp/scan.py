@@ -14,7 +14,7 @@ import orjson
 
 from gateway.http1 import Exchange, Http1Error, NotSent, TooLarge
 from gateway.mcp.headers import Header, value_of
-from gateway.mcp.listing import read_listing
+from gateway.mcp.listing import read_page
 from gateway.mcp.lossless import Unreadable, read_json
 from gateway.mcp.routes import Route
 from gateway.mcp.sse import EventScanner, response_in
@@ -150,11 +150,11 @@ async def _pages(talk: "_Talk", definitions: list[Mapping[str, Json]]) -> str:
     for _ in range(talk.limits.pages):
         answer = await talk.ask("tools/list", params)
         _result(answer, "tools/list")
-        listing = read_listing(talk.last_message, lambda definition: True)
-        if listing is None:
+        page = read_page(talk.last_message)
+        if page is None:
             raise ScanFailed("The server's `tools/list` answer holds no tools; update the server.")
-        definitions += listing.definitions
-        cursor = listing.next_cursor
+        definitions += page.definitions
+        cursor = page.next_cursor
         if cursor is None:
             return ""
         if not isinstance(cursor, str):

@@ -10,6 +10,7 @@ from starlette.responses import PlainTextResponse, Response
 from starlette.types import Receive, Scope, Send
 
 from gateway.policy.bundles import Bundle
+from gateway.policy.features import UNKNOWN, Features
 
 PATH = "/bundles/gateway.tar.gz"
 CONTENT_TYPE = "application/vnd.openpolicyagent.bundles"
@@ -43,6 +44,11 @@ class BundleServer:
     def revision(self) -> str | None:
         """The revision that OPA should be on."""
         return None if self._current is None else self._current.revision
+
+    @property
+    def features(self) -> Features:
+        """What the bundle that was last offered can be asked."""
+        return UNKNOWN if self._current is None else self._current.features
 
     def offer(self, bundle: Bundle) -> None:
         """Serve this bundle from now on; whoever polls has it at once."""

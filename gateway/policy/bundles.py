@@ -17,6 +17,7 @@ from gateway import assets
 from gateway.durable import write_file
 from gateway.policy import proof
 from gateway.policy.archive import archived
+from gateway.policy.features import UNKNOWN, Features, features_in
 from gateway.policy.sources import BundleFault, Source, Tree, canonical, compose
 
 _LAST_GOOD = "last-good.json"
@@ -31,6 +32,7 @@ class Bundle:
     digest: str
     """``sha256:<hex>`` of the archive's bytes: what a decision record names."""
     archive: bytes
+    features: Features = UNKNOWN
 
 
 def build_bundle(
@@ -58,7 +60,8 @@ def pack(tree: Tree, key: bytes) -> Bundle:
     }
     files = {**tree.files, ".manifest": canonical(manifest)}
     archive = _archive({**files, ".signatures.json": _signatures(files, key)})
-    return Bundle(revision, f"sha256:{hashlib.sha256(archive).hexdigest()}", archive)
+    digest = f"sha256:{hashlib.sha256(archive).hexdigest()}"
+    return Bundle(revision, digest, archive, tree.features)
 
 
 def signing_secret(key: bytes) -> str:
@@ -83,7 +86,12 @@ def keep(bundle: Bundle, folder: Path, tried: str = "") -> None:
     pointer names it.
     """
     store(bundle, folder)
-    pointer = {"revision": bundle.revision, "digest": bundle.digest, "tried": tried}
+    pointer = {
+        "revision": bundle.revision,
+        "digest": bundle.digest,
+        "tried": tried,
+        "features": bundle.features.as_document(),
+    }
     write_file(folder / _LAST_GOOD, orjson.dumps(pointer))
 
 
@@ -92,7 +100,8 @@ def last_good(folder: Path) -> Bundle | None:
     try:
         pointer = _pointer(folder)
         revision, digest = str(pointer["revision"]), str(pointer["digest"])
-        return Bundle(revision, digest, archived(folder, digest))
+        features = features_in(pointer.get("features"))
+        return Bundle(revision, digest, archived(folder, digest), features)
     except (KeyError, BundleFault):
         return None
 

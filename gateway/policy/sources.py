@@ -13,6 +13,7 @@ import orjson
 
 from gateway import assets
 from gateway.policy.argument_schemas import arguments_schema
+from gateway.policy.features import UNKNOWN, Features, features_of
 
 _DATA = {"data.json", "data.yaml", "data.yml"}
 
@@ -54,6 +55,7 @@ class Tree:
     """Name of each source to the hex SHA-256 over its files in the bundle."""
     schemas: Mapping[str, bytes] = field(default_factory=dict)
     """What policies are checked with besides the gateway's own: path below ``schemas`` to it."""
+    features: Features = UNKNOWN
 
     def real(self, path: str) -> str:
         """The file on disk behind a path in the archive; the path itself if there is none."""
@@ -113,10 +115,12 @@ def compose(sources: Iterable[Source], opa: Path) -> Tree:
                 document = _under((*source.root, *folders), _parsed(path, content, opa))
                 _overlay(data, document, path)
         hashes[source.name] = digest.hexdigest()
+    features = features_of(files, data)
+    data["bundle"] = features.as_document()
     files["data.json"] = canonical(data)
     _overlay(samples, data, Path("samples"))
     tests["data.json"] = canonical(samples)
-    return Tree(files, tests, origins, hashes, schemas)
+    return Tree(files, tests, origins, hashes, schemas, features)
 
 
 def canonical(document: Any) -> bytes:

@@ -301,6 +301,7 @@ def _project(row: Any) -> Project:
         deny_style=row.deny_style,
         on_tool_change=row.on_tool_change,
         unknown_tools=row.unknown_tools,
+        hide_denied_tools=row.hide_denied_tools,
         weakening=row.weakening,
         key_approvers=row.key_approvers,
         approval_ttl_seconds=row.approval_ttl_seconds,

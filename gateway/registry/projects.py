@@ -51,6 +51,7 @@ class ProjectPatch(Patch):
     deny_style: Literal["error", "result"] = unsent()
     on_tool_change: Literal["block", "alert"] = unsent()
     unknown_tools: Literal["deny", "ask", "allow"] = unsent()
+    hide_denied_tools: bool = unsent()
     weakening: Literal["allowed", "second_person", "forbidden"] | None = unsent()
     key_approvers: bool = unsent()
     approval_ttl_seconds: Annotated[int, Field(ge=60, le=7 * 86_400)] = unsent()
@@ -90,6 +91,7 @@ def create(change: Change, new: NewProject) -> Row[Any]:
             deny_style="error",
             on_tool_change="block",
             unknown_tools="deny",
+            hide_denied_tools=True,
             weakening=None,
             approval_ttl_seconds=1800,
             record_inputs="all",

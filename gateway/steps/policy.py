@@ -1,13 +1,11 @@
 """The policy step: puts what is known of a call into one document, and asks OPA about it."""
 
-import hashlib
-from collections.abc import Callable, Mapping, Sequence
-from functools import lru_cache
+from collections.abc import Callable, Mapping
 from typing import Any
-from urllib.parse import urlsplit
 
 import orjson
 
+from gateway.policy.documents import caller_parts, hashed, rule_part, tool_part
 from gateway.policy.engine import LARGEST_QUESTION, Engine, EngineAnswer, EngineFault
 from gateway.policy.risk import as_sent
 from gateway.refusals import Refused
@@ -18,12 +16,9 @@ from gateway.values import (
     Decision,
     Enforcement,
     Json,
-    Override,
     Pinned,
     ProjectId,
     Risk,
-    Rule,
-    Server,
     Steady,
     Verdict,
 )
@@ -75,53 +70,20 @@ class Policy:
         """Return the document of ``rego/schemas/input.json`` as ``{"input": …}``, in JSON."""
         call = pinned.call
         caller, now = call.caller, self._now()
-        project, agent, server = caller.project, caller.agent, caller.server
-        view = self._view(project.id)
-        rules = view.matching_rules(agent, server, call.tool_name, pinned.tool, now)
+        view = self._view(caller.project.id)
+        server = caller.server
+        rules = view.matching_rules(caller.agent, server, call.tool_name, pinned.tool, now)
         document = {
-            "version": 1,
-            "project": {
-                "id": project.id,
-                "slug": project.slug,
-                "default_action": project.default_action,
-            },
-            "agent": agent and {"id": agent.id, "name": agent.name, "asserted": caller.asserted},
-            "server": _server(server, view.overrides.get(server.id, ())),
-            "tool": _tool(pinned),
-            "rules": [_rule(rule) for rule in rules],
+            **caller_parts(caller, view.overrides.get(server.id, ())),
+            "tool": tool_part(
+                call.tool_name, pinned.tool, must_ask=pinned.must_ask, presumed=_presumed(pinned)
+            ),
+            "rules": [rule_part(rule) for rule in rules],
             "arguments": call.arguments,
             "call": _call(call),
             "context": {"time": now, "client_ip": call.request.client_ip},
         }
         return orjson.dumps({"input": document}, default=as_sent)
-
-
-def _server(server: Server, overrides: Sequence[Override]) -> Mapping[str, Json]:
-    return {
-        "id": server.id,
-        "slug": server.slug,
-        "origin": _origin(server.url),
-        "template": server.template,
-        "params": server.params,
-        "overrides": [
-            {
-                "policy_id": override.policy_id,
-                "action": override.action,
-                "agent_id": override.agent_id,
-                "expires_at": override.expires_at,
-                "reason": override.reason,
-            }
-            for override in overrides
-        ],
-    }
-
-
-@lru_cache(maxsize=1024)
-def _origin(url: str) -> str:
-    """Scheme, host and port as they stand in the URL; empty for a server without one (stdio)."""
-    parts = urlsplit(url)
-    host = parts.netloc.rpartition("@")[2]
-    return f"{parts.scheme}://{host}" if host else ""
 
 
 def _presumed(pinned: Pinned) -> Risk:
@@ -130,47 +92,13 @@ def _presumed(pinned: Pinned) -> Risk:
     return Risk.HIGH if event is None else Risk(event.risk)
 
 
-def _tool(pinned: Pinned) -> Mapping[str, Json]:
-    tool = pinned.tool
-    if tool is None:
-        return {
-            "name": pinned.call.tool_name,
-            "risk": _presumed(pinned),
-            "risk_computed": _presumed(pinned),
-            "pin": "UNKNOWN" if pinned.must_ask else "UNPINNED",
-            "annotations": {},
-            "definition_sha256": None,
-        }
-    return {
-        "name": tool.name,
-        "risk": tool.risk,
-        "risk_computed": tool.risk_computed,
-        "pin": tool.pin,
-        "annotations": tool.annotations,
-        "definition_sha256": tool.definition_sha256,
-    }
-
-
-def _rule(rule: Rule) -> Mapping[str, Json]:
-    return {
-        "id": rule.id,
-        "action": rule.action,
-        "agent_id": rule.agent_id,
-        "server_id": rule.server_id,
-        "tool_id": rule.tool_id,
-        "tool_pattern": rule.tool_pattern,
-        "min_risk": rule.min_risk,
-        "reason": rule.reason,
-    }
-
-
 def _call(call: Call) -> Mapping[str, Json]:
     return {
         "source": call.source,
         "method": "tools/call",
         "phase": "call",
         "era": call.era,
-        "session": None if call.session is None else _hashed(call.session),
+        "session": None if call.session is None else hashed(call.session),
         "task": _task(call.task),
         "meta": call.meta,
         "input_responses": call.input_responses,
@@ -178,17 +106,12 @@ def _call(call: Call) -> Mapping[str, Json]:
     }
 
 
-def _hashed(secret: str) -> str:
-    """Who knows a session's or task's id can act in it, and inputs are kept for weeks."""
-    return hashlib.sha256(secret.encode()).hexdigest()
-
-
 def _task(task: Json | None) -> Json | None:
     if isinstance(task, str):
-        return _hashed(task)
+        return hashed(task)
     if isinstance(task, Mapping):
         named = task.get("taskId")
-        return {**task, "taskId": _hashed(named)} if isinstance(named, str) else task
+        return {**task, "taskId": hashed(named)} if isinstance(named, str) else task
     return task
 
 

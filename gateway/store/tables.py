@@ -16,6 +16,7 @@ from sqlalchemy import (
     Text,
     UniqueConstraint,
     false,
+    true,
 )
 
 metadata = MetaData(
@@ -43,6 +44,7 @@ projects = Table(
     Column("deny_style", String, nullable=False),
     Column("on_tool_change", String, nullable=False),
     Column("unknown_tools", String, nullable=False),
+    Column("hide_denied_tools", Boolean, nullable=False, server_default=true()),
     Column("weakening", String),
     Column("key_approvers", Boolean, nullable=False),
     Column("approval_ttl_seconds", Integer, nullable=False),

@@ -171,7 +171,7 @@ async def test_a_session_lists_calls_is_refused_and_lives_on(
     ):
         assert client.protocol_version == ("2025-11-25" if mode == "legacy" else "2026-07-28")
         names = [tool.name for tool in (await client.list_tools()).tools]
-        assert names == ["add", "forbidden", "steps", "wait", "greet"]
+        assert names == ["add", "steps", "wait", "greet"]
         with pytest.raises(MCPError) as refused:
             await client.call_tool("forbidden", {})
         answer = await client.call_tool("add", {"a": 2, "b": 40})
@@ -181,6 +181,17 @@ async def test_a_session_lists_calls_is_refused_and_lives_on(
     assert refused.value.error.data["retryable"] is False
     assert refused.value.error.data["trace_id"].startswith("trc_")
     assert world.seen.calls == ["add"]
+
+
+@pytest.mark.parametrize("mode", MODES)
+async def test_a_project_may_show_what_it_denies(world: World, mode: str) -> None:
+    await world.api("PATCH", "/projects/current", {"hide_denied_tools": False})
+    try:
+        async with connected(world, mode) as client:
+            names = [tool.name for tool in (await client.list_tools()).tools]
+    finally:
+        await world.api("PATCH", "/projects/current", {"hide_denied_tools": True})
+    assert "forbidden" in names
 
 
 @pytest.mark.parametrize("mode", MODES)

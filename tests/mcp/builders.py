@@ -71,6 +71,7 @@ def a_caller(server: Server) -> Caller:
         deny_style="error",
         on_tool_change="block",
         unknown_tools="deny",
+        hide_denied_tools=True,
         weakening=None,
         key_approvers=False,
         approval_ttl_seconds=1800,

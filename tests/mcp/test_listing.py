@@ -6,7 +6,7 @@ from typing import Any
 import orjson
 import pytest
 
-from gateway.mcp.listing import Listing, ListingEvents, read_listing
+from gateway.mcp.listing import Definitions, Judge, Listing, ListingEvents, read_page
 from gateway.mcp.lossless import Unreadable
 from gateway.mcp.sse import EventScanner
 from gateway.mcp.streams import RelayedEvents
@@ -22,6 +22,15 @@ PAGE = (
 )
 
 
+def read_listing(body: bytes, judge: Judge) -> Listing | None:
+    found = read_page(body)
+    return None if found is None else found.shown(judge)
+
+
+async def judging(definitions: Definitions) -> Judge:
+    return all_but_drop
+
+
 def anything(definition: Mapping[str, Json]) -> bool:
     return True
 
@@ -35,11 +44,19 @@ def page(**result: Any) -> bytes:
 
 
 def test_a_list_of_which_all_may_be_shown_keeps_its_bytes() -> None:
-    listing = read_listing(PAGE, anything)
+    whole = PAGE.replace(b'"public"', b'"private"')
+    listing = read_listing(whole, anything)
     assert listing is not None
-    assert listing.body is PAGE
+    assert listing.body is whole
     assert [d["name"] for d in listing.definitions] == ["add", "drop"]
     assert (listing.withheld, listing.next_cursor) == (0, "p2")
+
+
+def test_a_list_for_everybody_becomes_one_for_this_caller() -> None:
+    listing = read_listing(PAGE, anything)
+    assert listing is not None
+    assert orjson.loads(listing.body)["result"]["cacheScope"] == "private"
+    assert orjson.loads(listing.body)["result"]["tools"] == orjson.loads(PAGE)["result"]["tools"]
 
 
 def test_a_withheld_definition_is_gone_and_everything_else_is_as_it_was() -> None:
@@ -131,7 +148,7 @@ def listing_events(
         rename=lambda event: event,
         on_end=lambda: None,
     )
-    return ListingEvents(relayed, rpc_id, all_but_drop, reported.append)
+    return ListingEvents(relayed, rpc_id, judging, reported.append)
 
 
 async def test_a_list_in_a_stream_is_filtered_and_the_events_around_it_are_not_touched() -> None:

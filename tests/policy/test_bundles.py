@@ -54,7 +54,8 @@ def test_a_bundle_holds_policies_data_and_a_manifest_that_says_where_they_came_f
     assert (manifest["roots"], manifest["rego_version"]) == ([""], 2)
     assert set(manifest["metadata"]["sources"]) == {"gateway", "lib", "policies"}
     assert sources_of(bundle) == manifest["metadata"]["sources"]
-    assert files["data.json"] == b'{"lib":{"n":0.10,"words":["a","\\u2028<&>"]}}'
+    said = b'{"bundle":{"hides":false,"methods":[]},'
+    assert files["data.json"] == said + b'"lib":{"n":0.10,"words":["a","\\u2028<&>"]}}'
 
 
 def test_the_same_sources_give_the_same_bytes(folder: Path) -> None:

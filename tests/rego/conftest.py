@@ -26,6 +26,38 @@ TOLD = {
 import rego.v2
 
 findings contains finding if some finding in input.server.params.findings
+
+hidden contains member if some member in input.server.params.hidden
+""",
+    "policies/all/hiding/hiding.rego": """package policies.all.hiding
+
+import rego.v2
+
+_told := object.get(input.server.params, "hide", [])
+
+hidden contains member if {
+	some member in _told
+	not member.hide
+}
+
+hidden contains "x" if {
+	some member in _told
+	member.hide == "if an argument is there"
+	input.arguments.hide
+}
+
+hidden contains "x" if {
+	some member in _told
+	member.hide == "if no argument is there"
+	not input.arguments.hide
+}
+""",
+    # What a built bundle says of itself; here the test says it.
+    "bundle/bundle.rego": """package bundle
+
+import rego.v2
+
+hides if input.server.params.hides
 """,
     "policies/all/told/told.rego": """package policies.all.told
 

@@ -14,6 +14,7 @@ import data.gateway.obligations
 import data.gateway.organisation
 import data.gateway.rules
 import data.gateway.templates
+import data.gateway.visibility
 
 # METADATA
 # title: Decision
@@ -64,11 +65,12 @@ compared := {
 	"obligations": _obligations,
 }
 
-# No template, no doubtful agent, no unknown tool.
+# No template, no doubtful agent, no unknown tool, nothing that hides any.
 _only_rules_can_speak if {
 	input.server.template == null
 	input.tool.pin != "UNKNOWN"
 	not input.agent.asserted
+	not data.bundle.hides
 }
 
 _default_reason := "the project's default: no rule and no template policy matches"
@@ -114,6 +116,13 @@ _counted contains [finding.action, finding.policy_id, _reason(finding)] if {
 _counted contains [finding.action, finding.policy_id, _reason(finding)] if {
 	some finding in organisation.findings
 	finding.action != "ALLOW"
+}
+
+# A tool that lists leave out is denied when it is called all the same.
+_counted contains [found.action, found.policy_id, found.reason] if {
+	data.bundle.hides
+	some found in visibility.hiding
+	found.action != "ALLOW"
 }
 
 _counted contains [

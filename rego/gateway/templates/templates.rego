@@ -18,7 +18,7 @@ findings contains result if {
 	some name
 	found := data.connectors[input.server.template][name].findings
 	some member in finding.members(found)
-	result := _overridden(finding.checked(member, name))
+	result := overridden(finding.checked(member, name))
 }
 
 # METADATA
@@ -46,7 +46,10 @@ _readable(override) if {
 	time.parse_rfc3339_ns(override.expires_at)
 }
 
-_overridden(found) := found if {
+# METADATA
+# title: Overridden
+# description: A finding with the action that counts after the server's overrides of its policy.
+overridden(found) := found if {
 	input.server.overrides == []
 } else := object.union(found, {"action": _strictest(_counting(found))})
 

@@ -45,3 +45,24 @@ checked(finding, policy) := finding if {
 	"policy_id": "gateway.malformed_finding",
 	"reason": sprintf("package %v has a finding without a policy_id, or findings that are no set", [policy]),
 }
+
+# METADATA
+# title: Hiding
+# description: >-
+#   The finding that a member of a package's `hidden` set stands for. Whatever the member is, it
+#   hides: `policy_id` and `reason` are taken from it where it has them.
+hiding(member, policy) := {
+	"action": "DENY",
+	"policy_id": member.policy_id,
+	"reason": _said(member),
+} if {
+	is_string(member.policy_id)
+} else := {
+	"action": "DENY",
+	"policy_id": policy,
+	"reason": _said(member),
+}
+
+_said(member) := member.reason if {
+	is_string(member.reason)
+} else := "the policy hides this tool"
