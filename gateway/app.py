@@ -232,7 +232,6 @@ def build(
     emergency_stop = EmergencyStop(directory, lambda: stop_file.seen)
     tool_pins = ToolPins(directory)
     policy = Policy(engine, view=directory.view, now=now)
-    visibility = Visibility(engine, features=lambda: bundles.features, view=directory.view, now=now)
     budget = BudgetLook(directory, state.ledger, now)
     refused_calls = RefusedCalls(state.writer, state.log, now)
     pipeline = Pipeline(
@@ -250,7 +249,7 @@ def build(
         inspection=Inspection(),
         settlement=state.settlement,
         refused_calls=refused_calls,
-        relay=Relay(upstreams, state.registry, visibility),
+        relay=_relay(state, engine, bundles, upstreams),
         running=set(),
     )
     dry_run = DryRun(directory, emergency_stop, tool_pins, policy, budget, refused_calls)
@@ -312,6 +311,16 @@ def _upstreams(
     tokens = Tokens(state.registry, private_allowed=private, listeners=listeners)
     upstreams = Upstreams(handles, private_allowed=private, listeners=listeners, tokens=tokens)
     return tokens, upstreams
+
+
+def _relay(state: State, engine: Engine, bundles: BundleServer, upstreams: Upstreams) -> Relay:
+    visibility = Visibility(
+        engine,
+        features=lambda: bundles.features,
+        view=state.directory.view,
+        now=state.clock.now,
+    )
+    return Relay(upstreams, state.registry, visibility)
 
 
 def _activation(
