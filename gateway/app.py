@@ -27,7 +27,7 @@ from gateway.edge import PROXY_PATH, Edge, TokenBuckets
 from gateway.extensions.control_plane import ControlPlane
 from gateway.housekeeping import Housekeeping
 from gateway.http1 import Client, UnixAddress
-from gateway.listeners import GRACE_SECONDS, Listener, address_of, bind, management_token
+from gateway.listeners import GRACE_SECONDS, Listener, address_of, bind, management_token, url_of
 from gateway.mcp.handles import Handles
 from gateway.mcp.proxy import Proxy
 from gateway.mcp.relay import Relay
@@ -271,8 +271,8 @@ def build(
         delivery=the_delivery(settings, state.registry, _addresses(sockets)),
         buckets=buckets,
         signing=Signing(state.writer, state.checkpoints),
-        public_url=_url(sockets[0], secure=settings.tls_cert is not None),
-        management_url=_url(sockets[1], secure=False),
+        public_url=url_of(sockets[0], secure=settings.tls_cert is not None),
+        management_url=url_of(sockets[1], secure=False),
     )
 
 
@@ -314,12 +314,8 @@ def _upstreams(
 
 
 def _relay(state: State, engine: Engine, bundles: BundleServer, upstreams: Upstreams) -> Relay:
-    visibility = Visibility(
-        engine,
-        features=lambda: bundles.features,
-        view=state.directory.view,
-        now=state.clock.now,
-    )
+    view, now = state.directory.view, state.clock.now
+    visibility = Visibility(engine, features=lambda: bundles.features, view=view, now=now)
     return Relay(upstreams, state.registry, visibility)
 
 
@@ -400,12 +396,6 @@ def _dashboard_context(gateway: Gateway) -> DashboardContext:
 
 def _addresses(sockets: Iterable[socket.socket]) -> frozenset[tuple[str, int]]:
     return frozenset(address_of(sock) for sock in sockets)
-
-
-def _url(sock: socket.socket, *, secure: bool) -> str:
-    host, port = address_of(sock)
-    shown = f"[{host}]" if ":" in host else host
-    return f"{'https' if secure else 'http'}://{shown}:{port}"
 
 
 async def _run(

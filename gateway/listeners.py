@@ -88,3 +88,9 @@ def management_token(data_dir: Path) -> str:
     aside.write_text(token)
     aside.rename(path)
     return token
+
+
+def url_of(sock: socket.socket, *, secure: bool) -> str:
+    host, port = address_of(sock)
+    shown = f"[{host}]" if ":" in host else host
+    return f"{'https' if secure else 'http'}://{shown}:{port}"
