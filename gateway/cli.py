@@ -24,6 +24,10 @@ COMMANDS = {
     "apply": "gateway.commands.apply",
     "diff": "gateway.commands.apply",
     "export": "gateway.commands.apply",
+    "server": "gateway.commands.server",
+    "stop": "gateway.commands.stop",
+    "approvals": "gateway.commands.approvals",
+    "traces": "gateway.commands.traces",
 }
 
 

@@ -4,7 +4,7 @@ import time
 from collections.abc import Mapping, Sequence
 from types import TracebackType
 from typing import Any, Self
-from urllib.parse import urlsplit
+from urllib.parse import urlencode, urlsplit
 
 import httpx
 
@@ -72,16 +72,16 @@ class Api:
             time.sleep(min(int(wait) if wait.isdigit() else 1, _LONGEST_WAIT))
         return _read(response, f"{method} {path}")
 
-    def all(self, path: str) -> list[dict[str, Any]]:
-        """A whole list, page by page."""
+    def all(self, path: str, **filters: str | None) -> list[dict[str, Any]]:
+        """A whole list, page by page; a filter that is None is none."""
         found: list[dict[str, Any]] = []
-        cursor = ""
+        given = {"limit": "200"} | {k: value for k, value in filters.items() if value is not None}
         while True:
-            page = self.send("GET", f"{path}?limit=200{cursor}")
+            page = self.send("GET", f"{path}?{urlencode(given)}")
             found += page["items"]
             if page["next_cursor"] is None:
                 return found
-            cursor = f"&cursor={page['next_cursor']}"
+            given["cursor"] = page["next_cursor"]
 
     def _ask(self, method: str, path: str, body: Mapping[str, object] | None) -> httpx.Response:
         try:
