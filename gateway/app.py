@@ -25,6 +25,7 @@ from gateway.dashboard.entry import Dashboard, is_ours
 from gateway.dry_run import DryRun
 from gateway.edge import PROXY_PATH, Edge, TokenBuckets
 from gateway.extensions.control_plane import ControlPlane
+from gateway.extensions.entra import EntraTokens, KeySets
 from gateway.housekeeping import Housekeeping
 from gateway.http1 import Client, UnixAddress
 from gateway.listeners import GRACE_SECONDS, Listener, address_of, bind, management_token, url_of
@@ -157,6 +158,7 @@ class Gateway:
     pipeline: Pipeline
     dry_run: DryRun
     control_plane: ControlPlane
+    entra: EntraTokens
     risks: RiskAssessor
     what_if: WhatIf
     stop_file: StopFile
@@ -266,6 +268,7 @@ def build(
         dry_run=dry_run,
         what_if=WhatIf(state.registry, state.keyring, binary, settings.policy_dirs, bundles),
         control_plane=_control_plane(state, pipeline, dry_run, risks, bundles),
+        entra=EntraTokens(KeySets(settings.private_upstreams, _addresses(sockets))),
         risks=risks,
         stop_file=stop_file,
         delivery=the_delivery(settings, state.registry, _addresses(sockets)),
@@ -372,6 +375,7 @@ def _api_context(gateway: Gateway) -> ApiContext:
         redeem=gateway.tokens.redeem,
         decide=gateway.dry_run.decide,
         control_plane=gateway.control_plane,
+        entra=gateway.entra,
         readiness=gateway.readiness,
         cancel_calls=gateway.cancel_calls,
         policy_status=gateway.policy.status,

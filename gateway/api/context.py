@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 from gateway.dry_run import Question
 from gateway.extensions.control_plane import ControlPlane
+from gateway.extensions.entra import EntraTokens
 from gateway.policy.activation import PolicyStatus
 from gateway.policy.replay import Replay
 from gateway.registry.consents import Granted
@@ -52,5 +53,6 @@ class ApiContext:
     checkpoint: Callable[[], Awaitable[Signed | None]]
     """Signs the log's head as it is now; None for an empty log."""
     vacated: Vacated
+    entra: EntraTokens
     take: Callable[[str], float] = lambda _key_id: 0.0
     """Takes one request from a key's allowance; how many seconds it must wait, or 0."""

@@ -40,7 +40,7 @@ from gateway.api.endpoint import Endpoint, Route
 from gateway.api.errors import ApiError, answer
 from gateway.api.health import HealthEndpoints
 from gateway.api.models import Listing, ListQuery
-from gateway.extensions import webhook
+from gateway.extensions import copilot_studio, webhook
 from gateway.extensions.events import EventIn, IngestAnswer
 from gateway.ids import new_id
 from gateway.policy.bundle_server import CONTENT_TYPE
@@ -70,6 +70,7 @@ _TRACE_READERS = _READERS | {Role.EXTENSION}
 _APPROVERS = frozenset({Role.ADMIN, Role.APPROVER})
 _APPROVAL_READERS = _APPROVERS | _READERS
 _CALLERS = frozenset({Role.PROJECT})
+_PLATFORMS = frozenset({Role.EXTENSION})
 _SENDERS = frozenset({Role.EXTENSION, Role.PROJECT})
 _DECIDERS = frozenset({Role.PROJECT, Role.ADMIN})
 
@@ -235,6 +236,12 @@ ROUTES: tuple[Route, ...] = (
           "Download an evidence bundle for a filter", evidence.ZIP, body=evidence.EvidenceBody),
     Route("GET", "/export", _READERS, evidence.export, "Download records as NDJSON or CSV",
           evidence.NDJSON, query=evidence.ExportQuery),
+    Route("POST", "/extensions/{id}/copilot-studio/validate", _PLATFORMS,
+          copilot_studio.validated, "Copilot Studio asks whether it is set up",
+          copilot_studio.Validated, door=copilot_studio.validate),
+    Route("POST", "/extensions/{id}/copilot-studio/analyze-tool-execution", _PLATFORMS,
+          copilot_studio.analysed, "Copilot Studio asks before a tool call",
+          copilot_studio.Analysed, body=copilot_studio.Analyse, door=copilot_studio.analyse),
     Route("GET", "/policy/status", _READERS, policy_bundles.status,
           "Read which policy decides, and why other sources do not",
           policy_bundles.PolicyStatusOut),

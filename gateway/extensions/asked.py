@@ -28,6 +28,8 @@ class Asked:
     source: Literal["extension", "sdk", "authzen"] = "extension"
     gone: Callable[[], bool] = field(default=lambda: False)
     """True once nobody waits for the answer."""
+    kept: bytes | None = None
+    """What the trace keeps in place of the document."""
 
 
 def call_of(asked: Asked, trace_id: str, name: str, risk: Risk) -> Call:
@@ -53,11 +55,11 @@ def call_of(asked: Asked, trace_id: str, name: str, risk: Risk) -> Call:
         is_retry=False,
         params=params,
         session=event.session_id,
-        event=_event(asked, risk),
+        event=event_of(asked, risk),
     )
 
 
-def _event(asked: Asked, risk: Risk) -> Event:
+def event_of(asked: Asked, risk: Risk) -> Event:
     event = asked.event
     named = {
         "platform": event.platform,
@@ -72,7 +74,7 @@ def _event(asked: Asked, risk: Risk) -> Event:
         type=event.event_type,
         risk=risk.value,
         codes={name: text for name, text in named.items() if text is not None},
-        body=as_json(asked.document) if keeps else b"",
+        body=(asked.kept or as_json(asked.document)) if keeps else b"",
     )
 
 
@@ -111,7 +113,7 @@ def _reported(
     asked: Asked, kind: str, trace_id: str, more: Mapping[str, str | bool | None]
 ) -> Draft:
     caller = asked.caller
-    event = _event(asked, Risk.LOW)
+    event = event_of(asked, Risk.LOW)
     body = event.body or as_json(asked.document)
     return Draft(
         kind=kind,

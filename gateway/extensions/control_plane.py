@@ -171,22 +171,28 @@ class ControlPlane:
 
     async def presumed_risk(self, caller: Caller, name: str, description: str) -> Risk:
         """How much harm a tool that no scan knows can do, from what is said of it."""
-        known = self._directory.view(caller.project.id).tools.get(caller.server.id, {}).get(name)
+        known = self.known_risk(caller, name, description)
         if known is not None:
-            return known.risk
-        key = (self._revision(), name, hashlib.sha256(description.encode()).hexdigest())
-        if key in self._known_risks:
-            self._known_risks.move_to_end(key)
-            return self._known_risks[key]
+            return known
         try:
             definition = {"name": name, "description": description}
             (assessed,) = await self._risks.risks([definition])
         except EngineFault:
             return Risk.HIGH
-        self._known_risks[key] = assessed.risk
+        self._known_risks[self._risk_key(name, description)] = assessed.risk
         if len(self._known_risks) > _REMEMBERED_RISKS:
             self._known_risks.popitem(last=False)
         return assessed.risk
+
+    def known_risk(self, caller: Caller, name: str, description: str) -> Risk | None:
+        """The same without asking anything: None where that is needed."""
+        tools = self._directory.view(caller.project.id).tools.get(caller.server.id, {})
+        if name in tools:
+            return tools[name].risk
+        return self._known_risks.get(self._risk_key(name, description))
+
+    def _risk_key(self, name: str, description: str) -> tuple[str | None, str, str]:
+        return self._revision(), name, hashlib.sha256(description.encode()).hexdigest()
 
     # --- reported afterwards ---
 

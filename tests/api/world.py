@@ -17,6 +17,7 @@ from gateway.api.routes import BASE, routes
 from gateway.clock import after
 from gateway.dry_run import DryRun, Question
 from gateway.extensions.control_plane import ControlPlane
+from gateway.extensions.entra import EntraTokens
 from gateway.ids import new_id
 from gateway.keyring import encrypt
 from gateway.policy.activation import PolicyStatus
@@ -63,6 +64,10 @@ class Upstream:
     policy: PolicyStatus = field(default_factory=lambda: PolicyStatus(None, None, None))
     archives: dict[str, bytes] = field(default_factory=dict)
     stops: list[Stop] = field(default_factory=list)
+    keys: bytes = b""
+    """Of the issuer of tokens; empty: it cannot be reached."""
+    key_sets: list[str] = field(default_factory=list)
+    """Where they were asked for."""
     questions: list[tuple[Key, Question]] = field(default_factory=list)
 
     async def scan(self, server: Server) -> Scan:
@@ -87,6 +92,12 @@ class Upstream:
             "policy_ids": ["salesforce.bulk_export"],
             "reasons": ["Bulk export is denied"],
         }
+
+    async def key_set(self, url: str) -> bytes:
+        self.key_sets.append(url)
+        if not self.keys:
+            raise OSError("unreachable")
+        return self.keys
 
     async def readiness(self) -> Readiness:
         return Readiness(self.ready, {"opa": "ok" if self.ready else "down"})
@@ -216,6 +227,7 @@ def a_world(
         line = a_line(builders.World(state), policy)
         context = ApiContext(
             control_plane=a_control_plane(line, risks),
+            entra=EntraTokens(upstream.key_set),
             registry=state.registry,
             public_url=PUBLIC_URL,
             scan=upstream.scan,
