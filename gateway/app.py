@@ -4,7 +4,7 @@ import asyncio
 import gc
 import signal
 import socket
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -47,14 +47,11 @@ from gateway.policy.opa import Opa
 from gateway.policy.risk import RiskAssessor
 from gateway.policy.sources import the_sources
 from gateway.refused_calls import RefusedCalls
-from gateway.registry import policy_changes, projects, users
+from gateway.registry import policy_changes
 from gateway.registry.core import Actor, Change
 from gateway.registry.faults import Unready
-from gateway.registry.keys import NewKey
 from gateway.registry.pins import Assessment, Scan
-from gateway.registry.projects import NewProject
 from gateway.registry.stop_file import StopFile
-from gateway.registry.users import NewUser
 from gateway.reports import Reports
 from gateway.settings import Settings
 from gateway.state import State, open_state
@@ -69,7 +66,7 @@ from gateway.steps.tool_pins import ToolPins
 from gateway.steps.visibility import Visibility
 from gateway.store.writer import WriterStopped
 from gateway.trace.checkpoint import Signing
-from gateway.values import Caller, ProjectId, Server, Stop
+from gateway.values import Caller, Server, Stop
 from gateway.what_if import WhatIf
 
 CALLS_PER_SECOND = 10_000.0
@@ -90,44 +87,6 @@ class Ready:
 
     base_url: str
     management_url: str
-
-
-@dataclass(frozen=True, slots=True)
-class Initialised:
-    """What `initialise` made; the key is shown here and nowhere again."""
-
-    project_id: str
-    project_slug: str
-    admin_key: str
-
-
-def initialise(
-    settings: Settings, *, project: str, owner: str, people: Sequence[NewUser] = ()
-) -> Initialised:
-    """Make data directory, keys and database where missing, and a project with its first admin.
-
-    ``people`` sign in with the passwords that they bring. Blocks. Raises what
-    `gateway.state.open_state` raises, and `gateway.registry.faults.Conflict` when there is a
-    project of that name.
-    """
-    slug = projects.slug_of(project)
-    opened = open_state(settings.data_dir, create=True, checkpoint_file=settings.checkpoint_file)
-    with opened as state:
-        row, _, key = projects.create_now(
-            state.registry,
-            NewProject.model_validate({"name": project, "slug": slug}),
-            NewKey.model_validate({"role": "admin", "name": "First administrator", "owner": owner}),
-        )
-        for person in people:
-            _add(state, row.id, person)
-    return Initialised(row.id, row.slug, key)
-
-
-def _add(state: State, project_id: ProjectId, person: NewUser) -> None:
-    password_hash = users.hashed_now(person.password or "")
-    # Each by themselves: nobody else is said to know the password.
-    by = Actor.operator(project_id, person.name)
-    state.registry.change_now(by, lambda change: users.create(change, person, password_hash))
 
 
 def serve(settings: Settings, *, ready: Callable[[Ready], None] | None = None) -> None:
