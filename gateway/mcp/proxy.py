@@ -6,6 +6,7 @@ Plain ASGI, because every tool call passes here: no request object, no middlewar
 import asyncio
 from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import dataclass
+from time import monotonic
 from typing import Protocol
 
 import orjson
@@ -19,6 +20,7 @@ from gateway.values import Answer, Request
 _METHODS = frozenset({"POST", "GET", "DELETE"})
 _CLOSE = (b"connection", b"close")
 _JSON = (b"content-type", b"application/json")
+_EVENT_ENDS = (b"\n\n", b"\r\n\r\n", b"\r\r", b"\n\r\n")
 _NO_BODY = frozenset({204, 304})
 
 
@@ -57,10 +59,15 @@ class Proxy:
         *,
         trusted_proxies: Sequence[Network] = (),
         limits: BodyLimits | None = None,
+        silence_seconds: float = 15.0,
     ) -> None:
+        """A stream that is silent for ``silence_seconds`` gets a comment, so that nobody on its
+        way takes it for dead.
+        """
         self._handler = handler
         self._trusted = tuple(trusted_proxies)
         self._limits = limits or BodyLimits()
+        self._silence = silence_seconds
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         try:
@@ -74,7 +81,7 @@ class Proxy:
         if answer.stream is None:
             await _send_whole(answer, send)
         else:
-            await _send_stream(answer, answer.stream, receive, send)
+            await _send_stream(answer, answer.stream, receive, send, self._silence)
 
     async def _request(self, scope: Scope, receive: Receive) -> Request:
         method: str = scope["method"]
@@ -171,13 +178,17 @@ async def _send_whole(answer: Answer, send: Send) -> None:
     await send({"type": "http.response.body", "body": answer.body})
 
 
-async def _send_stream(answer: Answer, stream: ByteStream, receive: Receive, send: Send) -> None:
+async def _send_stream(
+    answer: Answer, stream: ByteStream, receive: Receive, send: Send, silence: float
+) -> None:
     """Send chunks as they come, each once the client took the one before.
 
     Whatever ends it — the stream, the client, a shutdown — the stream is closed on return, and so
     is the upstream: in the modern era that is how a client cancels.
     """
-    pump = asyncio.create_task(_pump(answer, stream, send))
+    pulse = _Pulse()
+    pump = asyncio.create_task(_pump(answer, stream, send, pulse))
+    beat = asyncio.create_task(_keep_alive(send, pulse, silence))
     watch = asyncio.create_task(_until_gone(receive))
     try:
         await asyncio.wait((pump, watch), return_when=asyncio.FIRST_COMPLETED)
@@ -185,18 +196,41 @@ async def _send_stream(answer: Answer, stream: ByteStream, receive: Receive, sen
         finished = pump.done()
         pump.cancel()
         watch.cancel()
-        await asyncio.wait((pump, watch))
+        beat.cancel()
+        await asyncio.wait((pump, watch, beat))
         await stream.aclose()
     if finished:
         pump.result()
 
 
-async def _pump(answer: Answer, stream: ByteStream, send: Send) -> None:
+@dataclass(slots=True)
+class _Pulse:
+    """When something was last sent on a stream, and whether a comment may stand behind it."""
+
+    at: float = 0.0
+    between_events: bool = False
+
+
+async def _pump(answer: Answer, stream: ByteStream, send: Send, pulse: _Pulse) -> None:
     head = {"type": "http.response.start", "status": answer.status, "headers": answer.headers}
     await send(head)
+    pulse.at, pulse.between_events = monotonic(), True
     async for chunk in stream:
+        # While this waits for the client, nothing else is to be sent.
+        pulse.between_events = False
         await send({"type": "http.response.body", "body": chunk, "more_body": True})
+        pulse.at, pulse.between_events = monotonic(), chunk.endswith(_EVENT_ENDS)
+    pulse.between_events = False
     await send({"type": "http.response.body", "body": b""})
+
+
+async def _keep_alive(send: Send, pulse: _Pulse, silence: float) -> None:
+    """Comments are ignored by every reader of events (WHATWG HTML, section 9.2.6)."""
+    while True:
+        await asyncio.sleep(silence / 3)
+        if pulse.between_events and monotonic() - pulse.at >= silence:
+            pulse.at = monotonic()
+            await send({"type": "http.response.body", "body": b":\n\n", "more_body": True})
 
 
 async def _until_gone(receive: Receive) -> None:

@@ -64,8 +64,11 @@ class Stream:
 
 
 @asynccontextmanager
-async def served(handler: Handler, limits: BodyLimits | None = None) -> AsyncIterator[int]:
-    app = Starlette(routes=[Route("/api/v1/mcp/proxy/{server_id}", Proxy(handler, limits=limits))])
+async def served(
+    handler: Handler, limits: BodyLimits | None = None, **options: float
+) -> AsyncIterator[int]:
+    proxy = Proxy(handler, limits=limits, **options)  # type: ignore[arg-type]
+    app = Starlette(routes=[Route("/api/v1/mcp/proxy/{server_id}", proxy)])
     async with serving(app, http=EdgeProtocol, lifespan="off") as port:
         yield port
 
@@ -275,6 +278,31 @@ async def test_chunks_leave_as_they_come() -> None:
         assert await reader.readexactly(5) == b"0\r\n\r\n"
         await asyncio.wait_for(stream.closed.wait(), 5)
         writer.close()
+
+
+async def test_a_silent_stream_gets_comments_and_only_between_events() -> None:
+    stream, silence = Stream(), 0.03
+    content = b""
+    async with (
+        served(Handler(streaming(stream)), silence_seconds=silence) as port,
+        httpx.AsyncClient(timeout=10, trust_env=False) as client,
+        client.stream("POST", f"http://127.0.0.1:{port}{PATH}", content=b"{}") as response,
+    ):
+        chunks = response.aiter_raw()
+        content += await anext(chunks)
+        stream.chunks.put_nowait(b"data: 1\n\n")
+        while not content.endswith(b"data: 1\n\n:\n\n"):
+            content += await anext(chunks)
+        stream.chunks.put_nowait(b"data: a ha")
+        while b"data: a ha" not in content:
+            content += await anext(chunks)
+        await asyncio.sleep(4 * silence)
+        stream.chunks.put_nowait(b"lf\n\n")
+        stream.chunks.put_nowait(None)
+        async for chunk in chunks:
+            content += chunk
+    assert content.startswith(b":\n\n")
+    assert content.replace(b":\n\n", b"") == b"data: 1\n\ndata: a half\n\n"
 
 
 async def test_a_client_that_leaves_a_silent_stream_closes_it() -> None:
