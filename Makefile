@@ -3,7 +3,7 @@
 # make install  what `run` needs                     make lock    pin the dependencies anew
 
 .DEFAULT_GOAL := run
-.PHONY: run install test check bench lock packages python
+.PHONY: run install test check bench lock packages python screenshots
 .DELETE_ON_ERROR:
 
 PYTHON ?= python3
@@ -41,7 +41,7 @@ python:
 # whose program is missing says which one it is and how to get it.
 packages:
 	@missing=; \
-	for pair in nginx:nginx wrk:wrk node:nodejs npm:npm go:golang-go curl:curl; do \
+	for pair in nginx:nginx wrk:wrk node:nodejs npm:npm go:golang-go curl:curl chromium:chromium; do \
 	  command -v "$${pair%%:*}" >/dev/null || missing="$$missing $${pair##*:}"; \
 	done; \
 	if [ -n "$$missing" ] && [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
@@ -67,6 +67,10 @@ check: install .venv/.dev
 bench: packages install .venv/.dev
 	@PATH="$$(dirname "$(OPA)"):$$PATH" $(BIN)/python -m benchmarks.calls
 	@PATH="$$(dirname "$(OPA)"):$$PATH" $(BIN)/python -m benchmarks.policies
+
+# Pictures of the dashboard for the docs, from a demonstration of its own.
+screenshots: packages install .venv/.dev
+	@PATH="$$(dirname "$(OPA)"):$$PATH" $(BIN)/python -m tests.end_to_end.screenshots docs/images
 
 lock:
 	@command -v uv >/dev/null || { echo "uv is needed to resolve: pip install uv" >&2; exit 1; }

@@ -109,6 +109,7 @@ class Gateway:
 
     settings: Settings
     state: State
+    binary: Path
     bundles: BundleServer
     opa: Opa
     policy: Activation
@@ -218,6 +219,7 @@ def build(
     return Gateway(
         settings=settings,
         state=state,
+        binary=binary,
         bundles=bundles,
         opa=opa,
         policy=_activation(settings, state, binary, bundles, opa),
@@ -350,10 +352,13 @@ def _dashboard_context(gateway: Gateway) -> DashboardContext:
     sign_ins = TokenBuckets(per_second=SIGN_INS_PER_SECOND, burst=SIGN_INS_AT_ONCE)
     public_url = gateway.settings.public_url or gateway.public_url
     return DashboardContext(
-        registry=gateway.state.registry,
+        api=_api_context(gateway),
         secure=public_url.startswith("https:"),
         trusted_proxies=gateway.settings.trusted_proxies,
         take=sign_ins.take,
+        opa=gateway.binary,
+        policy_dirs=gateway.settings.policy_dirs,
+        ending=lambda: gateway.bundles.closed,
     )
 
 

@@ -1,17 +1,31 @@
 """What the pages are given by `gateway.app`."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from pathlib import Path
 
+from gateway.api.context import ApiContext
 from gateway.edge import Network
 from gateway.registry.core import Registry
+from gateway.registry.overview import PastHours
 
 
 @dataclass(frozen=True, slots=True)
 class DashboardContext:
-    registry: Registry
+    api: ApiContext
     secure: bool
     """People reach it over HTTPS: cookies then bear `__Host-` and `Secure`."""
     trusted_proxies: Sequence[Network]
     take: Callable[[str], float]
     """Takes one sign-in from an address's allowance; how many seconds it must wait, or 0."""
+    opa: Path
+    """The binary: decisions are made again with it, aside from the one that decides."""
+    policy_dirs: Sequence[Path] = ()
+    ending: Callable[[], bool] = lambda: False
+    """The gateway is about to end, and streams with it."""
+
+    past_hours: PastHours = field(default_factory=PastHours)
+
+    @property
+    def registry(self) -> Registry:
+        return self.api.registry

@@ -86,10 +86,6 @@ class SignIn:
         drop_cookie(self._context, response)
         return response
 
-    async def home(self, request: Request) -> Response:
-        session = await session_of(self._context, request)
-        return page("home.html", user=session.user, csrf=session.csrf)
-
 
 def _form(after: str, message: str = "", status: int = 200) -> Response:
     return page("sign_in.html", status, after=after, message=message)

@@ -64,6 +64,11 @@ class BundleServer:
         """
         return self._digests.get(revision)
 
+    @property
+    def closed(self) -> bool:
+        """Once the gateway is told to end."""
+        return self._closed
+
     def close(self) -> None:
         """End the polls that wait, so that the server need not wait for them."""
         self._closed = True

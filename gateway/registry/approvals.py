@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from typing import Annotated, Any, Literal
 
 from pydantic import Field
-from sqlalchemy import ColumnElement, Connection, Row, and_, or_, select, update
+from sqlalchemy import ColumnElement, Connection, Row, and_, func, or_, select, update
 
 from gateway.keyring import Keyring, decrypt
 from gateway.registry import pages, users
@@ -78,6 +78,12 @@ def listed(
     if status is not None:
         query = query.where(_has_status(status, now))
     return pages.page(connection, query, _a.id, cursor, limit)
+
+
+def pending(connection: Connection, project_id: str, now: str) -> int:
+    """How many wait for a person."""
+    query = select(func.count()).where(_a.project_id == project_id, _has_status("PENDING", now))
+    return connection.execute(query).scalar_one()
 
 
 def get(connection: Connection, project_id: str, approval_id: str) -> Row[Any]:

@@ -131,6 +131,14 @@ def get(
     return rows
 
 
+def events(connection: Connection, project_id: str, first: str, last: str) -> dict[str, str]:
+    """What happened between two times, both included: the events' names by id."""
+    query = select(_t.id, _t.body).where(
+        _t.project_id == project_id, _t.ts >= first, _t.ts <= last, _t.kind == "event"
+    )
+    return {row.id: str(orjson.loads(row.body)["event"]) for row in connection.execute(query)}
+
+
 def open_payloads(connection: Connection, keyring: Keyring, row: Row[Any]) -> dict[str, Payload]:
     """Every payload that the record commits to, opened as far as it still can be."""
     record = orjson.loads(row.body)

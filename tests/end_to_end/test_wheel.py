@@ -40,6 +40,13 @@ def test_the_wheel_holds_what_is_not_code_and_no_tests(wheel: Path) -> None:
         inside = {n.removeprefix("gateway/_assets/") for n in names if f"_assets/{folder}/" in n}
         assert inside == here
     assert "gateway/_assets/opa-config.yaml" in names
+    pages = [path for path in (ROOT / "gateway/dashboard").rglob("*") if path.is_file()]
+    shown = {
+        path.relative_to(ROOT).as_posix()
+        for path in pages
+        if path.suffix in (".html", ".css", ".js", ".svg")
+    }
+    assert shown <= set(names)
     assert [name for name in names if not name.startswith(("gateway/", "policy_gateway-"))] == []
     assert any(name.endswith("licenses/LICENSE") for name in names)
 

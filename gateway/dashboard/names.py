@@ -1,0 +1,39 @@
+"""What ids are called, from the view that decisions are made with: no query."""
+
+from collections.abc import Mapping
+
+from gateway.dashboard.page import Page
+
+
+def names_of(page: Page) -> Mapping[str, str]:
+    """Agents, servers and tools of the person's project, by id."""
+    view = page.context.api.registry.directory.view(page.person.project_id)
+    found: dict[str, str] = {agent.id: agent.name for agent in view.agents.values()}
+    found |= {server.id: server.name for server in view.servers.values()}
+    for tools in view.tools.values():
+        found |= {tool.id: tool.name for tool in tools.values()}
+    return found
+
+
+def policies_of(page: Page) -> Mapping[str, str]:
+    """The rules that decisions name, in the words of whoever made them."""
+    view = page.context.api.registry.directory.view(page.person.project_id)
+    return {f"rule:{rule.id}": f"rule: {rule.reason or rule.tool_pattern}" for rule in view.rules}
+
+
+def choices_of(page: Page) -> dict[str, list[tuple[str, str]]]:
+    """What fields that hold an id may hold."""
+    view = page.context.api.registry.directory.view(page.person.project_id)
+    agents = sorted((a.name, a.id) for a in view.agents.values())
+    servers = sorted((s.name, s.id) for s in view.servers.values())
+    tools = sorted(
+        (f"{tool.name} ({view.servers[server_id].name})", tool.id)
+        for server_id, of_server in view.tools.items()
+        if server_id in view.servers
+        for tool in of_server.values()
+    )
+    return {
+        "agent_id": [(id_, name) for name, id_ in agents],
+        "server_id": [(id_, name) for name, id_ in servers],
+        "mcp_tool_id": [(id_, name) for name, id_ in tools],
+    }

@@ -1,0 +1,119 @@
+"""One request for a page: who asks, what they sent, and how to answer them."""
+
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+from urllib.parse import urlencode
+
+from markupsafe import Markup
+from pydantic import BaseModel
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.templating import Jinja2Templates
+from starlette_admin import flash
+
+from gateway.api.call import Waiting
+from gateway.api.errors import ApiError
+from gateway.dashboard.context import DashboardContext
+from gateway.dashboard.desk import Desk, Person
+from gateway.dashboard.pages import see
+from gateway.registry.sessions import Session
+
+BASE = "/dashboard"
+
+
+@dataclass(frozen=True, slots=True)
+class Page:
+    request: Request
+    session: Session
+    desk: Desk
+    context: DashboardContext
+    templates: Jinja2Templates
+    form: dict[str, str]
+    """The fields of a form that is known to be this session's own; empty for a GET."""
+
+    @property
+    def person(self) -> Person:
+        return self.desk.person
+
+    @property
+    def ids(self) -> Mapping[str, str]:
+        """What the path names."""
+        found: Mapping[str, str] = self.request.path_params
+        return found
+
+    @property
+    def query(self) -> Mapping[str, str]:
+        return dict(self.request.query_params)
+
+    def draw(self, template: str, status: int = 200, /, **values: object) -> Response:
+        given = {"desk": self.desk, "csrf": csrf_field(self.session), "up": None, **values}
+        return self.templates.TemplateResponse(self.request, template, given, status)
+
+    def say(self, message: str, category: str = "success") -> None:
+        """A line that stands on top of the next page."""
+        flash(self.request, message, category)
+
+    def to(self, path: str, **query: str) -> Response:
+        """Elsewhere in the dashboard, by GET."""
+        return see(BASE + path + (f"?{urlencode(query)}" if query else ""))
+
+    async def attempt(
+        self,
+        method: str,
+        path: str,
+        body: Mapping[str, object] | None = None,
+        *,
+        done: str,
+    ) -> BaseModel | None:
+        """Change what the path names and say what became of it; None when it was refused."""
+        try:
+            answer = await self.desk.change(method, path, self.ids, body)
+        except ApiError as fault:
+            self.say(told(fault), "error")
+            return None
+        self.say(waiting(answer) or done, "warning" if waiting(answer) else "success")
+        return answer or Done()
+
+
+class Done(BaseModel):
+    """The answer of an operation that has none."""
+
+
+Handler = Callable[[Page], Awaitable[Response]]
+
+
+@dataclass(frozen=True, slots=True)
+class PageRoute:
+    """``path`` is below `/dashboard`."""
+
+    method: str
+    path: str
+    handler: Handler
+
+
+def csrf_field(session: Session) -> Markup:
+    return Markup('<input type="hidden" name="csrf" value="{}">').format(session.csrf)
+
+
+def faults_of(fault: ApiError) -> dict[str, str]:
+    """What is wrong, by field; the first fault of each counts."""
+    found: dict[str, str] = {}
+    for detail in fault.details:
+        found.setdefault(detail.field, detail.message)
+    return found
+
+
+def told(fault: ApiError) -> str:
+    """The whole fault as one line."""
+    details = "; ".join(f"{detail.field}: {detail.message}" for detail in fault.details)
+    return details or fault.message
+
+
+def waiting(answer: BaseModel | None) -> str:
+    """What to say when the change waits for a second person; empty when it was made."""
+    return answer.message if isinstance(answer, Waiting) else ""
+
+
+def schema_of(model: type[BaseModel]) -> dict[str, Any]:
+    return model.model_json_schema()

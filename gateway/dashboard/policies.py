@@ -1,0 +1,309 @@
+"""What decides: rules made here, templates' policies, Rego; which bundle, and what it was."""
+
+import asyncio
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from sqlalchemy import Connection
+from starlette.responses import Response
+
+from gateway import clock
+from gateway.api.errors import ApiError
+from gateway.api.models import Listing
+from gateway.api.policies import PolicyOut
+from gateway.api.policy_bundles import PolicyStatusOut
+from gateway.api.servers import ServerOut
+from gateway.dashboard import forms
+from gateway.dashboard.desk import body_of
+from gateway.dashboard.names import choices_of, names_of
+from gateway.dashboard.page import Page, PageRoute, faults_of, schema_of, waiting
+from gateway.dashboard.rego import highlighted, packages
+from gateway.policy.bundles import build_bundle
+from gateway.policy.check import with_folders
+from gateway.policy.replay import Input, Replay, replay
+from gateway.policy.sources import BundleFault
+from gateway.registry import recorded
+
+_RULES, _RULE = "/mcp/policies", "/mcp/policies/{id}"
+_OVERRIDES = "/mcp/servers/{id}/overrides"
+_UP = ("/policies", "Policies")
+_LABELS = {
+    "mcp_tool_id": "Tool",
+    "tool_pattern": "Tools by pattern",
+    "min_risk": "From this risk on",
+    "expires_at": "Ends (UTC)",
+}
+_KEY = bytes(32)
+"""Signs candidates, which nobody takes for a bundle that decides."""
+REPLAYED = 2000
+"""Calls that a what-if looks at, at most."""
+
+
+@dataclass(frozen=True, slots=True)
+class Tried:
+    """What a candidate would have changed."""
+
+    found: Replay
+    unkept: int
+
+
+async def index(page: Page) -> Response:
+    found = await page.desk.read(
+        _RULES, Listing[PolicyOut], cursor=page.query.get("cursor"), limit=200
+    )
+    status = await page.desk.read("/policy/status", PolicyStatusOut)
+    rules = [one for one in found.items if not one.is_auto_generated]
+    brought = [one for one in found.items if one.is_auto_generated]
+    names = names_of(page)
+    return page.draw(
+        "policies.html",
+        title="Policies",
+        rules=sorted(rules, key=lambda rule: _rank(rule)),
+        brought=brought,
+        next_cursor=found.next_cursor,
+        status=status,
+        names=names,
+        tier=_tier,
+    )
+
+
+async def rego(page: Page) -> Response:
+    status = await page.desk.read("/policy/status", PolicyStatusOut)
+    digest = page.query.get("digest") or (status.active.digest if status.active else "")
+    archive = await page.context.api.policy_bundle(digest)
+    found = [] if archive is None else packages(archive)
+    chosen = next((one for one in found if one.file == page.query.get("file")), None)
+    return page.draw(
+        "rego.html",
+        title="Rego",
+        packages=found,
+        chosen=chosen,
+        source=highlighted(chosen.source) if chosen else "",
+        digest=digest,
+        status=status,
+        up=_UP,
+    )
+
+
+async def ask_rule(page: Page) -> Response:
+    return _rule_form(page, None, None, {}, "Make a rule")
+
+
+async def make_rule(page: Page) -> Response:
+    typed = page.form
+    body = forms.read(schema_of(body_of("POST", _RULES)), typed)
+    try:
+        made = await page.desk.change("POST", _RULES, body=body)
+    except ApiError as fault:
+        return _rule_form(page, None, typed, faults_of(fault), "Make a rule", fault)
+    page.say(waiting(made) or "The rule is live.", "warning" if waiting(made) else "success")
+    return page.to("/policies")
+
+
+async def ask_rule_change(page: Page) -> Response:
+    rule = await page.desk.read(_RULE, PolicyOut, page.ids)
+    return _rule_form(page, rule, None, {}, "Change the rule")
+
+
+async def change_rule(page: Page) -> Response:
+    rule, typed = await page.desk.read(_RULE, PolicyOut, page.ids), page.form
+    schema = schema_of(body_of("PATCH", _RULE))
+    body = forms.read(schema, typed, before=rule.model_dump(mode="json"))
+    try:
+        made = await page.desk.change("PATCH", _RULE, page.ids, body)
+    except ApiError as fault:
+        return _rule_form(page, rule, typed, faults_of(fault), "Change the rule", fault)
+    page.say(waiting(made) or "Saved.", "warning" if waiting(made) else "success")
+    return page.to("/policies")
+
+
+async def remove_rule(page: Page) -> Response:
+    await page.attempt("DELETE", _RULE, done="The rule is removed.")
+    return page.to("/policies")
+
+
+async def ask_override(page: Page) -> Response:
+    server = await page.desk.read("/mcp/servers/{id}", ServerOut, page.ids)
+    return _override_form(page, server, None, {})
+
+
+async def make_override(page: Page) -> Response:
+    server = await page.desk.read("/mcp/servers/{id}", ServerOut, page.ids)
+    typed = page.form
+    body = forms.read(schema_of(body_of("POST", _OVERRIDES)), typed)
+    try:
+        made = await page.desk.change("POST", _OVERRIDES, page.ids, body)
+    except ApiError as fault:
+        return _override_form(page, server, typed, faults_of(fault), fault)
+    page.say(waiting(made) or "The override is live.", "warning" if waiting(made) else "success")
+    return page.to(f"/servers/{server.id}")
+
+
+async def remove_override(page: Page) -> Response:
+    path = _OVERRIDES + "/{override_id}"
+    await page.attempt("DELETE", path, done="The override is removed.")
+    return page.to(f"/servers/{page.ids['id']}")
+
+
+async def ask_what_if(page: Page) -> Response:
+    return _what_if(page, {"days": "7", "name": "candidate.rego"}, "", None)
+
+
+async def what_if(page: Page) -> Response:
+    """Replay what was recorded against the active policy with one more module."""
+    if not page.desk.may("PATCH", "/projects/current"):
+        raise ApiError(403, "Only administrators try candidates.")
+    typed = page.form
+    days = int(typed["days"]) if typed.get("days", "").isdigit() else 7
+    registry = page.context.api.registry
+    project_id = page.person.project_id
+    start = clock.after(registry.clock.now(), -86_400.0 * min(max(days, 1), 365))
+
+    def read(connection: Connection) -> list[recorded.Recorded]:
+        found = recorded.since(connection, registry.keyring, start, REPLAYED, project_id)
+        return list(found)
+
+    kept = await registry.read(read)
+    inputs = [Input(r.trace_id, r.tool, r.question) for r in kept if r.question is not None]
+    if not inputs:
+        return _what_if(page, typed, "No call of that time has its input kept.", None)
+    active = page.context.api.policy_status().active
+    archive = None if active is None else await page.context.api.policy_bundle(active.digest)
+    if archive is None:
+        return _what_if(page, typed, "No policy is active yet.", None)
+    try:
+        found = await asyncio.to_thread(_tried, page, archive, typed.get("source", ""), inputs)
+    except BundleFault as fault:
+        return _what_if(page, typed, str(fault), None)
+    return _what_if(page, typed, "", Tried(found, len(kept) - len(inputs)))
+
+
+def _tried(page: Page, archive: bytes, source: str, inputs: list[Input]) -> Replay:
+    context = page.context
+    with tempfile.TemporaryDirectory(prefix="gateway-what-if-") as aside:
+        folder = Path(aside, "candidate")
+        folder.mkdir()
+        (folder / "candidate.rego").write_text(source)
+        sources, _ = with_folders([*context.policy_dirs, folder])
+        candidate = build_bundle(sources, opa=context.opa, key=_KEY)
+        return replay(archive, candidate.archive, inputs, context.opa)
+
+
+def _what_if(page: Page, typed: Mapping[str, str], wrong: str, tried: Tried | None) -> Response:
+    return page.draw(
+        "what_if.html",
+        400 if wrong else 200,
+        title="What if",
+        lead="A candidate policy, tried on the calls of the last days. Nothing becomes active.",
+        typed=typed,
+        wrong=wrong,
+        tried=tried,
+        up=_UP,
+    )
+
+
+def _rule_form(
+    page: Page,
+    rule: PolicyOut | None,
+    typed: Mapping[str, str] | None,
+    errors: Mapping[str, str],
+    title: str,
+    fault: ApiError | None = None,
+) -> Response:
+    schema = schema_of(body_of("POST", _RULES))
+    values: dict[str, Any] = dict(page.query) if rule is None else rule.model_dump(mode="json")
+    fields = forms.draw(
+        schema, values=values, typed=typed, errors=errors, choices=choices_of(page), labels=_LABELS
+    )
+    others = forms.other_faults(errors, fields)
+    if fault is not None and not fault.details:
+        others = [fault.message]
+    return page.draw(
+        "form.html",
+        200 if fault is None else fault.status,
+        title=title,
+        fields=fields,
+        others=others,
+        note="Without agent, server and tool a rule is for every call. Saved, it is live.",
+        submit="Save",
+        up=_UP,
+    )
+
+
+def _override_form(
+    page: Page,
+    server: ServerOut,
+    typed: Mapping[str, str] | None,
+    errors: Mapping[str, str],
+    fault: ApiError | None = None,
+) -> Response:
+    template = page.context.api.registry.templates.get(server.connector_type)
+    policies = [] if template is None else [(p.id, p.title) for p in template.policies]
+    choices = {"agent_id": choices_of(page)["agent_id"], "policy_id": policies}
+    schema = schema_of(body_of("POST", _OVERRIDES))
+    in_a_week = clock.after(page.context.api.registry.clock.now(), 7 * 86_400.0)[:19] + "Z"
+    fields = forms.draw(
+        schema,
+        values={"expires_at": in_a_week, **page.query},
+        typed=typed,
+        errors=errors,
+        choices=choices,
+        labels={"policy_id": "Policy", "agent_id": "Only for this agent"} | _LABELS,
+    )
+    others = forms.other_faults(errors, fields)
+    if fault is not None and not fault.details:
+        others = [fault.message]
+    return page.draw(
+        "form.html",
+        200 if fault is None else fault.status,
+        title=f"Override a policy on {server.name}",
+        fields=fields,
+        others=others,
+        submit="Save",
+        up=(f"/servers/{server.id}", server.name),
+    )
+
+
+_TIERS = (
+    "exact tool, with agent",
+    "exact tool",
+    "pattern, with agent",
+    "pattern",
+    "agent",
+    "server",
+    "project",
+)
+
+
+def _rank(rule: PolicyOut) -> int:
+    """The rule's tier: the first one that has a match decides (see the policy reference)."""
+    if rule.mcp_tool_id:
+        return 0 if rule.agent_id else 1
+    if rule.tool_pattern:
+        return 2 if rule.agent_id else 3
+    if rule.agent_id:
+        return 4
+    return 5 if rule.server_id else 6
+
+
+def _tier(rule: PolicyOut) -> str:
+    return f"{_rank(rule) + 1}. {_TIERS[_rank(rule)]}"
+
+
+PAGES = (
+    PageRoute("GET", "/policies", index),
+    PageRoute("GET", "/policies/rego", rego),
+    PageRoute("GET", "/policies/what-if", ask_what_if),
+    PageRoute("POST", "/policies/what-if", what_if),
+    PageRoute("GET", "/policies/new", ask_rule),
+    PageRoute("POST", "/policies/new", make_rule),
+    PageRoute("GET", "/policies/{id}", ask_rule_change),
+    PageRoute("POST", "/policies/{id}", change_rule),
+    PageRoute("POST", "/policies/{id}/remove", remove_rule),
+    PageRoute("GET", "/servers/{id}/overrides/new", ask_override),
+    PageRoute("POST", "/servers/{id}/overrides/new", make_override),
+    PageRoute("POST", "/servers/{id}/overrides/{override_id}/remove", remove_override),
+)

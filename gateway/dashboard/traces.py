@@ -1,0 +1,304 @@
+"""Calls and changes as the trace keeps them: a list by filter, and each one's whole story."""
+
+import asyncio
+import csv
+import io
+from collections.abc import AsyncIterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+from urllib.parse import urlencode
+
+from starlette.responses import Response, StreamingResponse
+
+from gateway.api.approvals import OpenedApproval
+from gateway.api.errors import ApiError
+from gateway.api.models import Listing
+from gateway.api.traces import FullTrace, RecordOut, TraceOut
+from gateway.dashboard.names import choices_of, names_of, policies_of
+from gateway.dashboard.page import Page, PageRoute
+from gateway.policy.explain import Explanation, explain
+from gateway.policy.sources import BundleFault
+from gateway.refusals import REASONS
+from gateway.registry import recorded, traces
+from gateway.values import Risk
+
+_PATH = "/traces"
+FILTERS = (
+    *("time_range", "from", "to", "decision", "risk", "agent_id", "server_id", "tool"),
+    *("kind", "policy_id"),
+)
+EVERYTHING = "all"
+_SIZE = 50
+_EXPORT_PAGES = 500
+_COLUMNS = (
+    *("ts", "trace_id", "kind", "decision", "reason_code", "risk", "agent_id", "server_id"),
+    "tool",
+)
+_FORMULA = ("=", "+", "-", "@", "\t", "\r")
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """One line of a call's timeline."""
+
+    ts: str
+    title: str
+    tone: str
+    facts: tuple[tuple[str, str], ...] = ()
+
+
+async def index(page: Page) -> Response:
+    wanted = {"kind": "decision", **_wanted(page)}
+    if trace_id := page.query.get("id", "").strip():
+        return page.to(f"{_PATH}/{trace_id}")
+    found, fault = Listing[TraceOut](items=[], next_cursor=None), None
+    try:
+        found = await _page(page, wanted, page.query.get("cursor"), _SIZE)
+    except ApiError as wrong:
+        fault = wrong
+    events = await _events(page, found.items)
+    return page.draw(
+        "traces.html",
+        200 if fault is None else fault.status,
+        title="Traces",
+        traces=found.items,
+        events=events,
+        next_cursor=found.next_cursor,
+        wanted=wanted,
+        query=urlencode(wanted),
+        fault=fault,
+        names=names_of(page),
+        choices=choices_of(page),
+        risks=[risk.value for risk in Risk],
+    )
+
+
+async def export(page: Page) -> Response:
+    """The list as CSV, as far as the filter goes."""
+    wanted = {"kind": "decision", **_wanted(page)}
+    first = await _page(page, wanted, None, 200)
+    return StreamingResponse(
+        _lines(page, wanted, first),
+        media_type="text/csv",
+        headers={"Content-Disposition": 'attachment; filename="traces.csv"'},
+    )
+
+
+async def show(page: Page) -> Response:
+    found = await page.desk.read(_PATH + "/{id}", FullTrace, page.ids)
+    names = names_of(page)
+    decision = next((r for r in found.records if r.kind == "decision"), None)
+    approval = await _approval(page, decision)
+    return page.draw(
+        "trace.html",
+        title=_title(decision or found.records[0]),
+        trace=found,
+        decision=decision,
+        record=decision or found.records[0],
+        approval=approval,
+        steps=_story(found.records, approval, names),
+        why=why(decision, {**policies_of(page), **names}) if decision is not None else "",
+        names=names,
+        up=("/traces", "Traces"),
+        explanation=None,
+    )
+
+
+async def again(page: Page) -> Response:
+    """Make the decision anew from what was recorded, and say whether it is the same."""
+    found = await page.desk.read(_PATH + "/{id}", FullTrace, page.ids)
+    kept = await page.context.api.registry.read(
+        lambda c: recorded.find(c, page.context.api.registry.keyring, found.trace_id)
+    )
+    if kept.question is None or kept.bundle_digest is None:
+        page.say(f"It cannot be decided again: its input is {kept.input_state}.", "warning")
+        return page.to(f"{_PATH}/{found.trace_id}")
+    archive = await page.context.api.policy_bundle(kept.bundle_digest)
+    if archive is None:
+        page.say("It cannot be decided again: its bundle is not there any more.", "warning")
+        return page.to(f"{_PATH}/{found.trace_id}")
+    try:
+        told = await asyncio.to_thread(explain, archive, kept.question, page.context.opa)
+    except BundleFault as fault:
+        page.say(f"The policy ends in an error, as it did then: {fault}", "warning")
+        return page.to(f"{_PATH}/{found.trace_id}")
+    return page.draw(
+        "explanation.html",
+        title="The decision, made again",
+        kept=kept,
+        told=told,
+        same=_same(told, kept),
+        up=(f"{_PATH}/{found.trace_id}", "The call"),
+    )
+
+
+def why(decision: RecordOut, names: Mapping[str, str]) -> str:
+    """One sentence: what was decided, and for what reason."""
+    record = decision.record
+    tool = decision.tool or "the call"
+    who = names.get(decision.agent_id or "", "a key without agent")
+    said = "; ".join(_reasons(decision))
+    rules = ", ".join(names.get(rule, rule) for rule in record.get("rules") or ())
+    if decision.reason_code is None:
+        how = {"LOG_ONLY": "allowed and kept in the log"}.get(str(decision.decision), "allowed")
+        watched = "" if record.get("enforced", True) else " because the project only watches"
+        by = f" by {rules}" if rules else " because no policy says otherwise"
+        return f"{tool} was {how} for {who}{watched or by}{_because(said)}."
+    reason = REASONS.get(decision.reason_code)
+    general = reason.message.rstrip(".") if reason else decision.reason_code.replace("_", " ")
+    by = f" ({rules})" if rules and not said else ""
+    return f"{tool} was refused for {who}: {_lower(general)}{by}{_because(said)}."
+
+
+def _lower(text: str) -> str:
+    return text[:1].lower() + text[1:]
+
+
+def _because(said: str) -> str:
+    return f", because: {said.rstrip('.')}" if said else ""
+
+
+def _reasons(decision: RecordOut) -> list[str]:
+    payload = decision.payloads.get("why")
+    if payload is not None and isinstance(payload.value, dict):
+        return [str(reason) for reason in payload.value.get("reasons", ())]
+    detail = decision.payloads.get("detail")
+    return [str(detail.value)] if detail is not None and detail.value else []
+
+
+def _same(told: Explanation, kept: recorded.Recorded) -> bool:
+    return str(told.decision.get("action")) == kept.action
+
+
+def _story(
+    records: list[RecordOut], approval: OpenedApproval | None, names: Mapping[str, str]
+) -> list[Step]:
+    steps: list[Step] = []
+    if approval is not None:
+        steps.append(Step(approval.created_at, "Asked, and waited for a person", "orange"))
+        if approval.decided_at is not None and approval.decided_by is not None:
+            facts = (("by", approval.decided_by), ("reason", approval.decision_reason or ""))
+            title = "Denied by a person" if approval.status == "DENIED" else "Approved by a person"
+            tone = "red" if approval.status == "DENIED" else "green"
+            steps.append(Step(approval.decided_at, title, tone, facts))
+    for record in records:
+        steps += _steps_of(record, names)
+    return sorted(steps, key=lambda step: step.ts)
+
+
+def _steps_of(record: RecordOut, names: Mapping[str, str]) -> list[Step]:
+    body = record.record
+    match record.kind:
+        case "decision":
+            who = names.get(record.agent_id or "", record.agent_id or "a key without agent")
+            asked = Step(record.ts, "Asked", "blue", (("by", who), ("key", _text(body, "key"))))
+            action = str(record.decision or "refused").replace("_", " ").lower()
+            tone = "red" if record.reason_code else "green"
+            decided = Step(record.ts, f"Decided: {action}", tone, _facts(body, _DECIDED))
+            return [asked, decided]
+        case "outcome":
+            fate = str(body.get("fate", ""))
+            title = {
+                "answered": "Forwarded and answered",
+                "not_forwarded": "Not forwarded",
+                "unknown": "Forwarded; what became of it is not known",
+            }.get(fate, "Ended")
+            tone = "green" if body.get("status") == "ok" else "orange"
+            return [Step(record.ts, title, tone, _facts(body, _ENDED))]
+        case "approval":
+            return []  # told by the approval itself
+        case _:
+            title = str(body.get("event", record.kind)).replace(".", ": ").replace("_", " ")
+            return [Step(record.ts, title, "blue")]
+
+
+_DECIDED = ("effect", "reason_code", "risk", "rules", "policy", "enforced", "holds", "over")
+_ENDED = ("status", "dur_us", "result_size", "error_code", "truncated")
+
+
+def _facts(body: Mapping[str, Any], names: tuple[str, ...]) -> tuple[tuple[str, str], ...]:
+    found = []
+    for name in names:
+        if body.get(name) in (None, "", []) or (name, body[name]) == ("enforced", True):
+            continue
+        label = {"dur_us": "took", "policy": "bundle", "rules": "policies"}.get(name, name)
+        found.append((label.replace("_", " "), _text(body, name)))
+    return tuple(found)
+
+
+def _text(body: Mapping[str, Any], name: str) -> str:
+    value = body.get(name)
+    if isinstance(value, list):
+        return ", ".join(map(str, value))
+    if name == "dur_us" and isinstance(value, int):
+        return f"{value / 1000:.1f} ms"
+    return "" if value is None else str(value)
+
+
+def _title(record: RecordOut) -> str:
+    if record.kind == "event":
+        return str(record.record.get("event", "event"))
+    return record.tool or record.kind
+
+
+async def _approval(page: Page, decision: RecordOut | None) -> OpenedApproval | None:
+    approval_id = decision.record.get("approval") if decision is not None else None
+    if not isinstance(approval_id, str):
+        return None
+    try:
+        return await page.desk.read("/approvals/{id}", OpenedApproval, {"id": approval_id})
+    except ApiError:
+        return None
+
+
+def _wanted(page: Page) -> dict[str, str]:
+    return {name: page.query[name] for name in FILTERS if page.query.get(name)}
+
+
+async def _page(
+    page: Page, wanted: Mapping[str, str], cursor: str | None, limit: int
+) -> Listing[TraceOut]:
+    asked = {name: value for name, value in wanted.items() if value != EVERYTHING}
+    return await page.desk.read(_PATH, Listing[TraceOut], cursor=cursor, limit=limit, **asked)
+
+
+async def _events(page: Page, items: list[TraceOut]) -> Mapping[str, str]:
+    """What happened, by the ids of the events among the records."""
+    times = [item.ts for item in items if item.kind == "event"]
+    if not times:
+        return {}
+    project_id = page.person.project_id
+    return await page.context.api.registry.read(
+        lambda c: traces.events(c, project_id, min(times), max(times))
+    )
+
+
+async def _lines(
+    page: Page, wanted: Mapping[str, str], found: Listing[TraceOut]
+) -> AsyncIterator[str]:
+    yield _csv([_COLUMNS])
+    for _ in range(_EXPORT_PAGES):
+        yield _csv([[_cell(getattr(one, name)) for name in _COLUMNS] for one in found.items])
+        if found.next_cursor is None:
+            return
+        found = await _page(page, wanted, found.next_cursor, 200)
+
+
+def _cell(value: object) -> str:
+    # A spreadsheet takes such text for a formula, and an agent may have chosen it.
+    text = "" if value is None else str(value)
+    return f"'{text}" if text.startswith(_FORMULA) else text
+
+
+def _csv(rows: Any) -> str:
+    out = io.StringIO()
+    csv.writer(out).writerows(rows)
+    return out.getvalue()
+
+
+PAGES = (
+    PageRoute("GET", "/traces", index),
+    PageRoute("GET", "/traces.csv", export),
+    PageRoute("GET", "/traces/{id}", show),
+    PageRoute("POST", "/traces/{id}/again", again),
+)

@@ -1,0 +1,255 @@
+"""Agents, keys, people and budgets: each made, changed and ended by a form."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from pydantic import BaseModel
+from starlette.responses import Response
+
+from gateway.api.agents import AgentOut
+from gateway.api.budgets import BudgetOut
+from gateway.api.errors import ApiError
+from gateway.api.keys import KeyOut, NewKeyOut
+from gateway.api.models import Listing
+from gateway.api.users import NewUserOut, UserOut
+from gateway.dashboard import forms
+from gateway.dashboard.desk import body_of
+from gateway.dashboard.names import choices_of, names_of
+from gateway.dashboard.page import Page, PageRoute, faults_of, schema_of, waiting
+
+_CHOICES = ("agent_id", "server_id")
+
+
+@dataclass(frozen=True, slots=True)
+class Noun:
+    """What its pages have in common with the others'."""
+
+    path: str
+    """Of its pages and of its operations."""
+    one: str
+    many: str
+    lead: str
+    empty: str
+    listing: Any
+    template: str
+    made: str
+
+
+AGENTS = Noun(
+    "/agents",
+    "agent",
+    "Agents",
+    "What makes calls. Pausing or suspending one refuses its calls at once.",
+    "No agent yet. An agent is a name for rules, budgets and stops; its keys are bound to it.",
+    Listing[AgentOut],
+    "agents.html",
+    "The agent is made. Make a key that is bound to it.",
+)
+KEYS = Noun(
+    "/keys",
+    "key",
+    "Keys",
+    "Project keys make calls, the others use the API.",
+    "No key yet.",
+    Listing[KeyOut],
+    "keys.html",
+    "The key is made.",
+)
+PEOPLE = Noun(
+    "/users",
+    "person",
+    "People",
+    "Who signs in here, and with which role.",
+    "Nobody yet.",
+    Listing[UserOut],
+    "people.html",
+    "The person can sign in.",
+)
+BUDGETS = Noun(
+    "/budgets",
+    "budget",
+    "Budgets",
+    "How much may be done in a window of UTC time.",
+    "No budget yet: agents may call as often as policies let them.",
+    Listing[BudgetOut],
+    "budgets.html",
+    "The budget is live.",
+)
+
+
+def _pages(noun: Noun) -> tuple[PageRoute, ...]:
+    """A list, a form for a new one, and a form for a change where there is one."""
+
+    async def index(page: Page) -> Response:
+        found = await page.desk.read(
+            noun.path, noun.listing, cursor=page.query.get("cursor"), limit=100
+        )
+        return page.draw(
+            noun.template,
+            title=noun.many,
+            lead=noun.lead,
+            noun=noun,
+            items=found.items,
+            next_cursor=found.next_cursor,
+            names=names_of(page),
+            shown=None,
+        )
+
+    async def ask(page: Page) -> Response:
+        return _form(page, noun, "POST", page.query or None, None, {})
+
+    async def make(page: Page) -> Response:
+        body = forms.read(schema_of(body_of("POST", noun.path)), page.form)
+        _one_target(body, page.form)
+        try:
+            made = await page.desk.change("POST", noun.path, body=body)
+        except ApiError as fault:
+            return _form(page, noun, "POST", None, page.form, faults_of(fault), fault)
+        if isinstance(made, NewKeyOut | NewUserOut):
+            return _shown_once(page, noun, made)
+        page.say(waiting(made) or noun.made, "warning" if waiting(made) else "success")
+        return page.to(_home(noun))
+
+    base = _home(noun)
+    return (
+        PageRoute("GET", base, index),
+        PageRoute("GET", f"{base}/new", ask),
+        PageRoute("POST", f"{base}/new", make),
+    )
+
+
+def _changeable(noun: Noun, kind: type[BaseModel] | None) -> tuple[PageRoute, ...]:
+    path = noun.path + "/{id}"
+
+    async def _before(page: Page) -> Mapping[str, Any]:
+        if kind is not None:
+            return (await page.desk.read(path, kind, page.ids)).model_dump(mode="json")
+        found = await page.desk.read(noun.path, noun.listing, limit=200)
+        one = next((item for item in found.items if item.id == page.ids["id"]), None)
+        if one is None:
+            raise ApiError(404, f"No such {noun.one}.")
+        before: dict[str, Any] = one.model_dump(mode="json")
+        return before
+
+    async def ask(page: Page) -> Response:
+        return _form(page, noun, "PATCH", await _before(page), None, {})
+
+    async def make(page: Page) -> Response:
+        before = await _before(page)
+        body = forms.read(schema_of(body_of("PATCH", path)), page.form, before=before)
+        try:
+            made = await page.desk.change("PATCH", path, page.ids, body)
+        except ApiError as fault:
+            return _form(page, noun, "PATCH", before, page.form, faults_of(fault), fault)
+        page.say(waiting(made) or "Saved.", "warning" if waiting(made) else "success")
+        return page.to(_home(noun))
+
+    base = _home(noun)
+    return (
+        PageRoute("GET", base + "/{id}", ask),
+        PageRoute("POST", base + "/{id}", make),
+    )
+
+
+def _removable(noun: Noun, done: str) -> tuple[PageRoute, ...]:
+    async def remove(page: Page) -> Response:
+        await page.attempt("DELETE", noun.path + "/{id}", done=done)
+        return page.to(_home(noun))
+
+    return (PageRoute("POST", _home(noun) + "/{id}/remove", remove),)
+
+
+async def move_agent(page: Page) -> Response:
+    verb = page.ids["verb"]
+    if verb not in ("pause", "resume", "suspend", "revoke"):
+        raise ApiError(404, "There is no such page.")
+    done = {"resume": "The agent goes on."}.get(verb, f"Done: {verb}.")
+    await page.attempt("POST", f"/agents/{{id}}/{verb}", done=done)
+    return page.to("/agents")
+
+
+async def rotate_key(page: Page) -> Response:
+    made = await page.desk.change("POST", "/keys/{id}/rotate", page.ids)
+    assert isinstance(made, NewKeyOut)
+    return _shown_once(page, KEYS, made)
+
+
+def _shown_once(page: Page, noun: Noun, made: NewKeyOut | NewUserOut) -> Response:
+    is_key = isinstance(made, NewKeyOut)
+    secret = made.key if isinstance(made, NewKeyOut) else made.password
+    return page.draw(
+        "secret.html",
+        title=f"{noun.made}",
+        label=f"The key “{made.name}”" if is_key else f"The password of {made.name}",
+        secret=secret,
+        up=(_home(noun), noun.many),
+    )
+
+
+def _form(
+    page: Page,
+    noun: Noun,
+    method: str,
+    values: Mapping[str, Any] | None,
+    typed: Mapping[str, str] | None,
+    errors: Mapping[str, str],
+    fault: ApiError | None = None,
+) -> Response:
+    path = noun.path if method == "POST" else noun.path + "/{id}"
+    choices = {name: options for name, options in choices_of(page).items() if name in _CHOICES}
+    fields = forms.draw(
+        schema_of(body_of(method, path)),
+        values=values,
+        typed=typed,
+        errors=errors,
+        choices=choices | ({"target_id": _targets(page)} if noun is BUDGETS else {}),
+    )
+    others = forms.other_faults(errors, fields)
+    if fault is not None and not fault.details:
+        others = [fault.message]
+    name = (values or {}).get("name", noun.one)
+    return page.draw(
+        "form.html",
+        200 if fault is None else fault.status,
+        title=f"Make a {noun.one}" if method == "POST" else f"Change {name}",
+        fields=fields,
+        others=others,
+        submit="Make" if method == "POST" else "Save",
+        up=(_home(noun), noun.many),
+    )
+
+
+def _targets(page: Page) -> list[tuple[str, str]]:
+    found = choices_of(page)
+    return [
+        *((id_, f"agent {name}") for id_, name in found["agent_id"]),
+        *((id_, f"server {name}") for id_, name in found["server_id"]),
+        *((id_, f"tool {name}") for id_, name in found["mcp_tool_id"]),
+    ]
+
+
+def _one_target(body: dict[str, Any], typed: Mapping[str, str]) -> None:
+    """A budget of the whole project has no target, whatever the list still says."""
+    if typed.get("scope") == "project":
+        body.pop("target_id", None)
+
+
+def _home(noun: Noun) -> str:
+    return "/people" if noun is PEOPLE else noun.path
+
+
+PAGES = (
+    *_pages(AGENTS),
+    PageRoute("POST", "/agents/{id}/move/{verb}", move_agent),
+    *_changeable(AGENTS, AgentOut),
+    *_pages(KEYS),
+    PageRoute("POST", "/keys/{id}/rotate", rotate_key),
+    *_removable(KEYS, "The key is revoked."),
+    *_pages(PEOPLE),
+    *_changeable(PEOPLE, None),
+    *_removable(PEOPLE, "The person is removed, and their sessions ended."),
+    *_pages(BUDGETS),
+    *_changeable(BUDGETS, BudgetOut),
+    *_removable(BUDGETS, "The budget is removed."),
+)
