@@ -109,7 +109,6 @@ class Gateway:
 
     settings: Settings
     state: State
-    binary: Path
     bundles: BundleServer
     opa: Opa
     policy: Activation
@@ -219,7 +218,6 @@ def build(
     return Gateway(
         settings=settings,
         state=state,
-        binary=binary,
         bundles=bundles,
         opa=opa,
         policy=_activation(settings, state, binary, bundles, opa),
@@ -356,7 +354,7 @@ def _dashboard_context(gateway: Gateway) -> DashboardContext:
         secure=public_url.startswith("https:"),
         trusted_proxies=gateway.settings.trusted_proxies,
         take=sign_ins.take,
-        opa=gateway.binary,
+        opa=opa_binary.find(),
         policy_dirs=gateway.settings.policy_dirs,
         ending=lambda: gateway.bundles.closed,
     )
