@@ -28,6 +28,7 @@ COMMANDS = {
     "stop": "gateway.commands.stop",
     "approvals": "gateway.commands.approvals",
     "traces": "gateway.commands.traces",
+    "verify": "gateway.commands.verify",
 }
 
 

@@ -78,7 +78,10 @@ def prove(connection: Connection, rows: Sequence[Row[Any]]) -> list[Proven]:
         if signed is None or row.idx >= signed.checkpoint.size:
             raise Conflict("The record lies behind the last checkpoint of a log that was sealed.")
         root = roots(stored_hashes(connection, row.log))
-        proof = inclusion_proof(row.idx, signed.checkpoint.size, root)
+        try:
+            proof = inclusion_proof(row.idx, signed.checkpoint.size, root)
+        except ValueError as fault:
+            raise Conflict(f"The record cannot be proven: {fault}.") from None
         proven.append(Proven(row, signed, tuple(proof)))
     return proven
 
@@ -161,11 +164,10 @@ class BundleWriter:
                 for line in self._entries(connection, signed, root, digests):
                     out.write(line)
                     count += 1
-            size = signed.checkpoint.size
             proofs = {
-                str(before): _proof(consistency_proof(before, size, root))
-                for before in self.wanted.previous_sizes
-                if before < size
+                str(size): _proof(proof)
+                for size in self.wanted.previous_sizes
+                if (proof := _extension(size, signed.checkpoint.size, root))
             }
             _put(bundle, f"{folder}/consistency.json", _json(proofs))
             if self.wanted.leaves:
@@ -235,7 +237,7 @@ class BundleWriter:
                 line: dict[str, Any] = {
                     "index": row.idx,
                     "record": row.body.decode(),
-                    "proof": _proof(inclusion_proof(row.idx, size, root)),
+                    "proof": _proof(_path(row.idx, size, root)),
                 }
                 if self.wanted.disclose:
                     line["disclosed"] = keys.disclosed(connection, mine)
@@ -265,6 +267,21 @@ class _Opening:
                 continue  # it is told as not disclosed; the record stays proven
             found[stored.field] = {"nonce": _base64(nonce), "value": _base64(value)}
         return found
+
+
+def _path(index: int, size: int, root: Root) -> list[bytes]:
+    """Nothing in a log that is damaged: evidence shows the damage, and is not kept from showing."""
+    try:
+        return inclusion_proof(index, size, root)
+    except ValueError:
+        return []
+
+
+def _extension(old: int, new: int, root: Root) -> list[bytes]:
+    try:
+        return consistency_proof(old, new, root)
+    except ValueError:
+        return []
 
 
 def _kept(connection: Connection, page: Sequence[Row[Any]]) -> Mapping[int, list[Row[Any]]]:

@@ -66,10 +66,13 @@ def verify(bundle: Bundle, trust: Trust) -> list[Check]:
 
 def _all_logs(heads: Mapping[str, Checkpoint], base: str) -> Check:
     """A log that was sealed is followed by `-2`, `-3`, …: none of them may be left out."""
-    numbers = {1 if origin == base else int(origin.rpartition("-")[2]) for origin in heads}
+    ours = [origin for origin in heads if _belongs(origin, base)]
+    if not ours:
+        return Check("logs", "CANNOT TELL", f"no log in the bundle is {base}")
+    numbers = {1 if origin == base else int(origin.rpartition("-")[2]) for origin in ours}
     missing = [n for n in range(1, max(numbers, default=1) + 1) if n not in numbers]
     if not missing:
-        return Check("logs", "PASS", f"{len(heads)} of {len(heads)}")
+        return Check("logs", "PASS", f"{len(ours)} of {len(ours)}")
     names = ", ".join(base if n == 1 else f"{base}-{n}" for n in missing)
     return Check("logs", "FAIL", f"missing: {names}")
 

@@ -56,6 +56,11 @@ def run(path: Path, trust: Trust, *, strict: bool, as_json: bool, more: Sequence
             bundle.close()
     except BundleUnreadable as fault:
         checks = [Check("bundle", "CANNOT TELL", str(fault))]
+    return report(checks, strict=strict, as_json=as_json)
+
+
+def report(checks: Sequence[Check], *, strict: bool, as_json: bool) -> int:
+    """Print the checks and the verdict; return the exit code."""
     code, verdict = judged(checks, strict=strict)
     if as_json:
         print(json.dumps({"verdict": verdict, "exit_code": code, "checks": _documents(checks)}))

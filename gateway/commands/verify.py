@@ -1,0 +1,110 @@
+"""`gateway verify`: an evidence bundle, its decisions made again, or a whole database."""
+
+import sys
+import time
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from sqlalchemy.exc import SQLAlchemyError
+
+from gateway.commands.options import AsJson, told_plainly
+from gateway.commands.verify_replay import replay_checks
+from gateway.policy import opa_binary
+from gateway.policy.opa_binary import OpaMissing
+from gateway.state import DATABASE
+from gateway.store.database import reading_engine
+from gateway.trace.note import NoteFault, VerifierKey
+from gateway.trace.recheck import recheck
+from gateway.trace.verify import Check
+from gateway.trace.verify_command import CANNOT_TELL, More, report, run, trusted
+
+app = typer.Typer()
+_DATABASE = "db"
+
+
+@app.command()
+def verify(
+    bundle: Annotated[
+        str, typer.Argument(help="Evidence, a folder or a zip; or the word db, and then where.")
+    ],
+    database: Annotated[
+        Path | None, typer.Argument(help="With db: a data folder, or a SQLite file.")
+    ] = None,
+    trust_key: Annotated[
+        str | None, typer.Option("--trust-key", help="The log's verifier key, or a file with it.")
+    ] = None,
+    previous: Annotated[
+        Path | None, typer.Option("--previous", help="File with a checkpoint seen earlier.")
+    ] = None,
+    min_size: Annotated[
+        int, typer.Option("--min-size", help="Records that there must be at least.", min=0)
+    ] = 0,
+    replay: Annotated[
+        bool, typer.Option("--replay", help="Make each decision again, with OPA.")
+    ] = False,
+    strict: Annotated[bool, typer.Option("--strict", help="A warning is invalid too.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Check evidence with nothing but a key that you trust.
+
+    Exit codes: 0 valid, 1 invalid (evidence of change), 2 usage, 3 cannot tell.
+    """
+    if bundle == _DATABASE:
+        if database is None:
+            raise typer.BadParameter("name a data folder or a SQLite file: gateway verify db data")
+        raise typer.Exit(_database(database, trust_key, strict=strict, as_json=as_json))
+    if database is not None:
+        raise typer.BadParameter("one bundle at a time")
+    if trust_key is None:
+        raise typer.BadParameter("give --trust-key: a key that a bundle holds proves nothing")
+    try:
+        trust = trusted(trust_key, previous, min_size)
+    except (OSError, UnicodeDecodeError, NoteFault) as fault:
+        raise typer.BadParameter(f"--trust-key or --previous: {fault}") from None
+    more: list[More] = []
+    if replay:
+        with told_plainly(OpaMissing, code=CANNOT_TELL):
+            opa = opa_binary.find()
+        more.append(lambda opened: replay_checks(opened, opa))
+    raise typer.Exit(run(Path(bundle), trust, strict=strict, as_json=as_json, more=more))
+
+
+def _database(path: Path, trust_key: str | None, *, strict: bool, as_json: bool) -> int:
+    file = path / DATABASE if path.is_dir() else path
+    key = None
+    if trust_key is not None:
+        try:
+            key = trusted(trust_key, None, 0).key
+        except (OSError, UnicodeDecodeError, NoteFault) as fault:
+            raise typer.BadParameter(f"--trust-key: {fault}") from None
+    if not file.is_file():
+        return report([_cannot(f"{file} is not there")], strict=strict, as_json=as_json)
+    return report(_rechecked(file, key), strict=strict, as_json=as_json)
+
+
+def _rechecked(file: Path, key: VerifierKey | None) -> list[Check]:
+    engine = reading_engine(file)
+    try:
+        with engine.connect() as connection, connection.begin():
+            return recheck(connection, key, _Progress().show)
+    except SQLAlchemyError as fault:
+        return [_cannot(f"{file} cannot be read: {type(fault).__name__}")]
+    finally:
+        engine.dispose()
+
+
+def _cannot(why: str) -> Check:
+    return Check("database", "CANNOT TELL", why)
+
+
+class _Progress:
+    """One line on standard error, once a second, where somebody watches."""
+
+    def __init__(self) -> None:
+        self._next = time.monotonic() + 1
+
+    def show(self, done: int, of: int) -> None:
+        if sys.stderr.isatty() and (time.monotonic() >= self._next or done == of):
+            self._next = time.monotonic() + 1
+            typer.echo(f"\r{done:,} of {of:,} records", err=True, nl=done == of)

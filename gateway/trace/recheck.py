@@ -1,0 +1,191 @@
+"""Reads a whole database again, from its first record: every hash, place, column and signed head.
+
+The bytes of each record are hashed anew, so it finds what a start does not look for. It only reads,
+and works beside a running gateway.
+"""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import orjson
+from sqlalchemy import Connection, Row, func, select
+
+from gateway.store import tables
+from gateway.trace import note
+from gateway.trace.merkle import Frontier, leaf_hash
+from gateway.trace.note import NoteFault, VerifierKey
+from gateway.trace.verify import Check
+
+_t = tables.trace.c
+_PAGE = 5_000
+_COLUMNS = (
+    ("id", _t.id),
+    ("call", _t.call_id),
+    ("project", _t.project_id),
+    ("pseq", _t.pseq),
+    ("ts", _t.ts),
+    ("kind", _t.kind),
+    ("decision", _t.decision),
+    ("reason_code", _t.reason_code),
+    ("risk", _t.risk),
+    ("agent", _t.agent_id),
+    ("server", _t.server_id),
+    ("tool", _t.tool),
+)
+"""A record's field, and the column that repeats it to be searched by."""
+
+Progress = Callable[[int, int], None]
+"""``(done, of)``, in records."""
+
+
+@dataclass(slots=True)
+class _Faults:
+    """The first fault of each check, and how many there are."""
+
+    found: dict[str, tuple[str, int]] = field(default_factory=dict)
+
+    def add(self, name: str, why: str) -> None:
+        first, count = self.found.get(name, (why, 0))
+        self.found[name] = first, count + 1
+
+    def check(self, name: str, good: str) -> Check:
+        if name not in self.found:
+            return Check(name, "PASS", good)
+        why, count = self.found[name]
+        return Check(name, "FAIL", why if count == 1 else f"{why} (and {count - 1} more)")
+
+
+def recheck(connection: Connection, key: VerifierKey | None, progress: Progress) -> list[Check]:
+    """Every check of every log. Without a key the checkpoints' signatures are not checked."""
+    total = connection.execute(select(func.count()).select_from(tables.trace)).scalar_one()
+    done = 0
+    checks: list[Check] = []
+    rows = connection.execute(select(tables.logs).order_by(tables.logs.c.log)).all()
+    for row in rows:
+        one = _OneLog(connection, row, key)
+        for size in one.read():
+            progress(done + size, total)
+        done += one.frontier.size
+        told = one.checks()
+        if len(rows) > 1:
+            told = [Check(c.name, c.status, c.detail, row.origin) for c in told]
+        checks += told
+    return checks
+
+
+class _OneLog:
+    def __init__(self, connection: Connection, row: Row[Any], key: VerifierKey | None) -> None:
+        self._connection = connection
+        self._number = int(row.log)
+        self._origin = str(row.origin)
+        self._key = None if key is None else VerifierKey(self._origin, key.public)
+        self._faults = _Faults()
+        self._projects: dict[str, tuple[int, str]] = {}
+        self.frontier = Frontier()
+        self._tiles = self._stored_tiles()
+        self._signed = self._heads()
+        self._signatures = len(self._signed)
+
+    def _stored_tiles(self) -> dict[tuple[int, int], bytes]:
+        t = tables.tree_tiles.c
+        query = select(t.level, t.n, t.hash).where(t.log == self._number)
+        return {(row.level, row.n): row.hash for row in self._connection.execute(query)}
+
+    def _heads(self) -> dict[int, bytes]:
+        heads: dict[int, bytes] = {}
+        c = tables.checkpoints.c
+        query = select(c.size, c.root, c.note).where(c.log == self._number)
+        for row in self._connection.execute(query):
+            heads[row.size] = row.root
+            try:
+                told = note.parse(row.note.rpartition("\n\n")[0] + "\n")
+                if self._key is not None:
+                    note.checkpoint(row.note, self._key)
+            except NoteFault as fault:
+                self._faults.add("checkpoints", f"the one of {row.size}: {fault}")
+                continue
+            if (told.origin, told.size, told.root) != (self._origin, row.size, row.root):
+                self._faults.add("checkpoints", f"the one of {row.size} is not what its note says")
+        return heads
+
+    def read(self) -> Iterator[int]:
+        """Follow the log from its first record; yields how far it is, from time to time."""
+        columns = [column for _, column in _COLUMNS]
+        last = -1
+        while True:
+            query = (
+                select(_t.idx, _t.body, _t.leaf, *columns)
+                .where(_t.log == self._number, _t.idx > last)
+                .order_by(_t.idx)
+                .limit(_PAGE)
+            )
+            page = self._connection.execute(query).all()
+            if not page:
+                return
+            for row in page:
+                self._record(row)
+            last = page[-1][0]
+            yield self.frontier.size
+
+    def _record(self, row: Any) -> None:
+        index, body, leaf = row[0], row[1], row[2]
+        faults = self._faults
+        place = self.frontier.size
+        if index != place:
+            faults.add("records.index", f"record {index} stands at place {place}")
+        hashed = leaf_hash(body)
+        if hashed != leaf:
+            faults.add("records.hash", f"record {index} is not what was hashed")
+        # The tree is that of the stored leaves: so one changed record does not hide the next.
+        self.frontier.add(leaf, self._tile)
+        self._head()
+        try:
+            record = orjson.loads(body)
+            told = [record.get(name) for name, _ in _COLUMNS]
+        except (ValueError, AttributeError):
+            faults.add("records.form", f"record {index} is no JSON object")
+            return
+        if record.get("idx") != index:
+            faults.add("records.index", f"record {record.get('idx')} stands at {index}")
+        if told != list(row[3:]):
+            faults.add("records.columns", f"the columns of record {index} differ from its bytes")
+        self._follow(index, record, leaf.hex())
+
+    def _tile(self, level: int, n: int, digest: bytes) -> None:
+        if self._tiles.pop((level, n), None) != digest:
+            self._faults.add("tree.tiles", f"tile {n} of level {level} is not that of its leaves")
+
+    def _head(self) -> None:
+        root = self._signed.pop(self.frontier.size, None)
+        if root is not None and root != self.frontier.root():
+            why = f"the one of {self.frontier.size} has another root than the records"
+            self._faults.add("checkpoints", why)
+
+    def _follow(self, index: int, record: dict[str, Any], leaf: str) -> None:
+        project = str(record.get("project"))
+        last, previous = self._projects.get(project, (-1, ""))
+        if (record.get("pseq"), record.get("pprev")) != (last + 1, previous):
+            why = f"record {index} does not follow pseq {last} of {project}"
+            self._faults.add("project.sequence", why)
+        self._projects[project] = last + 1, leaf
+
+    def checks(self) -> list[Check]:
+        """To be asked after `read`."""
+        faults = self._faults
+        size = self.frontier.size
+        for behind in self._signed:
+            why = f"the one of {behind} is of more records than there are"
+            faults.add("checkpoints", why)
+        for level, n in self._tiles:
+            faults.add("tree.tiles", f"tile {n} of level {level} has no leaves")
+        signatures = "" if self._key else "; signatures NOT CHECKED (no --trust-key)"
+        return [
+            faults.check("records.index", f"{size} records, no gap"),
+            faults.check("records.hash", f"{size} records are what was hashed"),
+            faults.check("records.form", ""),
+            faults.check("records.columns", "every column says what its record says"),
+            faults.check("tree.tiles", ""),
+            faults.check("project.sequence", f"{len(self._projects)} projects, no gap"),
+            faults.check("checkpoints", f"{self._signatures} are of these records{signatures}"),
+        ]

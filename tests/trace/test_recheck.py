@@ -1,0 +1,81 @@
+"""A whole database, read again: what was edited in the file itself is named."""
+
+import sqlite3
+from pathlib import Path
+
+import pytest
+
+from gateway.store.database import reading_engine
+from gateway.trace.note import VerifierKey
+from gateway.trace.recheck import recheck
+from gateway.trace.verify import Check
+from tests.builders import a_state
+from tests.trace.evidence_world import append, sign
+
+
+@pytest.fixture
+def database(tmp_path: Path) -> tuple[Path, VerifierKey]:
+    """620 records of two projects with two tiles and two checkpoints, closed."""
+    with a_state(tmp_path) as world:
+        append(world, 150, input=b"{}")
+        sign(world)
+        append(world, 160)
+        world.state.writer.change_now(lambda c: world.state.checkpoints.make(c, keep=True))
+        key = VerifierKey.parse(world.state.checkpoints.verifier_key)
+    return tmp_path / "gateway.db", key
+
+
+def checks(path: Path, key: VerifierKey | None) -> dict[str, Check]:
+    engine = reading_engine(path)
+    seen: list[tuple[int, int]] = []
+    with engine.connect() as connection, connection.begin():
+        found = recheck(connection, key, lambda done, of: seen.append((done, of)))
+    engine.dispose()
+    assert seen
+    return {check.name: check for check in found}
+
+
+def failing(path: Path, key: VerifierKey | None) -> set[str]:
+    return {name for name, check in checks(path, key).items() if check.status == "FAIL"}
+
+
+def test_what_nobody_touched_is_as_it_was_hashed(database: tuple[Path, VerifierKey]) -> None:
+    found = checks(*database)
+    assert {check.status for check in found.values()} == {"PASS"}
+    assert found["records.hash"].detail == "620 records are what was hashed"
+    assert found["project.sequence"].detail == "2 projects, no gap"
+    assert "NOT CHECKED" in checks(database[0], None)["checkpoints"].detail
+
+
+@pytest.mark.parametrize(
+    ("sql", "named"),
+    [
+        (
+            "UPDATE trace SET body = replace(body, 'ALLOW', 'DENY') WHERE idx = 20",
+            "records.hash records.columns",
+        ),
+        ("UPDATE trace SET decision = 'DENY' WHERE idx = 20", "records.columns"),
+        ("UPDATE trace SET ts = '2020' WHERE idx = 20", "records.columns"),
+        ("UPDATE trace SET leaf = zeroblob(32) WHERE idx = 20", "records.hash tree.tiles"),
+        ("DELETE FROM trace WHERE idx = 20", "records.index project.sequence tree.tiles"),
+        ("DELETE FROM trace WHERE idx >= 400", "checkpoints tree.tiles"),
+        ("UPDATE tree_tiles SET hash = zeroblob(32) WHERE n = 1", "tree.tiles"),
+        ("DELETE FROM tree_tiles WHERE n = 1", "tree.tiles"),
+        ("INSERT INTO tree_tiles VALUES (0, 1, 9, zeroblob(32))", "tree.tiles"),
+        ("UPDATE checkpoints SET root = zeroblob(32)", "checkpoints"),
+        ("UPDATE checkpoints SET note = replace(note, '620', '619')", "checkpoints"),
+        ("UPDATE trace SET body = x'00' WHERE idx = 20", "records.hash records.form"),
+    ],
+)
+def test_an_edit_of_the_file_is_named(
+    database: tuple[Path, VerifierKey], sql: str, named: str
+) -> None:
+    path, key = database
+    with sqlite3.connect(path) as connection:
+        connection.execute(sql.replace("replace(body,", "replace(CAST(body AS TEXT),"))
+    connection.close()
+    with sqlite3.connect(path) as connection:
+        connection.execute("UPDATE trace SET body = CAST(body AS BLOB)")
+    connection.close()
+    assert set(named.split()) <= failing(path, key)
+    assert failing(path, key) <= {*named.split(), "checkpoints", "project.sequence"}
