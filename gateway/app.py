@@ -33,6 +33,7 @@ from gateway.mcp.handles import Handles
 from gateway.mcp.proxy import Proxy
 from gateway.mcp.relay import Relay
 from gateway.mcp.scan import ScanFailed, scan
+from gateway.mcp.screening import Screening
 from gateway.mcp.seals import Seals
 from gateway.mcp.tokens import Tokens
 from gateway.mcp.upstream import Upstreams
@@ -195,6 +196,7 @@ def build(
     policy = Policy(engine, view=directory.view, now=now)
     budget = BudgetLook(directory, state.ledger, now)
     refused_calls = RefusedCalls(state.writer, state.log, now)
+    screening = Screening(engine, lambda: bundles.features.responses, now)
     pipeline = Pipeline(
         directory=directory,
         authenticate=Authenticate(directory, now, buckets.take),
@@ -207,10 +209,10 @@ def build(
         approvals=Approvals(),
         admission=_admission(state, stop_file),
         upstreams=upstreams,
-        inspection=Inspection(),
+        inspection=Inspection(screening),
         settlement=state.settlement,
         refused_calls=refused_calls,
-        relay=_relay(state, engine, bundles, upstreams),
+        relay=_relay(state, engine, bundles, upstreams, screening),
         running=set(),
     )
     dry_run = DryRun(directory, emergency_stop, tool_pins, policy, budget, refused_calls)
@@ -275,10 +277,16 @@ def _upstreams(
     return tokens, upstreams
 
 
-def _relay(state: State, engine: Engine, bundles: BundleServer, upstreams: Upstreams) -> Relay:
+def _relay(
+    state: State,
+    engine: Engine,
+    bundles: BundleServer,
+    upstreams: Upstreams,
+    screening: Screening,
+) -> Relay:
     view, now = state.directory.view, state.clock.now
     visibility = Visibility(engine, features=lambda: bundles.features, view=view, now=now)
-    return Relay(upstreams, state.registry, visibility)
+    return Relay(upstreams, state.registry, visibility, screening)
 
 
 def _activation(

@@ -166,6 +166,13 @@ def outcome_draft(permit: Permit, outcome: Outcome) -> Draft:
         fields |= {"truncated": True, "result_sha256": outcome.result_sha256}
     if outcome.error_code:
         fields["error_code"] = outcome.error_code
+    if outcome.redacted:
+        fields["redacted"] = True
+    if outcome.response_policies:
+        named = [bounded(policy_id) for policy_id in outcome.response_policies[:MAX_IDS]]
+        fields["response_policies"] = named
+    if outcome.labels:
+        fields["labels"] = [bounded(label) for label in outcome.labels[:MAX_IDS]]
     keeps = decision.verdict.action is Action.LOG_ONLY
     result = {"result": outcome.result} if outcome.result else {}
     return _draft(

@@ -3,6 +3,9 @@
 from collections.abc import AsyncIterator, Awaitable
 from typing import Literal, Protocol
 
+Ended = Literal["", "complete", "broken", "cut", "oversize", "closed"]
+"""`cut` is an emergency stop's doing; `oversize` an event's that is over the limit."""
+
 
 class ByteStream(Protocol):
     """A body on its way; `aclose` ends it early and must be called by whoever iterates it."""
@@ -23,12 +26,8 @@ class EventStream(ByteStream, Protocol):
 
     @property
     def data(self) -> bytes:
-        """The last item's `data` lines joined, empty for comments and oversize pieces."""
+        """The last item's `data` lines joined, empty for comments."""
 
     @property
-    def oversize(self) -> bool:
-        """The last item is a piece of an event over the limit, in which nothing was looked for."""
-
-    @property
-    def ended(self) -> Literal["", "complete", "broken", "cut", "closed"]:
-        """Why there is no more; empty while it runs. `cut` is an emergency stop's doing."""
+    def ended(self) -> Ended:
+        """Why there is no more; empty while it runs."""

@@ -37,7 +37,7 @@ from gateway.steps.breaker import Breaker
 from gateway.steps.budget import BudgetLook
 from gateway.steps.emergency_stop import EmergencyStop
 from gateway.steps.enforcement import enforce, strictest
-from gateway.steps.inspection import Inspected, Inspection, outcome_of_stream
+from gateway.steps.inspection import Inspected, Inspection, outcome_of_stream, withheld
 from gateway.steps.policy import Policy
 from gateway.steps.tool_pins import ToolPins
 from gateway.values import (
@@ -220,6 +220,13 @@ class Pipeline:
         started = time.monotonic()
         forwarded = await self._forward(permit)
         inspected = self.inspection.inspect(permit, forwarded, started)
+        try:
+            inspected = await self.inspection.screen(inspected)
+        except Exception as fault:  # noqa: BLE001 - the call was made: what cannot be asked stays
+            _log.error("a response could not be screened", call=call.id, error=repr(fault))
+            if inspected.events is not None:
+                await inspected.events.aclose()
+            inspected = withheld(inspected, "answer_unreadable")
         return await self._settle(inspected)
 
     async def _forward(self, permit: Permit) -> Forwarded:

@@ -184,6 +184,8 @@ class Tool:
     annotations: Mapping[str, Json]
     argument_fault: Callable[[Mapping[str, Json]], str | None]
     """Compiled from the accepted inputSchema: what is wrong with the arguments, or None."""
+    output_schema: Json = None
+    """The accepted outputSchema, where it has one."""
     cost: Cost | None = None
 
 
@@ -497,3 +499,8 @@ class Outcome:
     """Hex, of all of it, when `result` is not all of it."""
     error_code: str = ""
     duration_us: int = 0
+    response_policies: tuple[str, ...] = ()
+    """Those that had something to say of the answer."""
+    labels: tuple[str, ...] = ()
+    redacted: bool = False
+    """The caller got less than `result`."""

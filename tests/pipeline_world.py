@@ -3,15 +3,18 @@
 import asyncio
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import orjson
 
+from gateway.flows import Ended
 from gateway.mcp.handles import Handles
 from gateway.mcp.relay import Relay
+from gateway.mcp.screening import Screening
 from gateway.mcp.seals import Seals
 from gateway.mcp.upstream import Upstreams
 from gateway.pipeline import Pipeline
+from gateway.policy.engine import Engine, EngineAnswer, EngineFault
 from gateway.refused_calls import RefusedCalls
 from gateway.registry.stop_file import StopFile
 from gateway.steps.approvals import Approvals
@@ -78,8 +81,7 @@ class FakeEvents:
     def __init__(self) -> None:
         self.left = [b": progress\n\n", b"data: " + RESULT + b"\n\n"]
         self.response = self.data = b""
-        self.oversize = False
-        self.ended: Literal["", "complete", "broken", "cut", "closed"] = ""
+        self.ended: Ended = ""
 
     def __aiter__(self) -> "FakeEvents":
         return self
@@ -91,7 +93,7 @@ class FakeEvents:
             raise StopAsyncIteration
         event = self.left.pop(0)
         if not self.left:
-            self.response = RESULT
+            self.response = self.data = RESULT
         return event
 
     async def aclose(self) -> None:
@@ -151,11 +153,27 @@ class Line:
         await self.world.state.writer.change(lambda _: None)
 
 
-def a_line(world: World, policy: Policy | None = None) -> Line:
+class _NoEngine(Engine):
+    """Nobody answers."""
+
+    def __init__(self) -> None:
+        pass
+
+    async def ask(self, document: bytes, question: bytes, **_: Any) -> EngineAnswer:
+        raise EngineFault("OPA is down")
+
+
+def a_line(
+    world: World,
+    policy: Policy | None = None,
+    inspects: frozenset[tuple[str, str]] = frozenset(),
+) -> Line:
+    """``inspects``: whose responses a policy looks at; nobody answers for it."""
     state = world.state
     now, directory = state.clock.now, state.directory
     fake, upstreams = FakePolicy(), FakeUpstreams(world)
     stop_file = StopFile(state.data_dir)
+    screening = Screening(_NoEngine(), lambda: inspects, now)
     pipeline = Pipeline(
         directory=directory,
         authenticate=Authenticate(directory, now, lambda _: 0.0),
@@ -168,10 +186,10 @@ def a_line(world: World, policy: Policy | None = None) -> Line:
         approvals=Approvals(),
         admission=world.admission(stop_file.read),
         upstreams=upstreams,
-        inspection=Inspection(),
+        inspection=Inspection(screening),
         settlement=state.settlement,
         refused_calls=RefusedCalls(state.writer, state.log, now),
-        relay=Relay(upstreams, state.registry, Unhiding()),
+        relay=Relay(upstreams, state.registry, Unhiding(), screening),
         running=set(),
     )
     return Line(world, fake, upstreams, pipeline)

@@ -19,7 +19,7 @@ from gateway.mcp.seals import Seals
 from gateway.refusals import REASONS, Refused
 from gateway.registry.stop_file import StopFile
 from gateway.values import Action, Answer, Call, Decision, Fate, Forwarded, Pinned, Request, Risk
-from tests.builders import SECRET, World, a_body, a_request, a_state
+from tests.builders import SECRET, TOOL, World, a_body, a_request, a_state
 from tests.pipeline_world import JSON_ANSWER, RESULT, Line, a_line
 
 pytestmark = pytest.mark.anyio
@@ -661,3 +661,37 @@ async def test_a_caller_may_hang_up_at_any_moment(
         assert all(stream.ended for stream in line.upstreams.streams)
     assert suspension > 5
     line.world.check_log()
+
+
+async def test_an_answer_that_no_policy_can_be_asked_about_does_not_pass_and_is_recorded(
+    world: World,
+) -> None:
+    line = a_line(world, inspects=frozenset({("all", "")}))
+    answer = await line.handle(a_request(a_body()))
+    error = orjson.loads(answer.body)["error"]
+    assert (error["code"], error["data"]["reason_code"]) == (-31009, "answer_unreadable")
+    assert len(line.upstreams.sent) == 1
+    await line.quiet()
+    (outcome,) = world.records("outcome")
+    assert (outcome["fate"], outcome["error_code"]) == ("answered", "answer_unreadable")
+
+
+async def test_in_a_stream_an_answer_that_cannot_be_asked_about_becomes_an_error(
+    world: World,
+) -> None:
+    line = a_line(world, inspects=frozenset({("tool", TOOL)}))
+    line.upstreams.answer = None
+    answer = await line.handle(a_request(a_body()))
+    assert answer.stream is not None
+    events = [event async for event in answer.stream]
+    assert events[0] == b":\n\n"
+    assert b'"code":-31009' in events[-1]
+    await line.quiet()
+    (outcome,) = world.records("outcome")
+    assert (outcome["fate"], outcome["error_code"]) == ("answered", "answer_unreadable")
+
+
+async def test_a_policy_for_another_tool_costs_this_one_nothing(world: World) -> None:
+    line = a_line(world, inspects=frozenset({("tool", "another"), ("project", "another")}))
+    answer = await line.handle(a_request(a_body()))
+    assert "result" in orjson.loads(answer.body)

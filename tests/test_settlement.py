@@ -4,13 +4,13 @@ import asyncio
 import threading
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Literal
 
 import anyio
 import orjson
 import pytest
 from sqlalchemy import Connection, event
 
+from gateway.flows import Ended
 from gateway.refusals import Refused
 from gateway.registry import stops
 from gateway.registry.core import Actor
@@ -215,8 +215,7 @@ class Events:
         self._left = list(events)
         self._answers = answers
         self.response = self.data = b""
-        self.oversize = False
-        self.ended: Literal["", "complete", "broken", "cut", "closed"] = ""
+        self.ended: Ended = ""
         self.closed = 0
 
     def __aiter__(self) -> "Events":

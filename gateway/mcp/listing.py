@@ -6,9 +6,8 @@ differently is not passed on at all: a definition that only some clients see esc
 
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass
-from typing import Literal
 
-from gateway.flows import EventStream
+from gateway.flows import Ended, EventStream
 from gateway.mcp.folding import fold
 from gateway.mcp.lossless import Unreadable, read_json, write_json
 from gateway.mcp.sse import error_event, with_data
@@ -129,11 +128,7 @@ class ListingEvents:
         return self._data
 
     @property
-    def oversize(self) -> bool:
-        return self._events.oversize
-
-    @property
-    def ended(self) -> Literal["", "complete", "broken", "cut", "closed"]:
+    def ended(self) -> Ended:
         return self._events.ended
 
     def __aiter__(self) -> "ListingEvents":
@@ -144,8 +139,6 @@ class ListingEvents:
             raise StopAsyncIteration
         raw = await self._events.__anext__()
         self._data = self._events.data
-        if self._events.oversize:
-            return await self._stop("answer_too_large")
         try:
             page = read_page(self._data)
             if page is None:

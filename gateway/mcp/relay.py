@@ -6,6 +6,7 @@ stored, so that the tool is refused from then on.
 
 import asyncio
 from collections.abc import Mapping
+from dataclasses import replace
 from functools import partial
 
 import structlog
@@ -15,6 +16,7 @@ from gateway.mcp.digests import definition_digests
 from gateway.mcp.envelope import Message, RequestMessage
 from gateway.mcp.listing import Definitions, Judge, Judging, Listing, ListingEvents, read_page
 from gateway.mcp.lossless import Unreadable
+from gateway.mcp.screening import About, Notes, ScreenedEvents, Screening
 from gateway.mcp.upstream import Upstreams
 from gateway.refusals import Refused
 from gateway.registry import pins
@@ -26,9 +28,16 @@ _log = structlog.get_logger(__name__)
 
 
 class Relay:
-    def __init__(self, upstreams: Upstreams, registry: Registry, visibility: Visibility) -> None:
+    def __init__(
+        self,
+        upstreams: Upstreams,
+        registry: Registry,
+        visibility: Visibility,
+        screening: Screening,
+    ) -> None:
         self._upstreams = upstreams
         self._visibility = visibility
+        self._screening = screening
         self._registry = registry
         self._observing: set[asyncio.Task[None]] = set()
 
@@ -40,13 +49,31 @@ class Relay:
         if forwarded.reason:
             return answers.failed_message(rpc_id, forwarded.reason)
         judging = partial(self._judging, caller, request, era)
+        # A task's result and a resumed stream answer calls that nobody names here.
+        about = About(caller, method=getattr(message, "method", None))
+        screens = self._screening.covers(about)
         if forwarded.stream is not None:
             # Whichever request opened it: a resumed stream carries the answers of others.
             events = ListingEvents(
                 forwarded.stream, rpc_id, judging, lambda listing: self._note(caller, listing)
             )
-            return Answer(forwarded.status, forwarded.headers, stream=events)
-        return await self._whole(caller, message, forwarded, judging)
+            # After the pins, which are about what the server said.
+            stream = (
+                ScreenedEvents(events, self._screening, about, rpc_id, Notes())
+                if screens
+                else events
+            )
+            return Answer(forwarded.status, forwarded.headers, stream=stream)
+        answer = await self._whole(caller, message, forwarded, judging)
+        return await self._screened(answer, about, rpc_id) if screens and answer.body else answer
+
+    async def _screened(self, answer: Answer, about: About, rpc_id: str | int | None) -> Answer:
+        screened = await self._screening.screen(answer.body, about)
+        if not screened.reason:
+            return replace(answer, body=screened.message)
+        withheld = answers.failed_message(rpc_id, screened.reason)
+        # Clients tell the protocol's era, and the end of a session, by such a status.
+        return replace(withheld, status=answer.status) if answer.status >= 400 else withheld
 
     async def close(self) -> None:
         """Finish storing what lists showed."""

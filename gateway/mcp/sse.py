@@ -12,6 +12,7 @@ import orjson
 
 _END = re.compile(rb"(?:\r\n|\n|\r(?!\n))(?:\r\n|\n|\r)")
 _LINE = re.compile(rb"\r\n|\n|\r")
+_FIELDS = frozenset({b"data", b"event", b"id", b"retry"})
 _BOM = b"\xef\xbb\xbf"
 EVENT_LIMIT = 4 * 1024 * 1024
 """Bytes of one event that are held until it is complete, by default."""
@@ -100,6 +101,15 @@ def with_data(raw: bytes, data: bytes) -> bytes:
     lines = _LINE.split(raw.removeprefix(_BOM))
     kept = [line for line in lines if line and line.partition(b":")[0] != b"data"]
     return b"\n".join((*kept, b"data: " + data, b"", b""))
+
+
+def fields_only(raw: bytes) -> bytes:
+    """The event without what its comments say; one of comments alone stays one (a keep-alive)."""
+    if b":" not in raw:
+        return raw
+    lines = _LINE.split(raw.removeprefix(_BOM))
+    kept = [line for line in lines if line and line.partition(b":")[0] in _FIELDS]
+    return b"\n".join((*(kept or [b":"]), b"", b""))
 
 
 def response_in(data: bytes, rpc_id: str | int) -> bool:

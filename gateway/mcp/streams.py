@@ -2,14 +2,13 @@
 
 from collections import deque
 from collections.abc import Callable
-from typing import Literal, Protocol
+from typing import Protocol
 
+from gateway.flows import Ended
 from gateway.http1 import Interrupted
 from gateway.mcp.sse import Event, EventScanner, data_of, error_event, response_in
 from gateway.refusals import REASONS
 from gateway.values import Era
-
-Ended = Literal["", "complete", "broken", "cut", "closed"]
 
 
 class Source(Protocol):
@@ -46,9 +45,7 @@ class RelayedEvents:
         self._rename = rename
         self._on_end = on_end
         self._queue: deque[Event] = deque()
-        self._torn = False
         self._data = b""
-        self._oversize = False
         self._resumable = False
         self._last_words = b""
         self._response = b""
@@ -61,10 +58,6 @@ class RelayedEvents:
     @property
     def data(self) -> bytes:
         return self._data
-
-    @property
-    def oversize(self) -> bool:
-        return self._oversize
 
     @property
     def ended(self) -> Ended:
@@ -83,7 +76,11 @@ class RelayedEvents:
             if self._ended:
                 return self._take_last_words()
             await self._read()
-        return self._pass(self._queue.popleft())
+        event = self._queue.popleft()
+        if event.oversize:
+            self._refuse_the_rest()
+            return self._take_last_words()
+        return self._pass(event)
 
     async def aclose(self) -> None:
         self._end("closed")
@@ -110,13 +107,19 @@ class RelayedEvents:
                 self._queue.extend(map(self._rename, self._scanner.feed(chunk)))
 
     def _pass(self, event: Event) -> bytes:
-        self._data, self._oversize = event.data, event.oversize
-        self._torn = event.oversize and not event.raw.endswith((b"\n\n", b"\r\n\r\n", b"\r\r"))
+        self._data = event.data
         self._resumable = self._resumable or event.raw.startswith(b"id") or b"\nid" in event.raw
         if self._open_id is not None and event.data and response_in(event.data, self._open_id):
             self._response = event.data
             self._open_id = None
         return event.raw
+
+    def _refuse_the_rest(self) -> None:
+        """What is too large to be looked at does not pass, and neither does what comes after."""
+        if not self._ended:
+            self._queue.clear()
+            self._say_why("answer_too_large")
+            self._end("oversize")
 
     def _break(self) -> None:
         if self._ended:
@@ -133,12 +136,11 @@ class RelayedEvents:
         data: dict[str, object] = {"reason_code": reason, "retryable": row.retryable != "no"}
         if self._trace_id:
             data["trace_id"] = self._trace_id
-        event = error_event(self._open_id, row.code, row.message, data)
-        self._last_words = b"\n\n" + event if self._torn else event
+        self._last_words = error_event(self._open_id, row.code, row.message, data)
 
     def _take_last_words(self) -> bytes:
         words, self._last_words = self._last_words, b""
-        self._data, self._oversize = data_of(words), False
+        self._data = data_of(words)
         if not words:
             raise StopAsyncIteration
         return words

@@ -24,7 +24,9 @@ from gateway.policy.unchecked import may_vanish, reads_arguments, unchecked_uses
 ACTIONS = ("ALLOW", "LOG_ONLY", "REQUIRE_APPROVAL", "DENY")
 _ASKED = {"findings", "hidden"}
 _DEPTHS = {"all": 3, "project": 4, "server": 4, "agent": 4, "tool": 4}
+_RESPONSE_DEPTHS = {"all": 4, "project": 5, "server": 5, "agent": 5, "tool": 5}
 _TEMPLATE_DEPTH = 3
+_RESPONSES = ("policies", "response")
 _OF_A_PACKAGE = {"package", "subpackages"}
 
 
@@ -131,7 +133,8 @@ def _placed(module: Module, all_modules: list[Module]) -> Iterator[Flaw]:
     spelt = ".".join(path)
     if asked:
         message = f"{spelt} is no route: it is never asked. Routes are policies.all.<policy> and "
-        message += "policies.{project, server, agent, tool}.<name>.<policy>, exactly that deep"
+        message += "policies.{project, server, agent, tool}.<name>.<policy>, exactly that deep, "
+        message += "and the same below policies.response"
     elif any(_is_read(path, other) for other in all_modules if other.package != path):
         return
     else:
@@ -140,6 +143,8 @@ def _placed(module: Module, all_modules: list[Module]) -> Iterator[Flaw]:
 
 
 def _depth(path: Ref) -> int:
+    if path[:2] == _RESPONSES:
+        return _RESPONSE_DEPTHS.get(path[2], 0) if len(path) > 2 else 0
     if path[0] == "policies" and len(path) > 1:
         return _DEPTHS.get(path[1], 0)
     return _TEMPLATE_DEPTH if path[0] == "connectors" else 0
@@ -189,8 +194,9 @@ def _finding(module: Module, rule: Node) -> Iterator[Flaw]:
         message = "findings must be a set: write `findings contains {…} if {…}`"
         yield module.flaw(rule, "findings-no-set", message)
         return
+    judge = _of_response if module.package[:2] == _RESPONSES else _literal
     for literal in _literals(key, rule):
-        yield from _literal(module, literal, key)
+        yield from judge(module, literal, key)
     for what, line in may_vanish(rule):
         message = f"without {what} this finding is none at all: ask for it in the body, or write "
         message += 'object.get(input.arguments, "…", "?")'
@@ -226,6 +232,17 @@ def _literal(module: Module, literal: Node, at: Node) -> Iterator[Flaw]:
     elif action["value"] == "ALLOW" and module.package[:1] == ("policies",):
         message = "an ALLOW of the organisation has no effect: its policies only tighten"
         yield Flaw(module.file, line_of(action), "allow-no-effect", message, "warning")
+
+
+def _of_response(module: Module, literal: Node, at: Node) -> Iterator[Flaw]:
+    needed = {
+        "policy_id": "the name by which records know the policy",
+        "obligations": 'what is asked for, such as [{"type": "block"}]',
+    }
+    for name, meaning in needed.items():
+        if literal_key(literal, name) is None:
+            message = f"the finding has no {name}, {meaning}: without it the response is withheld"
+            yield module.flaw(at, f"finding-no-{name.replace('_', '-')}", message)
 
 
 def _types(module: Module, rule: Node) -> Iterator[Flaw]:

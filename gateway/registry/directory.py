@@ -273,6 +273,7 @@ class Directory:
             risk_computed=Risk(row.risk_computed),
             annotations=definition.get("annotations") or {},
             argument_fault=self._compiled[digest],
+            output_schema=definition.get("outputSchema"),
             cost=None if row.cost is None else Cost(**row.cost),
         )
 

@@ -2,13 +2,14 @@
 
 import hashlib
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import jiter
 
 from gateway.answers import refused_call
 from gateway.flows import EventStream
+from gateway.mcp.screening import About, Notes, ScreenedEvents, Screening
 from gateway.refusals import Refused
 from gateway.values import Answer, Fate, Forwarded, Outcome, Permit
 
@@ -27,9 +28,37 @@ class Inspected:
     outcome: Outcome
     events: EventStream | None
     started: float
+    notes: Notes | None = None
+    """What response policies found, where one looks; complete once the events have passed."""
 
 
 class Inspection:
+    def __init__(self, screening: Screening) -> None:
+        self._screening = screening
+
+    async def screen(self, inspected: Inspected) -> Inspected:
+        """Ask the response policies about an upstream's answer, if any of them looks at it."""
+        call = inspected.permit.call
+        tool = inspected.permit.approved.decision.pinned.tool
+        about = About(call.caller, call.tool_name, tool, "tools/call")
+        if inspected.outcome.error_code or not self._screening.covers(about):
+            return inspected
+        notes = Notes()
+        if inspected.events is not None:
+            events = ScreenedEvents(
+                inspected.events, self._screening, about, call.rpc_id, notes, call.id
+            )
+            return replace(inspected, events=events, notes=notes)
+        if not inspected.answer.body:
+            return inspected
+        screened = await self._screening.screen(inspected.answer.body, about)
+        notes.add(screened)
+        noted = _noted(inspected.outcome, notes)
+        if screened.reason:
+            return replace(withheld(inspected, screened.reason), outcome=noted)
+        answer = replace(inspected.answer, body=screened.message)
+        return replace(inspected, answer=answer, outcome=noted)
+
     def inspect(self, permit: Permit, forwarded: Forwarded, started: float) -> Inspected:
         """``started``: `time.monotonic()` when the call was handed to the upstream."""
         if forwarded.reason:
@@ -56,11 +85,35 @@ class Inspection:
         return Inspected(permit, answer, outcome, None, started)
 
 
+def withheld(inspected: Inspected, reason: str) -> Inspected:
+    """The call was made, and what it answered does not pass."""
+    permit = inspected.permit
+    answer = refused_call(permit.call, Refused(reason, leaf=permit.leaf), permit.call.id)
+    outcome = replace(inspected.outcome, error_code=reason)
+    return replace(inspected, answer=answer, outcome=outcome, events=None)
+
+
 def outcome_of_stream(inspected: Inspected, events: EventStream) -> Outcome:
     """The outcome once the response came by, or once the stream ended without it."""
-    started = inspected.started
+    outcome = _of_stream(inspected.started, events)
+    return outcome if inspected.notes is None else _noted(outcome, inspected.notes)
+
+
+def _noted(outcome: Outcome, notes: Notes) -> Outcome:
+    return replace(
+        outcome,
+        error_code=notes.reason or outcome.error_code,
+        response_policies=tuple(sorted(notes.policy_ids)),
+        labels=tuple(sorted(notes.labels)),
+        redacted=notes.redacted,
+    )
+
+
+def _of_stream(started: float, events: EventStream) -> Outcome:
     if events.response:
         return _outcome(Fate.ANSWERED, _status(events.response), events.response, started)
+    if events.ended == "oversize":
+        return _outcome(Fate.ANSWERED, "unknown", b"", started, "answer_too_large")
     status: Status = "cut" if events.ended == "cut" else "unknown"
     return _outcome(Fate.UNKNOWN, status, b"", started, f"stream_{events.ended or 'closed'}")
 

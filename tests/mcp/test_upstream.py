@@ -510,13 +510,13 @@ async def test_who_hangs_up_before_the_answer_begins_cancels_in_the_modern_era_o
     assert (forwarded.fate, forwarded.reason) == (Fate.UNKNOWN, reason)
 
 
-async def test_a_cut_in_the_middle_of_an_oversize_event_closes_it_first() -> None:
-    script = Script(STREAM_HEAD, chunk(b"data: " + b"x" * 200))
-    async with world(script, event_bytes=100) as (ups, server, _):
+async def test_an_event_over_the_limit_is_refused_and_nothing_after_it_passes() -> None:
+    script = Script(STREAM_HEAD, chunk(event(PROGRESS) + b"data: " + b"x" * 200))
+    async with world(script, event_bytes=150) as (ups, server, _):
         forwarded = await call(ups, server)
         assert forwarded.stream is not None
-        await anext(aiter(forwarded.stream))
-        assert forwarded.stream.oversize
-        ups.cut(lambda caller: True)
-        (last,) = await all_of(forwarded)
-    assert last.startswith(b"\n\nevent: message\n")
+        first, last = await all_of(forwarded)
+    assert first == event(PROGRESS)
+    assert b'"code":-31009' in last
+    assert forwarded.stream.ended == "oversize"
+    assert forwarded.stream.response == b""

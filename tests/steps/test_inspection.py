@@ -1,12 +1,14 @@
 """What an answer is, for the caller and for the trace."""
 
 import hashlib
-from typing import Literal
+from typing import cast
 
 import orjson
 import pytest
 
 from gateway.call_records import outcome_draft
+from gateway.flows import Ended
+from gateway.mcp.screening import Screening
 from gateway.steps.inspection import MAX_RESULT, Inspected, Inspection, outcome_of_stream
 from gateway.values import Fate, Forwarded
 from tests.builders import a_permit
@@ -14,18 +16,15 @@ from tests.builders import a_permit
 OK = b'{"jsonrpc":"2.0","id":1,"result":{"content":[]}}'
 
 
-class Ended:
+class Events:
     """A stream of events that is over."""
 
-    def __init__(
-        self, response: bytes, ended: Literal["", "complete", "broken", "cut", "closed"]
-    ) -> None:
+    def __init__(self, response: bytes, ended: Ended) -> None:
         self.response = response
         self.ended = ended
         self.data = b""
-        self.oversize = False
 
-    def __aiter__(self) -> "Ended":
+    def __aiter__(self) -> "Events":
         return self
 
     async def __anext__(self) -> bytes:
@@ -38,7 +37,7 @@ class Ended:
 def inspected(body: bytes = OK, status: int = 200, warnings: tuple[str, ...] = ()) -> Inspected:
     headers = ((b"content-type", b"application/json"),)
     forwarded = Forwarded(Fate.ANSWERED, status, headers, body)
-    return Inspection().inspect(a_permit(warnings=warnings), forwarded, 0.0)
+    return Inspection(cast(Screening, None)).inspect(a_permit(warnings=warnings), forwarded, 0.0)
 
 
 def test_an_answer_goes_on_as_it_came_with_headers_that_say_where_it_is_traced() -> None:
@@ -101,7 +100,7 @@ def test_a_result_over_a_mebibyte_is_kept_in_part_and_passed_on_whole() -> None:
 def test_no_answer_to_relay_is_an_error_with_the_calls_id(
     forwarded: Forwarded, status: str, code: int
 ) -> None:
-    found = Inspection().inspect(a_permit(), forwarded, 0.0)
+    found = Inspection(cast(Screening, None)).inspect(a_permit(), forwarded, 0.0)
     body = orjson.loads(found.answer.body)
     assert (found.answer.status, body["id"], body["error"]["code"]) == (200, 1, code)
     assert (found.outcome.fate, found.outcome.status) == (forwarded.fate, status)
@@ -111,20 +110,21 @@ def test_no_answer_to_relay_is_an_error_with_the_calls_id(
 @pytest.mark.parametrize(
     ("stream", "fate", "status", "code"),
     [
-        (Ended(OK, "complete"), Fate.ANSWERED, "ok", ""),
-        (Ended(OK, "cut"), Fate.ANSWERED, "ok", ""),
-        (Ended(b"", "complete"), Fate.UNKNOWN, "unknown", "stream_complete"),
-        (Ended(b"", "broken"), Fate.UNKNOWN, "unknown", "stream_broken"),
-        (Ended(b"", "closed"), Fate.UNKNOWN, "unknown", "stream_closed"),
-        (Ended(b"", ""), Fate.UNKNOWN, "unknown", "stream_closed"),
-        (Ended(b"", "cut"), Fate.UNKNOWN, "cut", "stream_cut"),
+        (Events(OK, "complete"), Fate.ANSWERED, "ok", ""),
+        (Events(OK, "cut"), Fate.ANSWERED, "ok", ""),
+        (Events(b"", "complete"), Fate.UNKNOWN, "unknown", "stream_complete"),
+        (Events(b"", "broken"), Fate.UNKNOWN, "unknown", "stream_broken"),
+        (Events(b"", "closed"), Fate.UNKNOWN, "unknown", "stream_closed"),
+        (Events(b"", ""), Fate.UNKNOWN, "unknown", "stream_closed"),
+        (Events(b"", "cut"), Fate.UNKNOWN, "cut", "stream_cut"),
+        (Events(b"", "oversize"), Fate.ANSWERED, "unknown", "answer_too_large"),
     ],
 )
 def test_a_stream_is_answered_once_its_response_came_by_and_unknown_until_then(
-    stream: Ended, fate: Fate, status: str, code: str
+    stream: Events, fate: Fate, status: str, code: str
 ) -> None:
     forwarded = Forwarded(Fate.ANSWERED, 200, (), stream=stream)
-    found = Inspection().inspect(a_permit(), forwarded, 0.0)
+    found = Inspection(cast(Screening, None)).inspect(a_permit(), forwarded, 0.0)
     assert found.events is stream
     outcome = outcome_of_stream(found, stream)
     assert (outcome.fate, outcome.status, outcome.error_code) == (fate, status, code)
