@@ -11,9 +11,10 @@ import orjson
 
 from gateway.event import Event
 from gateway.ids import new_id
+from gateway.outcome import Outcome
 from gateway.refusals import Refused
 from gateway.trace.record import Draft, Field, bounded
-from gateway.values import Action, Approved, Call, Decision, Outcome, Permit, Risk
+from gateway.values import Action, Approved, Call, Decision, Permit, Risk
 
 MAX_IDS = 32
 """Policy ids that a record names; all of them are in the payload."""

@@ -27,6 +27,7 @@ from gateway.mcp.envelope import BadMessage, Message, RequestMessage, parse, too
 from gateway.mcp.handles import Handles
 from gateway.mcp.relay import Relay
 from gateway.mcp.upstream import Upstreams
+from gateway.outcome import Outcome
 from gateway.refusals import Refused, Unauthenticated
 from gateway.refused_calls import RefusedCalls
 from gateway.registry.directory import Directory
@@ -48,7 +49,6 @@ from gateway.values import (
     CallId,
     Fate,
     Forwarded,
-    Outcome,
     Permit,
     Request,
 )

@@ -17,13 +17,14 @@ from gateway.budgets import Ledger
 from gateway.call_records import URGENT_RISKS, outcome_draft
 from gateway.flows import EventStream
 from gateway.ids import new_id
+from gateway.outcome import Outcome
 from gateway.registry.grants import Grants
 from gateway.store.rows import run
 from gateway.store.tables import open_calls
 from gateway.store.writer import Writer, WriterStopped
 from gateway.trace.log import Log
 from gateway.trace.record import Draft, bounded
-from gateway.values import BudgetId, CallId, Fate, Outcome, Permit, ProjectId
+from gateway.values import BudgetId, CallId, Fate, Permit, ProjectId
 
 _log = structlog.get_logger(__name__)
 

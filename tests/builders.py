@@ -11,6 +11,7 @@ from sqlalchemy import Connection, insert, update
 
 from gateway.admission import Admission
 from gateway.ids import new_id
+from gateway.outcome import Outcome
 from gateway.registry.keys import digest
 from gateway.state import State, open_state
 from gateway.steps.approvals import Approvals
@@ -36,7 +37,6 @@ from gateway.values import (
     Json,
     Key,
     KeyId,
-    Outcome,
     Permit,
     Pinned,
     Project,

@@ -10,8 +10,9 @@ import jiter
 from gateway.answers import refused_call
 from gateway.flows import EventStream
 from gateway.mcp.screening import About, Notes, ScreenedEvents, Screening
+from gateway.outcome import Outcome
 from gateway.refusals import Refused
-from gateway.values import Answer, Fate, Forwarded, Outcome, Permit
+from gateway.values import Answer, Fate, Forwarded, Permit
 
 MAX_RESULT = 1024 * 1024
 """Bytes of a result that the trace keeps or commits to; then its SHA-256 too."""
