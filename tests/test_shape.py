@@ -34,6 +34,7 @@ LAYERS = (
     ("mcp.envelope", "mcp.routing", "mcp.arguments", "mcp.digests", "mcp.schema_checks"),
     ("mcp.strictness", "mcp.folding", "mcp.lossless", "mcp.schema_document"),
     ("settings", "telemetry"),
+    ("outcome",),
     (
         "values",
         "event",

@@ -114,7 +114,7 @@ def said(text: str) -> bytes:
 
 
 def test_a_bundle_says_whose_responses_are_inspected_also_after_a_restart(tmp_path: Path) -> None:
-    routes = {("all", ""), ("tool", "query_records")}
+    routes = frozenset({("all", ""), ("tool", "query_records")})
     assert a_bundle().features.responses == routes
     keep(a_bundle(), tmp_path)
     again = last_good(tmp_path)
