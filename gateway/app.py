@@ -213,7 +213,6 @@ def build(
         settlement=state.settlement,
         refused_calls=refused_calls,
         relay=_relay(state, engine, bundles, upstreams, screening),
-        running=set(),
     )
     dry_run = DryRun(directory, emergency_stop, tool_pins, policy, budget, refused_calls)
     risks = RiskAssessor(engine)

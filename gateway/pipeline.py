@@ -15,7 +15,7 @@ Anchoring the log is not here: it follows the log from a task of its own.
 import asyncio
 import time
 from collections.abc import Coroutine, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, NewType, TypeVar
 
 import structlog
