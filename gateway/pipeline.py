@@ -79,7 +79,7 @@ class Pipeline:
     settlement: Settlement
     refused_calls: RefusedCalls
     relay: Relay
-    running: set["asyncio.Task[Any]"]
+    running: set["asyncio.Task[Any]"] = field(default_factory=set)
     """Calls between admission and settlement; shutting down waits for them."""
 
     async def handle(self, request: Request) -> Answer:
