@@ -19,7 +19,7 @@ FILES = sorted(
 
 # From what is told last to what is told first: a module imports from its own line or from below.
 LAYERS = (
-    ("cli", "__main__"),
+    ("cli", "__main__", "client"),
     ("commands",),
     ("demo", "configuration"),
     ("app", "first_start", "housekeeping"),
