@@ -342,6 +342,7 @@ def _api_context(gateway: Gateway) -> ApiContext:
         decide=gateway.dry_run.decide,
         control_plane=gateway.control_plane,
         entra=gateway.entra,
+        evaluate_profile=gateway.settings.evaluate_profile,
         readiness=gateway.readiness,
         cancel_calls=gateway.cancel_calls,
         policy_status=gateway.policy.status,

@@ -250,7 +250,7 @@ class AsyncGateway:
         """As `Gateway.guard`, for coroutine functions."""
 
         def wrap(function: Callable[P, Awaitable[R]]) -> Callable[P, Awaitable[R]]:
-            tool: str = name or getattr(function, "__name__", "")
+            tool = name or str(getattr(function, "__name__", "tool"))
 
             @functools.wraps(function)
             async def guarded(*args: P.args, **kwargs: P.kwargs) -> R:

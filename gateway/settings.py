@@ -174,6 +174,12 @@ class Settings(BaseSettings):
     smtp_from: str = _setting(
         "policy-gateway@localhost", "The sender of these mails.", changed_by="the same person"
     )
+    evaluate_profile: str | None = _setting(
+        None,
+        "Slug of the server whose policies answer `POST /api/evaluate`, the question of the public"
+        " `mcpsec` benchmark; without it that path is not there.",
+        changed_by="whoever measures the gateway with that benchmark",
+    )
     log_level: Literal["debug", "info", "warning", "error"] = _setting(
         "info", "What is written to standard error.", changed_by="whoever looks for a fault"
     )

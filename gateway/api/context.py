@@ -54,5 +54,7 @@ class ApiContext:
     """Signs the log's head as it is now; None for an empty log."""
     vacated: Vacated
     entra: EntraTokens
+    evaluate_profile: str | None = None
+    """The slug of the server whose policies answer ``/api/evaluate``; None: it is not there."""
     take: Callable[[str], float] = lambda _key_id: 0.0
     """Takes one request from a key's allowance; how many seconds it must wait, or 0."""

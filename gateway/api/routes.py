@@ -40,7 +40,7 @@ from gateway.api.endpoint import Endpoint, Route
 from gateway.api.errors import ApiError, answer
 from gateway.api.health import HealthEndpoints
 from gateway.api.models import Listing, ListQuery
-from gateway.extensions import copilot_studio, webhook
+from gateway.extensions import authzen, copilot_studio, webhook
 from gateway.extensions.events import EventIn, IngestAnswer
 from gateway.ids import new_id
 from gateway.policy.bundle_server import CONTENT_TYPE
@@ -242,6 +242,15 @@ ROUTES: tuple[Route, ...] = (
     Route("POST", "/extensions/{id}/copilot-studio/analyze-tool-execution", _PLATFORMS,
           copilot_studio.analysed, "Copilot Studio asks before a tool call",
           copilot_studio.Analysed, body=copilot_studio.Analyse, door=copilot_studio.analyse),
+    Route("POST", "/access/v1/evaluation", _SENDERS, authzen.evaluates,
+          "Decide for another gateway, as AuthZEN asks", authzen.EvaluationAnswer,
+          body=authzen.Evaluation, door=authzen.evaluation, base=""),
+    Route("POST", "/access/v1/evaluations", _SENDERS, authzen.evaluates_many,
+          "Decide several at once", authzen.EvaluationsAnswer,
+          body=authzen.Evaluations, door=authzen.evaluations, base=""),
+    Route("POST", "/api/evaluate", _SENDERS, authzen.answers,
+          "Decide as the mcpsec benchmark asks, where that is switched on",
+          authzen.QuestionAnswer, body=authzen.Question, door=authzen.question, base=""),
     Route("GET", "/policy/status", _READERS, policy_bundles.status,
           "Read which policy decides, and why other sources do not",
           policy_bundles.PolicyStatusOut),

@@ -235,6 +235,14 @@ class ControlPlane:
         claimed = await self.reports.write(Entry(self._claim(asked), drafts))
         return told.recorded(claimed.trace_id)
 
+    async def would(self, asked: Asked) -> Told:
+        """What would be decided now, without any effect but a count of such questions."""
+        looked, reason, call = await self._look(asked)
+        action = looked.decision.verdict.action.value if looked is not None else reason
+        key = asked.sender.key
+        self.pipeline.refused_calls.probe(key.project_id, key.id, action)
+        return told.would(call.id, looked, reason)
+
     async def _look(self, asked: Asked) -> tuple[Looked | None, str, Call]:
         calls = await self.calls(asked, "")
         looks: list[tuple[Looked | None, str]] = []

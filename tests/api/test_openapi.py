@@ -28,7 +28,7 @@ def test_the_document_names_every_route_once_and_refers_to_what_it_holds() -> No
         (method.upper(), path.removeprefix(BASE))
         for path, methods in document["paths"].items()
         for method in methods
-        if path.startswith(BASE)
+        if "security" not in methods[method]
     }
     assert described == {(route.method, route.path) for route in ROUTES}
     assert len(described) == len(ROUTES)
