@@ -67,6 +67,7 @@ check: install .venv/.dev
 bench: packages install .venv/.dev
 	@PATH="$$(dirname "$(OPA)"):$$PATH" $(BIN)/python -m benchmarks.calls
 	@PATH="$$(dirname "$(OPA)"):$$PATH" $(BIN)/python -m benchmarks.policies
+	@PATH="$$(dirname "$(OPA)"):$$PATH" $(BIN)/python -m benchmarks.stop
 
 # Pictures of the dashboard for the docs, from a demonstration of its own.
 screenshots: packages install .venv/.dev

@@ -138,6 +138,8 @@ class Subject:
     url: str
     key: str
     opa_socket: str
+    api_url: str
+    admin_key: str
 
 
 @contextmanager
@@ -170,7 +172,13 @@ def gateway(data_dir: Path, upstream_url: str, rules: int) -> Iterator[Subject]:
         ) as api:
             server = _set_up(api, upstream_url, rules)
             key = _post(api, "/keys", {"role": "project", "name": "bench", "owner": "bench"})["key"]
-        yield Subject(f"{base}/api/v1/mcp/proxy/{server}", key, str(data_dir / "opa" / "opa.sock"))
+        yield Subject(
+            url=f"{base}/api/v1/mcp/proxy/{server}",
+            key=key,
+            opa_socket=str(data_dir / "opa" / "opa.sock"),
+            api_url=f"{base}/api/v1",
+            admin_key=admin,
+        )
 
 
 def _wait_ready(base: str) -> None:

@@ -43,7 +43,7 @@ HEADERS = {
     "Mcp-Method": "tools/call",
     "Mcp-Name": str(TOOL["name"]),
 }
-_ANSWER = {
+ANSWER = {
     "jsonrpc": "2.0",
     "id": 1,
     "result": {
@@ -52,7 +52,7 @@ _ANSWER = {
     },
 }
 # A scan numbers its requests: it discovers first, then it lists.
-_DISCOVER = {
+DISCOVER = {
     "jsonrpc": "2.0",
     "id": 1,
     "result": {
@@ -62,7 +62,7 @@ _DISCOVER = {
         "serverInfo": {"name": "bench", "version": "1"},
     },
 }
-_LIST = {
+LIST = {
     "jsonrpc": "2.0",
     "id": 2,
     "result": {"resultType": "complete", "tools": [TOOL], "ttlMs": 0, "cacheScope": "private"},
@@ -107,9 +107,9 @@ def nginx(port: int) -> Iterator[str]:
             _CONFIG.format(
                 folder=folder,
                 port=port,
-                discovered=_quoted(_DISCOVER),
-                listing=_quoted(_LIST),
-                answer=_quoted(_ANSWER),
+                discovered=_quoted(DISCOVER),
+                listing=_quoted(LIST),
+                answer=_quoted(ANSWER),
             )
         )
         process = subprocess.Popen(["nginx", "-c", str(config), "-p", folder])

@@ -10,7 +10,7 @@ from decimal import ROUND_CEILING, Decimal
 from jiter import LosslessFloat
 
 MICROS = 10**6
-MOST = 10**17
+MOST = 10**18
 """Millionths; sums of many stay far below what a 64-bit column holds."""
 
 _DECIMAL = re.compile(r"-?[0-9]{1,30}(\.[0-9]{1,30})?")

@@ -97,7 +97,7 @@ Amount = Annotated[
         {
             "anyOf": [
                 {"type": "integer", "minimum": 0, "maximum": amounts.MOST // amounts.MICROS},
-                {"type": "string", "pattern": r"^[0-9]{1,11}(\.[0-9]{1,6})?$"},
+                {"type": "string", "pattern": r"^[0-9]{1,12}(\.[0-9]{1,6})?$"},
             ]
         }
     ),
