@@ -75,8 +75,10 @@ class Inspection:
         return Inspected(permit, Answer(forwarded.status, headers, body), outcome, None, started)
 
     def _no_answer(self, permit: Permit, forwarded: Forwarded, started: float) -> Inspected:
-        refused = Refused(forwarded.reason, leaf=permit.leaf)
+        data = {"budget_warnings": list(permit.warnings)} if permit.warnings else {}
+        refused = Refused(forwarded.reason, data, leaf=permit.leaf)
         answer = refused_call(permit.call, refused, permit.call.id)
+        answer = replace(answer, headers=(*answer.headers, *_warning(permit)))
         status: Status = "unknown"
         if forwarded.fate is Fate.NOT_FORWARDED:
             status = "not_sent"
@@ -125,9 +127,14 @@ def _headers(permit: Permit, forwarded: Forwarded) -> tuple[tuple[bytes, bytes],
         (b"x-trace-id", permit.call.id.encode()),
         (b"x-trace-leaf", permit.leaf.hex().encode()),
     )
-    if permit.warnings:
-        headers += ((b"x-budget-warning", ",".join(permit.warnings).encode()),)
-    return headers
+    return (*headers, *_warning(permit))
+
+
+def _warning(permit: Permit) -> tuple[tuple[bytes, bytes], ...]:
+    """Of budgets that are over and let the call pass all the same."""
+    if not permit.warnings:
+        return ()
+    return ((b"x-budget-warning", ",".join(permit.warnings).encode()),)
 
 
 def _outcome(

@@ -11,7 +11,7 @@ from gateway.flows import Ended
 from gateway.mcp.screening import Screening
 from gateway.steps.inspection import MAX_RESULT, Inspected, Inspection, outcome_of_stream
 from gateway.values import Fate, Forwarded
-from tests.builders import a_permit
+from tests.builders import a_call, a_caller, a_decision, a_permit, a_project, an_approved
 
 OK = b'{"jsonrpc":"2.0","id":1,"result":{"content":[]}}'
 
@@ -49,6 +49,18 @@ def test_an_answer_goes_on_as_it_came_with_headers_that_say_where_it_is_traced()
     assert headers[b"x-trace-leaf"].decode() == found.permit.leaf.hex()
     assert headers[b"x-budget-warning"] == b"bud_1,bud_2"
     assert b"x-budget-warning" not in dict(inspected().answer.headers)
+
+
+@pytest.mark.parametrize("deny_style", ["error", "result"])
+def test_an_answer_of_the_gateways_own_warns_of_budgets_in_its_body_too(deny_style: str) -> None:
+    call = a_call(caller=a_caller(project=a_project(deny_style=deny_style)))
+    permit = a_permit(an_approved(a_decision(call)), warnings=("bud_1",))
+    forwarded = Forwarded(Fate.UNKNOWN, reason="upstream_error")
+    answer = Inspection().inspect(permit, forwarded, 0.0).answer
+    assert dict(answer.headers)[b"x-budget-warning"] == b"bud_1"
+    document = orjson.loads(answer.body)
+    told = document["error"]["data"] if deny_style == "error" else document["result"]["_meta"]
+    assert b'"budget_warnings":["bud_1"]' in orjson.dumps(told)
 
 
 @pytest.mark.parametrize(
