@@ -56,7 +56,7 @@ def test_an_answer_of_the_gateways_own_warns_of_budgets_in_its_body_too(deny_sty
     call = a_call(caller=a_caller(project=a_project(deny_style=deny_style)))
     permit = a_permit(an_approved(a_decision(call)), warnings=("bud_1",))
     forwarded = Forwarded(Fate.UNKNOWN, reason="upstream_error")
-    answer = Inspection().inspect(permit, forwarded, 0.0).answer
+    answer = Inspection(cast(Screening, None)).inspect(permit, forwarded, 0.0).answer
     assert dict(answer.headers)[b"x-budget-warning"] == b"bud_1"
     document = orjson.loads(answer.body)
     told = document["error"]["data"] if deny_style == "error" else document["result"]["_meta"]
