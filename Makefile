@@ -41,7 +41,8 @@ python:
 # whose program is missing says which one it is and how to get it.
 packages:
 	@missing=; \
-	for pair in nginx:nginx wrk:wrk node:nodejs npm:npm go:golang-go curl:curl chromium:chromium; do \
+	for pair in nginx:nginx wrk:wrk node:nodejs npm:npm go:golang-go curl:curl \
+	  chromium:chromium openssl:openssl; do \
 	  command -v "$${pair%%:*}" >/dev/null || missing="$$missing $${pair##*:}"; \
 	done; \
 	if [ -n "$$missing" ] && [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
@@ -50,8 +51,15 @@ packages:
 	  DEBIAN_FRONTEND=noninteractive apt-get -qq install --no-install-recommends $$missing >/dev/null; \
 	fi
 
+# The local chain and the contract's compiler, by the lock file's hashes; no script of theirs runs.
+tests/node/node_modules/.package-lock.json: tests/node/package-lock.json
+	@if command -v npm >/dev/null; then \
+	  echo "Installing a local chain and the contract's compiler into tests/node"; \
+	  npm ci --prefix tests/node --ignore-scripts --no-audit --no-fund --loglevel error; \
+	fi
+
 # Tests look for programs on PATH; the pinned OPA may be elsewhere.
-test: packages install check
+test: packages install check tests/node/node_modules/.package-lock.json
 	@PATH="$$(dirname "$(OPA)"):$$PATH" $(BIN)/python -m pytest
 
 check: install .venv/.dev

@@ -16,6 +16,7 @@ from starlette.routing import Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from gateway.admission import Admission
+from gateway.anchors import setup as anchors
 from gateway.api.context import ApiContext, Readiness
 from gateway.api.errors import EXCEPTION_HANDLERS
 from gateway.api.routes import management_routes, routes
@@ -96,6 +97,7 @@ def serve(settings: Settings, *, ready: Callable[[Ready], None] | None = None) -
     Raises `gateway.state.NotInitialised`, `gateway.listeners.PortTaken`,
     `gateway.policy.opa_binary.OpaMissing` and the like before anything has started.
     """
+    anchors.check(settings)
     binary = opa_binary.find()
     public = bind(settings.host, settings.port, "GATEWAY_PORT")
     management = bind(settings.management_host, settings.management_port, "GATEWAY_MANAGEMENT_PORT")
@@ -406,6 +408,7 @@ async def _run(
         if ready is not None and not told.is_set():
             ready(Ready(gateway.public_url, gateway.management_url))
         always.append(asyncio.create_task(gateway.policy.run()))
+        always.append(asyncio.create_task(anchors.run(settings, state, gateway.signing)))
         stopping = asyncio.create_task(told.wait())
         await asyncio.wait([stopping, *always], return_when=asyncio.FIRST_COMPLETED)
         stopping.cancel()

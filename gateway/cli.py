@@ -20,6 +20,7 @@ COMMANDS = {
     "project": "gateway.commands.project",
     "opa": "gateway.commands.opa",
     "policy": "gateway.commands.policy",
+    "anchor": "gateway.commands.anchor",
     "openapi": "gateway.commands.openapi",
     "apply": "gateway.commands.apply",
     "diff": "gateway.commands.apply",

@@ -15,7 +15,10 @@ from pydantic import BeforeValidator, Field, SecretStr, ValidationError, field_v
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 from pydantic_core.core_schema import ValidationInfo
-from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+from pydantic_settings import NoDecode, SettingsConfigDict
+
+from gateway.anchor_settings import AnchorSettings, own_first
+from gateway.setting import setting as _setting
 
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 
@@ -63,12 +66,7 @@ _Paths = Annotated[tuple[Path, ...], NoDecode, BeforeValidator(_path_list)]
 _Port = Annotated[int, Field(ge=0, le=65535)]
 
 
-def _setting(default: Any, description: str, *, changed_by: str) -> Any:
-    """A field; `changed_by` says who would ever set it, and when. Nobody: it is no setting."""
-    return Field(default, description=description, json_schema_extra={"changed_by": changed_by})
-
-
-class Settings(BaseSettings):
+class Settings(AnchorSettings):
     """The deployment's settings, checked. Field `x_y` is the variable ``GATEWAY_X_Y``.
 
     Fields that are judged together are checked at the later one, which sees those before it:
@@ -370,7 +368,7 @@ def reference() -> str:
         "| variable | default | what it sets | who changes it |",
         "|---|---|---|---|",
     ]
-    for name, field in Settings.model_fields.items():
+    for name, field in own_first(Settings.model_fields).items():
         extra = field.json_schema_extra
         changed_by = extra["changed_by"] if isinstance(extra, dict) else ""
         lines.append(

@@ -2,6 +2,7 @@
 
 import os
 import shutil
+from typing import NoReturn
 
 import pytest
 
@@ -16,7 +17,11 @@ def needs(program: str, how_to_get_it: str) -> str:
     found = shutil.which(program)
     if found is not None:
         return found
-    message = f"{program} is missing: {how_to_get_it}"
+    missing(f"{program} is missing: {how_to_get_it}")
+
+
+def missing(message: str) -> NoReturn:
+    """Skip for want of a program, or fail when CI is set."""
     if os.environ.get("CI"):
         pytest.fail(message)
     pytest.skip(message)

@@ -28,12 +28,13 @@ LAYERS = (
     ("state", "notifications"),
     ("steps", "admission", "settlement", "refused_calls", "reports", "answers", "mcp.relay"),
     ("mcp",),
+    ("anchors",),
     ("registry", "policy", "trace", "budgets", "budget_alerts", "call_records"),
-    ("egress", "edge", "listeners"),
+    ("egress", "outgoing", "edge", "listeners"),
     ("store", "http1", "http1_connection", "http1_dial", "http1_protocol"),
     ("mcp.envelope", "mcp.routing", "mcp.arguments", "mcp.digests", "mcp.schema_checks"),
     ("mcp.strictness", "mcp.folding", "mcp.lossless", "mcp.schema_document"),
-    ("settings", "telemetry"),
+    ("settings", "anchor_settings", "setting", "telemetry"),
     ("outcome",),
     (
         "values",
@@ -140,7 +141,7 @@ def test_neighbours_do_not_know_each_other(importer: str, forbidden: tuple[str, 
 
 
 @pytest.mark.parametrize(
-    ("library", "only"), [("opa_client", "policy/opa.py"), ("web3", "trace/anchor.py")]
+    ("library", "only"), [("opa_client", "policy/opa.py"), ("web3", "anchors/chain.py")]
 )
 def test_a_library_is_imported_in_one_place(library: str, only: str) -> None:
     users = {

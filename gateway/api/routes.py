@@ -14,6 +14,7 @@ from starlette.routing import Route as HttpRoute
 
 from gateway.api import (
     agents,
+    anchors,
     approvals,
     budgets,
     consents,
@@ -251,6 +252,10 @@ ROUTES: tuple[Route, ...] = (
     Route("POST", "/api/evaluate", _SENDERS, authzen.answers,
           "Decide as the mcpsec benchmark asks, where that is switched on",
           authzen.QuestionAnswer, body=authzen.Question, door=authzen.question, base=""),
+    Route("GET", "/anchors", _READERS, anchors.list_anchors,
+          "List anchors, and read how much of the log is anchored", anchors.AnchorsOut,
+          query=ListQuery),
+    Route("GET", "/anchors/{id}", _READERS, anchors.get, "Read an anchor", anchors.FullAnchor),
     Route("GET", "/policy/status", _READERS, policy_bundles.status,
           "Read which policy decides, and why other sources do not",
           policy_bundles.PolicyStatusOut),

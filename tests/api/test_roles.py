@@ -101,8 +101,8 @@ async def _foreign_id(world: World, noun: str) -> str:
         return str(made.json()["id"])
 
 
-# Templates and bundles are of the installation, not of a project.
-_WITHOUT_PROJECT = ("/mcp/templates", "/policy/")
+# Templates, bundles and anchors are of the installation, not of a project.
+_WITHOUT_PROJECT = ("/mcp/templates", "/policy/", "/anchors/")
 _WITH_IDS = [
     r
     for r in ROUTES

@@ -1,0 +1,280 @@
+"""The rows of the outbox: what is to be anchored, what was signed for it, what came of it.
+
+Every function runs inside one transaction of the caller.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from sqlalchemy import Connection, Row, bindparam, delete, func, insert, select, text, update
+
+from gateway.anchors.fees import Fees
+from gateway.anchors.values import Anchor, Condition, Head, Receipt, State
+from gateway.clock import after
+from gateway.ids import new_id
+from gateway.store import followers, tables
+from gateway.trace.anchored import NOT_NEWS
+
+_a = followers.anchors.c
+_t = followers.anchor_transactions.c
+_b = followers.anchor_backends.c
+_l = followers.leases.c
+
+
+_SCAN = 50_000
+
+
+@dataclass(frozen=True, slots=True)
+class Sent:
+    """A transaction that was signed, and may have been sent."""
+
+    hash: str
+    nonce: int
+    raw: bytes
+    gas: int
+    fees: Fees
+    created_at: str
+
+
+@dataclass(frozen=True, slots=True)
+class Pending:
+    """What is in the log and not anchored."""
+
+    urgent_since: str | None
+    since: str | None
+    records: int
+
+
+class LeaseLost(Exception):
+    """Another process anchors this log now; nothing was written."""
+
+
+def unfinished(connection: Connection, backend: str) -> Anchor | None:
+    """The anchor that is under way; there is one at most."""
+    query = select(followers.anchors).where(_a.backend == backend, _a.state != State.FINAL)
+    row = connection.execute(query.limit(1)).first()
+    return None if row is None else _anchor(row)
+
+
+def queue(connection: Connection, backend: str, head: Head, now: str) -> Anchor:
+    """Choose a head. A queued one, of which nothing has left, is superseded."""
+    connection.execute(
+        delete(followers.anchors).where(_a.backend == backend, _a.state == State.QUEUED)
+    )
+    anchor = Anchor(new_id("anc"), backend, head, State.QUEUED, now)
+    connection.execute(
+        insert(followers.anchors).values(
+            id=anchor.id,
+            backend=backend,
+            log=head.log,
+            origin=head.origin,
+            size=head.size,
+            root=head.root,
+            note=head.note,
+            state=State.QUEUED,
+            created_at=now,
+        )
+    )
+    return anchor
+
+
+def anchored_size(connection: Connection, backend: str, log: int) -> int:
+    """Records that the backend vouches for."""
+    query = select(func.max(_a.size)).where(
+        _a.backend == backend, _a.log == log, _a.state == State.FINAL
+    )
+    return connection.execute(query).scalar_one() or 0
+
+
+def known_root(connection: Connection, log: int, size: int) -> bytes | None:
+    """The root of a head that was chosen once for an anchor, whichever."""
+    query = select(_a.root).where(_a.log == log, _a.size == size).limit(1)
+    return connection.execute(query).scalar()
+
+
+def signed(connection: Connection, anchor: Anchor, sent: Sent) -> None:
+    """Keep a transaction before it is sent; from now on the anchor is not superseded."""
+    connection.execute(
+        update(followers.anchors).where(_a.id == anchor.id).values(state=State.SENDING)
+    )
+    connection.execute(
+        insert(followers.anchor_transactions).values(
+            hash=sent.hash,
+            anchor_id=anchor.id,
+            nonce=sent.nonce,
+            raw=sent.raw,
+            gas=sent.gas,
+            max_fee=str(sent.fees.max_fee),
+            tip=str(sent.fees.tip),
+            created_at=sent.created_at,
+        )
+    )
+
+
+def transactions(connection: Connection, anchor_id: str) -> list[Sent]:
+    """Newest first."""
+    query = select(followers.anchor_transactions).where(_t.anchor_id == anchor_id)
+    ordered = query.order_by(_t.nonce.desc(), _t.created_at.desc())
+    return [_sent(row) for row in connection.execute(ordered)]
+
+
+def paid(connection: Connection, tx_hash: str, amount: int, now: str) -> None:
+    """A receipt was seen: the money is gone, whether the transaction did its work or not."""
+    connection.execute(
+        update(followers.anchor_transactions)
+        .where(_t.hash == tx_hash, _t.paid.is_(None))
+        .values(paid=str(amount), paid_at=now)
+    )
+
+
+def spent(connection: Connection, backend: str, day: str) -> int:
+    """Wei paid on a UTC day, ``2026-01-31``."""
+    query = (
+        select(_t.paid)
+        .join(followers.anchors, _a.id == _t.anchor_id)
+        .where(_a.backend == backend, _t.paid_at >= day, _t.paid_at < day + "U")
+    )
+    return sum(int(amount) for amount in connection.execute(query).scalars())
+
+
+def last_signed_at(connection: Connection, backend: str) -> str | None:
+    query = select(func.max(_t.created_at)).join(followers.anchors, _a.id == _t.anchor_id)
+    return connection.execute(query.where(_a.backend == backend)).scalar()
+
+
+def final(connection: Connection, anchor: Anchor, receipt: Receipt, now: str) -> None:
+    connection.execute(
+        update(followers.anchors)
+        .where(_a.id == anchor.id)
+        .values(
+            state=State.FINAL,
+            final_at=now,
+            anchored_at=receipt.at,
+            tx_hash=receipt.tx_hash,
+            block=receipt.block,
+            proof=receipt.proof,
+        )
+    )
+
+
+# --- how the backends stand ---
+
+
+def register(
+    connection: Connection, name: str, identity: Mapping[str, object], now: str
+) -> Mapping[str, object] | None:
+    """Note that a backend is in use; returns the identity it had before, None for a new one."""
+    before = connection.execute(select(_b.identity).where(_b.name == name)).scalar()
+    if before is None:
+        connection.execute(
+            insert(followers.anchor_backends).values(
+                name=name,
+                identity=dict(identity),
+                enabled=True,
+                condition=Condition.STARTING,
+                detail="",
+                since=now,
+            )
+        )
+    else:
+        connection.execute(
+            update(followers.anchor_backends)
+            .where(_b.name == name)
+            .values(identity=dict(identity), enabled=True)
+        )
+    return before
+
+
+def disable_all(connection: Connection) -> None:
+    """At start: backends that are set up no more keep their anchors and are waited for no longer.
+
+    Those that are register again.
+    """
+    connection.execute(update(followers.anchor_backends).values(enabled=False))
+
+
+def last_writer(connection: Connection) -> str | None:
+    """The address under which was anchored last, if any was."""
+    query = select(_b.identity).order_by(_b.enabled.desc(), _b.since.desc())
+    for identity in connection.execute(query).scalars():
+        if identity.get("writer"):
+            return str(identity["writer"])
+    return None
+
+
+def condition(
+    connection: Connection, name: str, now: str, condition: Condition, detail: str
+) -> None:
+    connection.execute(
+        update(followers.anchor_backends)
+        .where(_b.name == name)
+        .values(condition=condition, detail=detail, since=now)
+    )
+
+
+# --- what is pending ---
+
+
+def first_news(connection: Connection, log: int, start: int) -> str | None:
+    """The time of the first record from an index on that is worth an anchor."""
+    c = tables.trace.c
+    query = select(c.ts).where(c.log == log, c.idx >= start, c.kind.not_in(NOT_NEWS))
+    return connection.execute(query.order_by(c.idx).limit(1)).scalar()
+
+
+_URGENT = text(
+    "SELECT idx, ts FROM trace WHERE log = :log AND idx >= :start AND idx < :end"
+    " AND instr(body, :mark) > 0 ORDER BY idx LIMIT 1"
+).bindparams(bindparam("mark", value=b'"anchor":"urgent"'))
+"""Quotes inside of a value are escaped in JSON, so these bytes are nothing but the field."""
+
+
+def first_urgent(connection: Connection, log: int, start: int) -> tuple[str | None, int]:
+    """The time of the first urgent record from an index on, and where to look on the next time."""
+    end = start + _SCAN
+    row = connection.execute(_URGENT, {"log": log, "start": start, "end": end}).first()
+    if row is not None:
+        return row.ts, row.idx
+    c = tables.trace.c
+    last = connection.execute(
+        select(func.max(c.idx)).where(c.log == log, c.idx >= start, c.idx < end)
+    ).scalar()
+    return None, start if last is None else last + 1
+
+
+# --- leases ---
+
+
+def take_lease(connection: Connection, name: str, holder: str, now: str, seconds: float) -> bool:
+    """Take or prolong a lease; False while another holder's has not run out."""
+    until = after(now, seconds)
+    ours_or_over = (_l.holder == holder) | (_l.until <= now)
+    statement = update(followers.leases).where(_l.name == name, ours_or_over)
+    if connection.execute(statement.values(holder=holder, until=until)).rowcount:
+        return True
+    if connection.execute(select(_l.name).where(_l.name == name)).first() is not None:
+        return False
+    connection.execute(insert(followers.leases).values(name=name, holder=holder, until=until))
+    return True
+
+
+def check_lease(connection: Connection, name: str, holder: str, now: str) -> None:
+    """Inside of a transaction that only the holder may make. Raises `LeaseLost`."""
+    query = select(_l.holder).where(_l.name == name, _l.until > now)
+    if connection.execute(query).scalar() != holder:
+        raise LeaseLost(f"the lease on {name} is lost")
+
+
+def give_lease(connection: Connection, name: str, holder: str) -> None:
+    connection.execute(delete(followers.leases).where(_l.name == name, _l.holder == holder))
+
+
+def _anchor(row: Row[Any]) -> Anchor:
+    head = Head(row.log, row.origin, row.size, row.root, row.note)
+    return Anchor(row.id, row.backend, head, State(row.state), row.created_at)
+
+
+def _sent(row: Row[Any]) -> Sent:
+    fees = Fees(int(row.max_fee), int(row.tip))
+    return Sent(row.hash, row.nonce, row.raw, row.gas, fees, row.created_at)
