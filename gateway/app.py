@@ -30,6 +30,7 @@ from gateway.extensions.entra import EntraTokens, KeySets
 from gateway.housekeeping import Housekeeping
 from gateway.http1 import Client, UnixAddress
 from gateway.listeners import GRACE_SECONDS, Listener, address_of, bind, management_token, url_of
+from gateway.mcp.conversation import Conversation
 from gateway.mcp.handles import Handles
 from gateway.mcp.proxy import Proxy
 from gateway.mcp.relay import Relay
@@ -63,6 +64,7 @@ from gateway.steps.breaker import Breaker
 from gateway.steps.budget import BudgetLook
 from gateway.steps.emergency_stop import EmergencyStop
 from gateway.steps.inspection import Inspection
+from gateway.steps.methods import Methods
 from gateway.steps.policy import Policy
 from gateway.steps.tool_pins import ToolPins
 from gateway.steps.visibility import Visibility
@@ -214,7 +216,7 @@ def build(
         inspection=Inspection(screening),
         settlement=state.settlement,
         refused_calls=refused_calls,
-        relay=_relay(state, engine, bundles, upstreams, screening),
+        relay=_relay(state, engine, bundles, upstreams, screening, refused_calls),
     )
     dry_run = DryRun(directory, emergency_stop, tool_pins, policy, budget, refused_calls)
     risks = RiskAssessor(engine)
@@ -284,10 +286,13 @@ def _relay(
     bundles: BundleServer,
     upstreams: Upstreams,
     screening: Screening,
+    refused_calls: RefusedCalls,
 ) -> Relay:
     view, now = state.directory.view, state.clock.now
     visibility = Visibility(engine, features=lambda: bundles.features, view=view, now=now)
-    return Relay(upstreams, state.registry, visibility, screening)
+    methods = Methods(engine, refused_calls, features=lambda: bundles.features, view=view, now=now)
+    conversation = Conversation(methods, upstreams)
+    return Relay(upstreams, state.registry, visibility, conversation, screening)
 
 
 def _activation(

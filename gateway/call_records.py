@@ -14,7 +14,7 @@ from gateway.ids import new_id
 from gateway.outcome import Outcome
 from gateway.refusals import Refused
 from gateway.trace.record import Draft, Field, bounded
-from gateway.values import Action, Approved, Call, Decision, Permit, Risk
+from gateway.values import Action, Approved, Call, Caller, Decision, Era, Permit, Risk, Verdict
 
 MAX_IDS = 32
 """Policy ids that a record names; all of them are in the payload."""
@@ -147,6 +147,50 @@ def _blocked(fields: dict[str, Field], payloads: dict[str, bytes], refused: Refu
     fields["reason_code"] = refused.reason
     if refused.detail:
         payloads["detail"] = refused.detail.encode()
+
+
+def message_draft(
+    caller: Caller,
+    era: Era,
+    method: str,
+    by: str,
+    verdict: Verdict,
+    enforced: bool,
+    refused: Refused | None,
+    question: bytes,
+) -> Draft:
+    """A decision about a message that is no tool call."""
+    project = caller.project
+    fields: dict[str, Field] = {
+        "server": caller.server.id,
+        "key": caller.key.id,
+        "agent": caller.agent.id if caller.agent else None,
+        "source": "mcp",
+        "era": era.value,
+        "method": bounded(method),
+        "from": by,
+        "decision": verdict.action.value,
+        "enforced": enforced,
+        "policy": verdict.bundle_digest,
+        "rules": [bounded(policy_id) for policy_id in verdict.policy_ids[:MAX_IDS]],
+    }
+    payloads: dict[str, bytes] = {}
+    if project.record_inputs == "all":
+        payloads["input"] = question
+    if verdict.reasons:
+        why = {"reasons": verdict.reasons, "policy_ids": verdict.policy_ids}
+        payloads["why"] = orjson.dumps(why)
+    _blocked(fields, payloads, refused)
+    if refused is not None:
+        fields["anchor"] = "urgent"
+    return Draft(
+        kind="message",
+        id=new_id("trc"),
+        project_id=project.id,
+        fields=fields,
+        payloads=payloads,
+        retention_days=project.retention_days,
+    )
 
 
 def outcome_draft(permit: Permit, outcome: Outcome) -> Draft:

@@ -234,7 +234,8 @@ class Pipeline:
         if permit.call.request.gone():
             return Forwarded(Fate.NOT_FORWARDED, reason="not_forwarded")
         try:
-            return await self.upstreams.forward(permit, lambda: self._still_permitted(permit))
+            forwarded = await self.upstreams.forward(permit, lambda: self._still_permitted(permit))
+            return await self.relay.hear(permit.call, forwarded)
         except Refused as refused:
             return Forwarded(Fate.NOT_FORWARDED, reason=refused.reason)
         except Exception as fault:  # noqa: BLE001 - whether it ran is not known: say so, charge it

@@ -15,7 +15,8 @@ dashboard use; each reason belongs to one code::
      ├─ -31006 upstream     upstream_error, upstream_auth, caller_left
      ├─ -31007 unreachable  upstream_unreachable
      ├─ -31008 engine       policy_unavailable
-     ├─ -31009 withheld     answer_too_large, answer_unreadable, answer_withheld
+     ├─ -31009 withheld     answer_too_large, answer_unreadable, answer_withheld,
+     │                      question_denied
      ├─ -31010 fault        internal, not_forwarded, trace_unavailable
      └─ -31011 rate         rate_limited, breaker_open
 """
@@ -63,6 +64,9 @@ REASONS: dict[str, Reason] = {
     "answer_too_large": Reason(-31009, "no", "The call was made; its answer is too large."),
     "answer_unreadable": Reason(-31009, "no", "The call was made; its answer cannot be checked."),
     "answer_withheld": Reason(-31009, "no", "The call was made; a policy withholds its answer."),
+    "question_denied": Reason(
+        -31009, "no", "The call was made; policy denies what its server asks the client for."
+    ),
     "internal": Reason(-31010, "yes", "The gateway failed; nothing was sent."),
     "not_forwarded": Reason(-31010, "yes", "The call was admitted too late and was not sent."),
     "trace_unavailable": Reason(-31010, "yes", "The trace cannot be written; nothing was sent."),

@@ -81,6 +81,14 @@ class RefusedCalls:
         )
         await self._writer.submit(self._append, draft)
 
+    async def message(self, caller: Caller, draft: Draft, refused: Refused | None) -> str:
+        """Write down a decision about a message, and return the id of its record."""
+        key = caller.key
+        if refused is not None and not self._single(key.id):
+            return self._count("refused", key.project_id, key.id, refused.reason)
+        await self._writer.submit(self._append, draft)
+        return draft.id
+
     def probe(self, project_id: ProjectId, key_id: KeyId, action: str) -> None:
         """A decision that was asked for and not acted on."""
         self._count("probe", project_id, key_id, action)

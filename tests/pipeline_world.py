@@ -8,6 +8,7 @@ from typing import Any
 import orjson
 
 from gateway.flows import Ended
+from gateway.mcp.conversation import Conversation
 from gateway.mcp.handles import Handles
 from gateway.mcp.relay import Relay
 from gateway.mcp.screening import Screening
@@ -23,6 +24,7 @@ from gateway.steps.breaker import Breaker
 from gateway.steps.budget import BudgetLook
 from gateway.steps.emergency_stop import EmergencyStop
 from gateway.steps.inspection import Inspection
+from gateway.steps.methods import Methods
 from gateway.steps.policy import Policy
 from gateway.steps.tool_pins import ToolPins
 from gateway.steps.visibility import Visibility
@@ -73,6 +75,21 @@ class Unhiding(Visibility):
 
     async def hidden(self, *_: Any) -> frozenset[str]:
         return frozenset()
+
+
+class Unheard(Conversation):
+    """Without a policy for any method."""
+
+    def __init__(self, upstreams: Upstreams) -> None:
+        super().__init__(Undecided(), upstreams)
+
+
+class Undecided(Methods):
+    def __init__(self) -> None:
+        pass
+
+    def any(self) -> bool:
+        return False
 
 
 class FakeEvents:
@@ -189,7 +206,7 @@ def a_line(
         inspection=Inspection(screening),
         settlement=state.settlement,
         refused_calls=RefusedCalls(state.writer, state.log, now),
-        relay=Relay(upstreams, state.registry, Unhiding(), screening),
+        relay=Relay(upstreams, state.registry, Unhiding(), Unheard(upstreams), screening),
         running=set(),
     )
     return Line(world, fake, upstreams, pipeline)

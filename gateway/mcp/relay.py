@@ -12,6 +12,7 @@ from functools import partial
 import structlog
 
 from gateway import answers
+from gateway.mcp.conversation import Conversation, exchange_of
 from gateway.mcp.digests import definition_digests
 from gateway.mcp.envelope import Message, RequestMessage
 from gateway.mcp.listing import Definitions, Judge, Judging, Listing, ListingEvents, read_page
@@ -21,8 +22,9 @@ from gateway.mcp.upstream import Upstreams
 from gateway.refusals import Refused
 from gateway.registry import pins
 from gateway.registry.core import Actor, Registry
+from gateway.steps.methods import Exchange
 from gateway.steps.visibility import Visibility
-from gateway.values import Answer, Caller, Era, Forwarded, Json, Request, Tool
+from gateway.values import Answer, Call, Caller, Era, Forwarded, Json, Request, Tool
 
 _log = structlog.get_logger(__name__)
 
@@ -33,19 +35,26 @@ class Relay:
         upstreams: Upstreams,
         registry: Registry,
         visibility: Visibility,
+        conversation: Conversation,
         screening: Screening,
     ) -> None:
         self._upstreams = upstreams
         self._visibility = visibility
+        self._conversation = conversation
         self._screening = screening
         self._registry = registry
         self._observing: set[asyncio.Task[None]] = set()
 
     async def pass_on(self, caller: Caller, request: Request, message: Message | None) -> Answer:
         """Send on and return the answer; ``message`` is None for GET and DELETE."""
-        rpc_id = message.id if isinstance(message, RequestMessage) else None
-        era = Era.LEGACY if message is None else message.era
+        exchange = exchange_of(caller, request, message)
+        rpc_id, era = exchange.rpc_id, exchange.era
+        try:
+            request = await self._conversation.say(caller, request, message)
+        except Refused as refused:
+            return answers.refused_message(rpc_id, refused)
         forwarded = await self._upstreams.relay(caller, request, rpc_id=rpc_id, era=era)
+        forwarded = await self._conversation.hear(exchange, forwarded)
         if forwarded.reason:
             return answers.failed_message(rpc_id, forwarded.reason)
         judging = partial(self._judging, caller, request, era)
@@ -74,6 +83,13 @@ class Relay:
         withheld = answers.failed_message(rpc_id, screened.reason)
         # Clients tell the protocol's era, and the end of a session, by such a status.
         return replace(withheld, status=answer.status) if answer.status >= 400 else withheld
+
+    async def hear(self, call: Call, forwarded: Forwarded) -> Forwarded:
+        """What may be passed on of the answer to a tool call."""
+        exchange = Exchange(
+            call.caller, call.request, call.era, "tools/call", call.session, call.rpc_id
+        )
+        return await self._conversation.hear(exchange, forwarded)
 
     async def close(self) -> None:
         """Finish storing what lists showed."""

@@ -112,6 +112,13 @@ def fields_only(raw: bytes) -> bytes:
     return b"\n".join((*(kept or [b":"]), b"", b""))
 
 
+def without_data(raw: bytes) -> bytes:
+    """What is left of an event whose data may not pass: its id, if it has one."""
+    lines = _LINE.split(raw.removeprefix(_BOM))
+    kept = [line for line in lines if line.partition(b":")[0] == b"id"]
+    return b"\n".join((*kept, b"", b"")) if kept else b""
+
+
 def response_in(data: bytes, rpc_id: str | int) -> bool:
     """Whether an event's data is the JSON-RPC response to `rpc_id`, of exactly that type.
 

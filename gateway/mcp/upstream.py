@@ -30,6 +30,12 @@ from gateway.mcp.streams import RelayedEvents
 from gateway.mcp.tokens import NoToken, Tokens
 from gateway.values import Caller, Era, Fate, Forwarded, Permit, Request, Server, ServerId
 
+_OF_A_SESSION = frozenset({b"mcp-session-id", b"mcp-protocol-version"})
+_OF_OUR_MESSAGES = (
+    (b"content-type", b"application/json"),
+    (b"accept", b"application/json, text/event-stream"),
+)
+
 _log = structlog.get_logger(__name__)
 
 
@@ -289,29 +295,27 @@ class Upstreams:
             return
         # A request without a session is `initialize`, or to a server that would not know it again.
         if value_of(running.request.headers, b"mcp-session-id"):
-            task = asyncio.create_task(self._say_cancelled(running, rpc_id))
-            self._farewells.add(task)
-            task.add_done_callback(self._farewells.discard)
+            params = {"requestId": rpc_id, "reason": "stopped by an operator"}
+            body = {"jsonrpc": "2.0", "method": "notifications/cancelled", "params": params}
+            self.tell(running.caller, running.request, orjson.dumps(body))
 
-    async def _say_cancelled(self, running: _Running, rpc_id: str | int) -> None:
-        """POST `notifications/cancelled` (2025-11-25, basic/utilities/cancellation), once."""
-        body = orjson.dumps(
-            {
-                "jsonrpc": "2.0",
-                "method": "notifications/cancelled",
-                "params": {"requestId": rpc_id, "reason": "stopped by an operator"},
-            }
-        )
+    def tell(self, caller: Caller, request: Request, body: bytes) -> None:
+        """POST a message of the gateway's own in the session of a request; once, and later."""
+        task = asyncio.create_task(self._say(caller, request, body))
+        self._farewells.add(task)
+        task.add_done_callback(self._farewells.discard)
+
+    async def _say(self, caller: Caller, request: Request, body: bytes) -> None:
+        session = [header for header in request.headers if header[0] in _OF_A_SESSION]
         try:
-            route = self.route(running.caller.server)
-            credential = await self.credential(running.caller.server)
-            headers = [*to_upstream(running.request.headers), *credential]
-            head = route.head("POST", headers, len(body))
+            route = self.route(caller.server)
+            credential = await self.credential(caller.server)
+            head = route.head("POST", [*_OF_OUR_MESSAGES, *session, *credential], len(body))
             await route.client.request(
                 head, body, deadline=monotonic() + self.limits.connect_seconds, max_body=65536
             )
         except Http1Error:
-            # Its stream is closed already; a server that cannot be told finds out by itself.
+            # A server that cannot be told finds out by itself.
             return
 
 

@@ -23,7 +23,7 @@ from gateway.policy.unchecked import may_vanish, reads_arguments, unchecked_uses
 
 ACTIONS = ("ALLOW", "LOG_ONLY", "REQUIRE_APPROVAL", "DENY")
 _ASKED = {"findings", "hidden"}
-_DEPTHS = {"all": 3, "project": 4, "server": 4, "agent": 4, "tool": 4}
+_DEPTHS = {"all": 3, "project": 4, "server": 4, "agent": 4, "tool": 4, "method": 4}
 _RESPONSE_DEPTHS = {"all": 4, "project": 5, "server": 5, "agent": 5, "tool": 5}
 _TEMPLATE_DEPTH = 3
 _RESPONSES = ("policies", "response")
@@ -133,8 +133,8 @@ def _placed(module: Module, all_modules: list[Module]) -> Iterator[Flaw]:
     spelt = ".".join(path)
     if asked:
         message = f"{spelt} is no route: it is never asked. Routes are policies.all.<policy> and "
-        message += "policies.{project, server, agent, tool}.<name>.<policy>, exactly that deep, "
-        message += "and the same below policies.response"
+        message += "policies.{project, server, agent, tool, method}.<name>.<policy>, exactly "
+        message += "that deep, and but for method the same below policies.response"
     elif any(_is_read(path, other) for other in all_modules if other.package != path):
         return
     else:

@@ -1,17 +1,16 @@
 """The policy step: puts what is known of a call into one document, and asks OPA about it."""
 
 from collections.abc import Callable, Mapping
-from typing import Any
 
 import orjson
 
 from gateway.policy.documents import caller_parts, hashed, rule_part, tool_part
-from gateway.policy.engine import LARGEST_QUESTION, Engine, EngineAnswer, EngineFault
+from gateway.policy.engine import LARGEST_QUESTION, Engine, EngineFault
 from gateway.policy.risk import as_sent
+from gateway.policy.verdicts import verdict_of
 from gateway.refusals import Refused
 from gateway.registry.directory import ProjectView
 from gateway.values import (
-    Action,
     Call,
     Decision,
     Enforcement,
@@ -20,10 +19,7 @@ from gateway.values import (
     ProjectId,
     Risk,
     Steady,
-    Verdict,
 )
-
-_ACTIONS = {str(action): action for action in Action}
 
 
 class Policy:
@@ -54,7 +50,7 @@ class Policy:
             answer = await self._engine.decide(
                 question, key=caller.key.id, project=caller.project.id
             )
-            verdict = _verdict(answer)
+            verdict = verdict_of(answer)
         except EngineFault as error:
             raise Refused("policy_unavailable", detail=str(error)) from error
         enforcement = caller.server.enforcement or caller.project.enforcement
@@ -113,27 +109,3 @@ def _task(task: Json | None) -> Json | None:
         named = task.get("taskId")
         return {**task, "taskId": hashed(named)} if isinstance(named, str) else task
     return task
-
-
-def _verdict(answer: EngineAnswer) -> Verdict:
-    """Hold OPA's answer to its contract: a half-understood verdict is none."""
-    result = answer.result
-    if not isinstance(result, dict):
-        raise EngineFault("the policy's answer is no object")
-    action = result.get("action")
-    if not isinstance(action, str) or action not in _ACTIONS:
-        raise EngineFault(f"the policy's action is {action!r}")
-    return Verdict(
-        action=_ACTIONS[action],
-        policy_ids=tuple(_listed(result, "policy_ids", str)),
-        reasons=tuple(_listed(result, "reasons", str)),
-        obligations=tuple(_listed(result, "obligations", dict)),
-        bundle_digest=answer.bundle_digest,
-    )
-
-
-def _listed(result: dict[str, Any], name: str, kind: type) -> list[Any]:
-    values = result.get(name)
-    if not isinstance(values, list) or not all(isinstance(value, kind) for value in values):
-        raise EngineFault(f"the policy's {name} are no list of {kind.__name__}")
-    return values
