@@ -25,6 +25,7 @@ COMMANDS = {
     "apply": "gateway.commands.apply",
     "diff": "gateway.commands.apply",
     "export": "gateway.commands.apply",
+    "connect": "gateway.commands.connect",
     "server": "gateway.commands.server",
     "stop": "gateway.commands.stop",
     "approvals": "gateway.commands.approvals",
