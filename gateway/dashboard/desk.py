@@ -117,6 +117,18 @@ class Desk:
         assert not isinstance(found, Response)
         return found
 
+    async def download(
+        self,
+        method: str,
+        path: str,
+        query: Mapping[str, str] | None = None,
+        body: Mapping[str, object] | None = None,
+    ) -> Response:
+        """What an operation answers that is no JSON. Raises `ApiError`."""
+        found = await self._do(method, path, {}, query or {}, body)
+        assert isinstance(found, Response)
+        return found
+
     async def _do(
         self,
         method: str,

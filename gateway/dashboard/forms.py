@@ -77,7 +77,7 @@ def draw(
                 label=labels.get(spec.name, _label(spec)),
                 kind=kind,
                 required=spec.required and kind != "check",
-                help=str(spec.schema.get("description", "")),
+                help=_help(spec.schema),
                 choices=tuple(given),
                 value=value,
                 error=_error(errors, spec.name),
@@ -177,6 +177,8 @@ def _resolved(schema: Schema, definitions: Schema) -> tuple[dict[str, Any], bool
     if "$ref" in outer:
         target = definitions.get(outer.pop("$ref").rpartition("/")[2], {})
         outer = {**target, **outer}
+    if "$ref" in outer.get("items", {}):
+        outer["items"] = _resolved(outer["items"], definitions)[0]
     return outer, nullable
 
 
@@ -270,6 +272,12 @@ def _label(spec: _Spec) -> str:
     words = spec.name.replace(".", " ").replace("_id", "").replace("_", " ")
     words = words.replace("mcp ", "").replace("url", "URL").removesuffix(" type")
     return words[:1].upper() + words[1:]
+
+
+def _help(schema: Schema) -> str:
+    said = str(schema.get("description", ""))
+    some = schema.get("items", {}).get("enum")
+    return f"{said} Of {', '.join(map(str, some))}.".strip() if some else said
 
 
 def _error(errors: Mapping[str, str], name: str) -> str:

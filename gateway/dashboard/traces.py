@@ -1,19 +1,19 @@
 """Calls and changes as the trace keeps them: a list by filter, and each one's whole story."""
 
 import asyncio
-import csv
-import io
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 from urllib.parse import urlencode
 
-from starlette.responses import Response, StreamingResponse
+from starlette.responses import Response
 
 from gateway.api.approvals import OpenedApproval
 from gateway.api.errors import ApiError
+from gateway.api.evidence import CheckpointOut, EvidenceBody, ProofsOut
 from gateway.api.models import Listing
 from gateway.api.traces import FullTrace, RecordOut, TraceOut
+from gateway.dashboard import forms
 from gateway.dashboard.names import choices_of, names_of, policies_of
 from gateway.dashboard.page import Page, PageRoute
 from gateway.policy.explain import Explanation, explain
@@ -25,16 +25,23 @@ from gateway.values import Risk
 _PATH = "/traces"
 FILTERS = (
     *("time_range", "from", "to", "decision", "risk", "agent_id", "server_id", "tool"),
-    *("kind", "policy_id"),
+    "kind",
 )
 EVERYTHING = "all"
 _SIZE = 50
-_EXPORT_PAGES = 500
-_COLUMNS = (
-    *("ts", "trace_id", "kind", "decision", "reason_code", "risk", "agent_id", "server_id"),
-    "tool",
-)
-_FORMULA = ("=", "+", "-", "@", "\t", "\r")
+_EVIDENCE = {
+    **EvidenceBody.model_json_schema(by_alias=True),
+    "properties": {
+        name: schema
+        for name, schema in EvidenceBody.model_json_schema(by_alias=True)["properties"].items()
+        if name != "previous_sizes"
+    },
+}
+_LABELS = {
+    "disclose": "With what was kept of calls, opened",
+    "leaves": "With every leaf of the log",
+    "policies": "With the policies that decided",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,13 +82,55 @@ async def index(page: Page) -> Response:
 
 async def export(page: Page) -> Response:
     """The list as CSV, as far as the filter goes."""
-    wanted = {"kind": "decision", **_wanted(page)}
-    first = await _page(page, wanted, None, 200)
-    return StreamingResponse(
-        _lines(page, wanted, first),
-        media_type="text/csv",
-        headers={"Content-Disposition": 'attachment; filename="traces.csv"'},
+    wanted = {"kind": "decision", **_wanted(page), "format": "csv"}
+    asked = {name: value for name, value in wanted.items() if value != EVERYTHING}
+    found = await page.desk.download("GET", "/export", asked)
+    found.headers["Content-Disposition"] = 'attachment; filename="traces.csv"'
+    return found
+
+
+async def proof(page: Page) -> Response:
+    found = await page.desk.read(_PATH + "/{id}/proof", ProofsOut, page.ids)
+    return page.draw(
+        "proof.html",
+        title="Proof",
+        lead="That the call's records are in the log, under a signed head.",
+        found=found,
+        up=(f"{_PATH}/{found.trace_id}", "The call"),
     )
+
+
+async def erase(page: Page) -> Response:
+    body = {"reason": page.form.get("reason", "").strip()}
+    done = "Erased: what was kept is gone, the proof stays valid."
+    await page.attempt("DELETE", _PATH + "/{id}/payload", body, done=done)
+    return page.to(f"{_PATH}/{page.ids['id']}")
+
+
+async def evidence(page: Page) -> Response:
+    found = None
+    try:
+        found = await page.desk.read("/checkpoints/latest", CheckpointOut)
+    except ApiError as fault:
+        if fault.status != 404:
+            raise
+    return page.draw(
+        "evidence.html",
+        title="Evidence",
+        lead="What an auditor can check without this gateway, by the command gateway verify.",
+        checkpoint=found,
+        form=forms.draw(_EVIDENCE, labels=_LABELS, choices=_choices(page)),
+    )
+
+
+async def bundle(page: Page) -> Response:
+    body = forms.read(_EVIDENCE, page.form)
+    return await page.desk.download("POST", "/evidence", body=body)
+
+
+def _choices(page: Page) -> dict[str, list[tuple[str, str]]]:
+    found = choices_of(page)
+    return {name: found[name] for name in ("agent_id", "server_id")}
 
 
 async def show(page: Page) -> Response:
@@ -273,32 +322,13 @@ async def _events(page: Page, items: list[TraceOut]) -> Mapping[str, str]:
     )
 
 
-async def _lines(
-    page: Page, wanted: Mapping[str, str], found: Listing[TraceOut]
-) -> AsyncIterator[str]:
-    yield _csv([_COLUMNS])
-    for _ in range(_EXPORT_PAGES):
-        yield _csv([[_cell(getattr(one, name)) for name in _COLUMNS] for one in found.items])
-        if found.next_cursor is None:
-            return
-        found = await _page(page, wanted, found.next_cursor, 200)
-
-
-def _cell(value: object) -> str:
-    # A spreadsheet takes such text for a formula, and an agent may have chosen it.
-    text = "" if value is None else str(value)
-    return f"'{text}" if text.startswith(_FORMULA) else text
-
-
-def _csv(rows: Any) -> str:
-    out = io.StringIO()
-    csv.writer(out).writerows(rows)
-    return out.getvalue()
-
-
 PAGES = (
     PageRoute("GET", "/traces", index),
     PageRoute("GET", "/traces.csv", export),
+    PageRoute("GET", "/evidence", evidence),
+    PageRoute("POST", "/evidence", bundle),
     PageRoute("GET", "/traces/{id}", show),
+    PageRoute("GET", "/traces/{id}/proof", proof),
+    PageRoute("POST", "/traces/{id}/erase", erase),
     PageRoute("POST", "/traces/{id}/again", again),
 )

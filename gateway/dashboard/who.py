@@ -1,4 +1,4 @@
-"""Agents, keys, people and budgets: each made, changed and ended by a form."""
+"""Agents, keys, people, budgets, extensions, notifications: made, changed and ended by forms."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -10,8 +10,10 @@ from starlette.responses import Response
 from gateway.api.agents import AgentOut
 from gateway.api.budgets import BudgetOut
 from gateway.api.errors import ApiError
+from gateway.api.extensions import ExtensionOut, NewExtensionOut
 from gateway.api.keys import KeyOut, NewKeyOut
 from gateway.api.models import Listing
+from gateway.api.notifications import NewNotificationOut, NotificationOut
 from gateway.api.users import NewUserOut, UserOut
 from gateway.dashboard import forms
 from gateway.dashboard.desk import body_of
@@ -77,6 +79,27 @@ BUDGETS = Noun(
     "The budget is live.",
 )
 
+EXTENSIONS = Noun(
+    "/extensions",
+    "extension",
+    "Extensions",
+    "Platforms whose agents cannot be proxied ask for verdicts, or report what they did.",
+    "No extension yet.",
+    Listing[ExtensionOut],
+    "extensions.html",
+    "The extension is made.",
+)
+NOTIFICATIONS = Noun(
+    "/notifications",
+    "notification",
+    "Notifications",
+    "Who is told of approvals, budgets, changed tools, stops and failures.",
+    "Nobody is told of anything yet.",
+    Listing[NotificationOut],
+    "notifications.html",
+    "They are told from now on.",
+)
+
 
 def _pages(noun: Noun) -> tuple[PageRoute, ...]:
     """A list, a form for a new one, and a form for a change where there is one."""
@@ -106,8 +129,8 @@ def _pages(noun: Noun) -> tuple[PageRoute, ...]:
             made = await page.desk.change("POST", noun.path, body=body)
         except ApiError as fault:
             return _form(page, noun, "POST", None, page.form, faults_of(fault), fault)
-        if isinstance(made, NewKeyOut | NewUserOut):
-            return _shown_once(page, noun, made)
+        if secrets := _secrets(made):
+            return _shown_once(page, noun, secrets)
         page.say(waiting(made) or noun.made, "warning" if waiting(made) else "success")
         return page.to(_home(noun))
 
@@ -169,22 +192,34 @@ async def move_agent(page: Page) -> Response:
     return page.to("/agents")
 
 
-async def rotate_key(page: Page) -> Response:
-    made = await page.desk.change("POST", "/keys/{id}/rotate", page.ids)
-    assert isinstance(made, NewKeyOut)
-    return _shown_once(page, KEYS, made)
+def _rotatable(noun: Noun) -> tuple[PageRoute, ...]:
+    async def rotate(page: Page) -> Response:
+        made = await page.desk.change("POST", noun.path + "/{id}/rotate", page.ids)
+        return _shown_once(page, noun, _secrets(made))
+
+    return (PageRoute("POST", noun.path + "/{id}/rotate", rotate),)
 
 
-def _shown_once(page: Page, noun: Noun, made: NewKeyOut | NewUserOut) -> Response:
-    is_key = isinstance(made, NewKeyOut)
-    secret = made.key if isinstance(made, NewKeyOut) else made.password
-    return page.draw(
-        "secret.html",
-        title=f"{noun.made}",
-        label=f"The key “{made.name}”" if is_key else f"The password of {made.name}",
-        secret=secret,
-        up=(_home(noun), noun.many),
-    )
+def _secrets(made: BaseModel | None) -> list[tuple[str, str]]:
+    """What stands only in this answer, with what it is called."""
+    match made:
+        case NewExtensionOut():
+            return [
+                (f"The key of {made.name}", made.key),
+                (f"The signing secret of {made.name}", made.signing_secret),
+            ]
+        case NewKeyOut():
+            return [(f"The key “{made.name}”", made.key)]
+        case NewUserOut() if made.password is not None:
+            return [(f"The password of {made.name}", made.password)]
+        case NewNotificationOut() if made.signing_secret is not None:
+            return [(f"The signing secret of {made.name}", made.signing_secret)]
+        case _:
+            return []
+
+
+def _shown_once(page: Page, noun: Noun, secrets: list[tuple[str, str]]) -> Response:
+    return page.draw("secret.html", title=noun.made, secrets=secrets, up=(_home(noun), noun.many))
 
 
 def _form(
@@ -212,7 +247,7 @@ def _form(
     return page.draw(
         "form.html",
         200 if fault is None else fault.status,
-        title=f"Make a {noun.one}" if method == "POST" else f"Change {name}",
+        title=f"New {noun.one}" if method == "POST" else f"Change {name}",
         fields=fields,
         others=others,
         submit="Make" if method == "POST" else "Save",
@@ -244,7 +279,7 @@ PAGES = (
     PageRoute("POST", "/agents/{id}/move/{verb}", move_agent),
     *_changeable(AGENTS, AgentOut),
     *_pages(KEYS),
-    PageRoute("POST", "/keys/{id}/rotate", rotate_key),
+    *_rotatable(KEYS),
     *_removable(KEYS, "The key is revoked."),
     *_pages(PEOPLE),
     *_changeable(PEOPLE, None),
@@ -252,4 +287,9 @@ PAGES = (
     *_pages(BUDGETS),
     *_changeable(BUDGETS, BudgetOut),
     *_removable(BUDGETS, "The budget is removed."),
+    *_pages(EXTENSIONS),
+    *_rotatable(EXTENSIONS),
+    *_removable(EXTENSIONS, "The extension is removed; its key ended."),
+    *_pages(NOTIFICATIONS),
+    *_removable(NOTIFICATIONS, "Nobody is told there any more."),
 )

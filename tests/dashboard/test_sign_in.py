@@ -1,64 +1,22 @@
 """Signing in and out over HTTP: cookies, forms, headers."""
 
 import re
-from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
+from collections.abc import Iterator
 from pathlib import Path
 
 import httpx
 import pytest
 
-from gateway.dashboard.context import DashboardContext
-from gateway.dashboard.entry import Dashboard
-from gateway.registry import users
-from gateway.registry.core import Actor
-from gateway.registry.users import NewUser
 from gateway.values import Role
-from tests.api.world import World, a_world
+from tests.dashboard.site import PASSWORD, Site, a_site, csrf_of, sign_in
 
 pytestmark = pytest.mark.anyio
-
-PASSWORD = "correct horse battery"
-SITE = "https://gateway.example.com"
-
-
-@dataclass
-class Site:
-    world: World
-    secure: bool = True
-    wait: float = 0.0
-    dashboards: list[Dashboard] = field(default_factory=list)
-
-    @asynccontextmanager
-    async def browser(self, base: str = SITE) -> AsyncIterator[httpx.AsyncClient]:
-        context = DashboardContext(
-            self.world.context, self.secure, (), lambda _address: self.wait, Path("opa")
-        )
-        transport = httpx.ASGITransport(Dashboard(context))
-        async with httpx.AsyncClient(
-            transport=transport, base_url=base, headers={"Origin": base}
-        ) as client:
-            yield client
 
 
 @pytest.fixture
 def site(tmp_path: Path) -> Iterator[Site]:
-    with a_world(tmp_path) as world:
-        new = NewUser(name="Ada", role="approver")
-        by = Actor.operator(world.project_id, "Ada")
-        password_hash = users.hashed_now(PASSWORD)
-        world.state.registry.change_now(by, lambda ch: users.create(ch, new, password_hash))
-        yield Site(world)
-
-
-async def sign_in(client: httpx.AsyncClient, **fields: str) -> httpx.Response:
-    form = {"name": "Ada", "password": PASSWORD, "next": ""} | fields
-    return await client.post("/dashboard/sign-in", data=form)
-
-
-def csrf_of(answer: httpx.Response) -> str:
-    return answer.text.split('name="csrf" value="')[1].split('"')[0]
+    with a_site(tmp_path) as found:
+        yield found
 
 
 async def test_a_person_signs_in_and_out(site: Site) -> None:

@@ -1,6 +1,7 @@
 """The dashboard in a real Chromium, on the demonstration with its OPA and its sample server."""
 
 import re
+import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -242,6 +243,23 @@ findings contains {"action": "DENY", "policy_id": "no_reading", "reason": "No."}
         expect(page.locator("#result")).to_contain_text("no_reading")
 
 
+def test_an_auditor_takes_proof_and_evidence_away(site: Chromium) -> None:
+    answer = ask(site.demo, "bulk_export", {"object_name": "Lead"})
+    trace_id = answer["error"]["data"]["trace_id"]
+    with site.admin() as page:
+        page.goto(url(site, f"/traces/{trace_id}"))
+        page.get_by_role("link", name="Proof").click()
+        expect(page.locator("#proof-1")).to_contain_text("c2sp.org/tlog-proof")
+        page.goto(url(site, "/evidence"))
+        with page.expect_download() as waiting:
+            page.get_by_role("button", name="Download").click()
+        assert zipfile.is_zipfile(waiting.value.path())
+        page.goto(url(site, "/traces?decision=BLOCKED"))
+        with page.expect_download() as waiting:
+            page.get_by_role("link", name="Export", exact=True).click()
+        assert trace_id in waiting.value.path().read_text()
+
+
 def test_rules_keys_and_budgets_are_made_by_form(site: Chromium) -> None:
     with site.admin() as page:
         page.goto(url(site, "/policies/new"))
@@ -256,7 +274,7 @@ def test_rules_keys_and_budgets_are_made_by_form(site: Chromium) -> None:
         page.get_by_label("Name").first.fill("By hand")
         page.get_by_label("Owner").fill("Kim")
         page.get_by_role("button", name="Make").click()
-        secret = page.locator("#the-secret").input_value()
+        secret = page.locator("#secret-1").input_value()
         assert secret.startswith("gwv_")
         page.goto(url(site, "/keys"))
         assert secret not in page.content()
@@ -274,7 +292,8 @@ PATHS = (
     *("", "/approvals", "/traces?kind=all", "/servers", "/servers/new", "/servers/from/copilot"),
     *("/policies", "/policies/new", "/policies/rego", "/policies/what-if", "/proposals"),
     *("/budgets", "/budgets/new", "/agents", "/agents/new", "/keys", "/keys/new", "/people"),
-    *("/people/new", "/stops", "/stops/new", "/settings", "/try"),
+    *("/people/new", "/stops", "/stops/new", "/settings", "/try", "/evidence", "/extensions"),
+    *("/extensions/new", "/notifications", "/notifications/new"),
 )
 
 

@@ -1,0 +1,95 @@
+"""Every page, whoever asks for it: signed in or not, of which role, with whose form."""
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from sqlalchemy import delete
+
+from gateway.dashboard.routes import PAGES
+from gateway.registry.users import UserRole
+from gateway.store import tables
+from tests.dashboard.site import Site, a_site, csrf_of
+
+pytestmark = pytest.mark.anyio
+
+READ = sorted({page.path for page in PAGES if page.method == "GET"})
+WRITTEN = sorted({page.path for page in PAGES if page.method == "POST"})
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
+    folder: Path = tmp_path_factory.mktemp("site")
+    with a_site(folder) as found:
+        yield found
+
+
+def address(path: str) -> str:
+    return "/dashboard" + re.sub(r"\{\w+\}", "unknown_1", path)
+
+
+async def test_nobody_sees_or_does_anything_without_signing_in(site: Site) -> None:
+    async with site.browser() as client:
+        for path in READ:
+            away = await client.get(address(path))
+            assert away.status_code == 303, path
+            assert away.headers["location"].startswith("/dashboard/sign-in"), path
+        for path in WRITTEN:
+            away = await client.post(address(path), data={"csrf": "x"})
+            assert away.headers["location"] == "/dashboard/sign-in", path
+        assert (await client.get("/dashboard/live")).status_code == 204
+
+
+async def test_no_form_counts_without_the_sessions_token(site: Site) -> None:
+    async with site.person("admin") as client:
+        for path in WRITTEN:
+            for form in ({"reason": "x"}, {"csrf": "guess"}):
+                assert (await client.post(address(path), data=form)).status_code == 403, path
+
+
+@pytest.mark.parametrize("role", ["admin", "approver", "auditor"])
+async def test_no_page_fails_for_any_role(site: Site, role: UserRole) -> None:
+    async with site.person(role) as client:
+        for path in READ:
+            status = (await client.get(address(path))).status_code
+            assert status in (200, 303, 403, 404), (path, status)
+
+
+@pytest.mark.parametrize("role", ["approver", "auditor"])
+async def test_who_may_not_change_things_changes_nothing(site: Site, role: UserRole) -> None:
+    decide = {"/stops/new", "/approvals/{id}/approve", "/approvals/{id}/deny"}
+    may = decide if role == "approver" else {"/evidence"}
+    async with site.person(role) as client:
+        before = site.world.state.registry.changes
+        token = csrf_of(await client.get("/dashboard/approvals"))
+        for path in WRITTEN:
+            if path in may:
+                continue
+            answer = await client.post(address(path), data={"csrf": token, "typed_name": "x"})
+            assert answer.status_code in (303, 400, 403, 404), path
+        assert site.world.state.registry.changes == before
+
+
+async def test_a_session_that_ended_meanwhile_changes_nothing(site: Site) -> None:
+    async with site.person("admin") as client:
+        token = csrf_of(await client.get("/dashboard/agents/new"))
+        site.world.state.writer.change_now(
+            lambda connection: connection.execute(delete(tables.user_sessions)).rowcount
+        )
+        form = {"csrf": token, "name": "late", "owner": "x"}
+        answer = await client.post("/dashboard/agents/new", data=form)
+        assert answer.headers["location"] == "/dashboard/sign-in"
+
+
+async def test_a_change_stands_in_the_trace_with_the_persons_name(site: Site) -> None:
+    async with site.person("admin") as client:
+        token = csrf_of(await client.get("/dashboard/agents/new"))
+        form = {"csrf": token, "name": "by-hand", "owner": "Kim"}
+        made = await client.post("/dashboard/agents/new", data=form)
+        assert made.headers["location"] == "/dashboard/agents"
+        listed = await client.get("/dashboard/traces?kind=event")
+        found = re.search(r'/dashboard/traces/(evt_\w+)"[^>]*>agent\.created', listed.text)
+        assert found is not None
+        event = await client.get(f"/dashboard/traces/{found[1]}")
+        assert "Alma" in event.text
