@@ -14,7 +14,7 @@ from gateway.anchors.values import Anchor, Condition, Head, Receipt, State
 from gateway.clock import after
 from gateway.ids import new_id
 from gateway.store import followers, tables
-from gateway.trace.anchored import NOT_NEWS
+from gateway.trace.receipts import NOT_NEWS
 
 _a = followers.anchors.c
 _t = followers.anchor_transactions.c

@@ -10,7 +10,7 @@ from gateway.api.models import Listing, ListQuery, Output, listing
 from gateway.registry import pages
 from gateway.registry.faults import Missing
 from gateway.store import followers
-from gateway.trace import anchored
+from gateway.trace import receipts
 
 State = Literal["LOCAL_ONLY", "PENDING", "ANCHORED", "SKIPPED", "FAILED"]
 
@@ -58,10 +58,10 @@ async def list_anchors(call: ApiCall, query: ListQuery) -> AnchorsOut:
 
     def read(connection: Connection) -> AnchorsOut:
         page = pages.page_back(
-            connection, anchored.one_by_one(), (a.created_at, a.size), query.cursor, query.limit
+            connection, receipts.one_by_one(), (a.created_at, a.size), query.cursor, query.limit
         )
         shown = listing(page, _shown)
-        whole = anchored.standing(connection)
+        whole = receipts.standing(connection)
         return AnchorsOut(
             items=shown.items,
             next_cursor=shown.next_cursor,
@@ -76,7 +76,7 @@ async def list_anchors(call: ApiCall, query: ListQuery) -> AnchorsOut:
 
 async def get(call: ApiCall) -> FullAnchor:
     def read(connection: Connection) -> FullAnchor:
-        query = anchored.one_by_one().where(followers.anchors.c.id == call.path["id"])
+        query = receipts.one_by_one().where(followers.anchors.c.id == call.path["id"])
         row = connection.execute(query).first()
         if row is None:
             raise Missing("anchor")
@@ -90,7 +90,7 @@ def _shown(row: Row[Any]) -> AnchorOut:
     return AnchorOut(
         id=row.id,
         backend=row.backend,
-        state=anchored.state_of(row),
+        state=receipts.state_of(row),
         log=row.log,
         size=row.size,
         root=row.root.hex(),

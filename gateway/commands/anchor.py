@@ -14,7 +14,7 @@ from gateway.commands.options import CANNOT_TELL, REFUSED, AsJson, DataDir, prin
 from gateway.settings import Settings
 from gateway.state import DATABASE, NotInitialised
 from gateway.store.database import reading_engine
-from gateway.trace import anchored
+from gateway.trace import receipts
 
 if TYPE_CHECKING:
     from gateway.anchors.deploy import Deployed
@@ -74,13 +74,13 @@ def status(
         raise typer.Exit(REFUSED)
 
 
-def _standing(settings: Settings) -> anchored.LogStanding:
+def _standing(settings: Settings) -> receipts.LogStanding:
     path = settings.data_dir / DATABASE
     if not path.exists():
         raise NotInitialised(f"{settings.data_dir} holds no gateway; run `gateway init` first")
     engine = reading_engine(path)
     try:
         with engine.connect() as connection, connection.begin():
-            return anchored.standing(connection)
+            return receipts.standing(connection)
     finally:
         engine.dispose()

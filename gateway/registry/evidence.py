@@ -19,7 +19,7 @@ from gateway.keyring import Keyring
 from gateway.registry.faults import Conflict
 from gateway.registry.traces import Filter
 from gateway.store import tables
-from gateway.trace import payloads
+from gateway.trace import payloads, receipts
 from gateway.trace.bundle import FORMAT, MANIFEST
 from gateway.trace.checkpoint import Signed, latest
 from gateway.trace.log import LOG_ITSELF, stored_hashes
@@ -170,6 +170,7 @@ class BundleWriter:
                 if (proof := _extension(size, signed.checkpoint.size, root))
             }
             _put(bundle, f"{folder}/consistency.json", _json(proofs))
+            _put(bundle, f"{folder}/anchors.json", _json(_anchors(connection, signed, root)))
             if self.wanted.leaves:
                 with bundle.open(_info(f"{folder}/leaves.bin"), "w", force_zip64=True) as out:
                     for block in _leaves(connection, signed):
@@ -282,6 +283,16 @@ def _extension(old: int, new: int, root: Root) -> list[bytes]:
         return consistency_proof(old, new, root)
     except ValueError:
         return []
+
+
+def _anchors(connection: Connection, signed: Signed, root: Root) -> dict[str, Any]:
+    """Where heads were anchored, each with the proof that this head extends it."""
+    size = signed.checkpoint.size
+    found = receipts.of_log(connection, signed.log, size)
+    told = [
+        {**one.document(), "consistency": _proof(_extension(one.size, size, root))} for one in found
+    ]
+    return {"anchors": told}
 
 
 def _kept(connection: Connection, page: Sequence[Row[Any]]) -> Mapping[int, list[Row[Any]]]:

@@ -15,7 +15,7 @@ from gateway.anchors.contract import artifact
 from gateway.ids import new_id
 from gateway.settings import Settings, SettingsFault
 from gateway.state import State, open_state
-from gateway.trace import anchored
+from gateway.trace import receipts
 from gateway.trace.checkpoint import Signing
 from gateway.trace.record import Draft
 from gateway.values import ProjectId
@@ -124,18 +124,18 @@ async def test_who_anchors_is_a_record_before_it_anchors_and_another_key_is_one_
                 "SELECT idx, body FROM trace WHERE kind = 'key_change' ORDER BY idx"
             ).all()
         )
-        receipts = state.registry.read_now(lambda c: anchored.receipts(c, 0, 10**9))
+        found = state.registry.read_now(lambda c: receipts.of_log(c, 0, 10**9))
     before, after = json.loads(first.body), json.loads(second.body)
     assert before["writer"] == Wallet(KEY).address
     assert before["successor"] == "0x" + "ab" * 20
     assert "previous" not in before
     assert after["previous"] == before["writer"]
     assert after["writer"] == Wallet(SECOND_KEY).address
-    assert {receipt.identity["writer"] for receipt in receipts} == {
+    assert {receipt.identity["writer"] for receipt in found} == {
         before["writer"],
         after["writer"],
     }
-    assert all(receipt.size > first.idx for receipt in receipts)
+    assert all(receipt.size > first.idx for receipt in found)
 
 
 async def a_run(data_dir: Path) -> None:
@@ -152,7 +152,7 @@ async def a_run(data_dir: Path) -> None:
 
 
 def standing(state: State) -> str:
-    return state.registry.read_now(anchored.standing).state
+    return state.registry.read_now(receipts.standing).state
 
 
 @asynccontextmanager
@@ -177,6 +177,6 @@ async def test_a_backend_that_cannot_be_opened_is_told_and_ends_nothing(
         async with running(setup.run(Settings.read(), state, signing)):
             while standing(state) != "FAILED":  # noqa: ASYNC110 - as above
                 await asyncio.sleep(0.05)
-        [backend] = state.registry.read_now(anchored.standing).backends
+        [backend] = state.registry.read_now(receipts.standing).backends
         assert "password" in backend.detail
         assert state.registry.read_now(rows.last_writer) is None

@@ -21,9 +21,13 @@ from gateway.anchors.values import (
 )
 from gateway.anchors.worker import Deadlines, Worker
 from gateway.ids import new_id
+from gateway.registry.evidence import BundleWriter, Wanted
+from gateway.registry.traces import Filter
 from gateway.state import State
-from gateway.trace import anchored
+from gateway.trace import receipts
+from gateway.trace.bundle import Bundle
 from gateway.trace.checkpoint import Signing
+from gateway.trace.merkle import extends
 from gateway.trace.record import Draft
 from gateway.values import ProjectId
 from tests.anchors.world import Time
@@ -173,13 +177,13 @@ async def test_a_long_wait_that_looks_well_is_told_as_late(scene: Scene) -> None
 
 
 def condition(scene: Scene) -> str:
-    [backend] = scene.state.registry.read_now(anchored.standing).backends
+    [backend] = scene.state.registry.read_now(receipts.standing).backends
     return backend.condition
 
 
 async def test_the_whole_tells_what_is_anchored_and_what_is_not(scene: Scene) -> None:
-    def standing() -> anchored.LogStanding:
-        return scene.state.registry.read_now(anchored.standing)
+    def standing() -> receipts.LogStanding:
+        return scene.state.registry.read_now(receipts.standing)
 
     scene.append(urgent=True)
     assert standing().state == "PENDING"
@@ -198,14 +202,14 @@ async def test_the_receipts_are_there_for_evidence(scene: Scene) -> None:
     scene.append(urgent=True)
     [size] = await scene.after(30)
 
-    def receipts(largest: int) -> list[anchored.ChainReceipt]:
+    def found(largest: int) -> list[receipts.ChainReceipt]:
         read = scene.state.registry.read_now
-        return [r for r in read(lambda c: anchored.receipts(c, 0, largest)) if r.size == size]
+        return [r for r in read(lambda c: receipts.of_log(c, 0, largest)) if r.size == size]
 
-    [receipt] = receipts(size)
+    [receipt] = found(size)
     assert receipt.root == scene.notary.heads[0].root
     assert receipt.document()["backend"] == "notary"
-    assert receipts(size - 1) == []
+    assert found(size - 1) == []
 
 
 async def test_one_process_anchors_and_another_takes_over_when_it_is_gone(scene: Scene) -> None:
@@ -220,3 +224,28 @@ async def test_one_process_anchors_and_another_takes_over_when_it_is_gone(scene:
     assert scene.notary.seen == []
     await other.let_go()
     assert await scene.after(30) != []
+
+
+async def test_an_evidence_bundle_names_the_anchors_and_the_verifier_takes_them(
+    scene: Scene, tmp_path: Path
+) -> None:
+    scene.append(urgent=True)
+    [size] = await scene.after(30)
+    scene.append()
+    state = scene.state
+    signed = state.writer.change_now(lambda c: state.checkpoints.make(c))
+    assert signed is not None
+    path = tmp_path / "bundle.zip"
+    write_bundle(state, path)
+    bundle = Bundle(path)
+    [anchor] = [one for one in bundle.anchors(0) if one.size == size]
+    bundle.close()
+    assert anchor.root == scene.notary.heads[0].root
+    head = signed.checkpoint
+    assert extends(size, anchor.root, head.size, head.root, anchor.consistency)
+
+
+def write_bundle(state: State, path: Path) -> None:
+    wanted = Wanted(Filter())
+    with path.open("wb+") as file:
+        BundleWriter(state.reader, state.keyring, "prj_1", wanted, state.log.now, file).write()

@@ -14,6 +14,8 @@ _b = followers.anchor_backends.c
 
 BROKEN = frozenset({"wrong_chain", "foreign_code", "fork", "refused"})
 """Conditions that only a person puts right; nothing is anchored in them."""
+MOST = 256
+"""Anchors that evidence names: the newest covers all records before it."""
 NOT_NEWS = ("heads",)
 """Kinds of records that the anchoring itself writes."""
 
@@ -51,10 +53,11 @@ class ChainReceipt:
         }
 
 
-def receipts(connection: Connection, log: int, size: int) -> list[ChainReceipt]:
-    """Every finished anchor of a log's first ``size`` records, smallest first."""
+def of_log(connection: Connection, log: int, size: int) -> list[ChainReceipt]:
+    """The newest `MOST` finished anchors of a log's first ``size`` records, smallest first."""
     query = one_by_one().where(_a.log == log, _a.size <= size, _a.state == "final")
-    rows = connection.execute(query.order_by(_a.size, _a.backend))
+    newest = query.order_by(_a.size.desc(), _a.backend).limit(MOST)
+    rows = reversed(connection.execute(newest).all())
     return [
         ChainReceipt(
             log=row.log,
