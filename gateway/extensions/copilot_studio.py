@@ -30,6 +30,7 @@ from gateway.extensions.entra import BadToken, KeysUnavailable
 from gateway.extensions.events import REQUESTED, EventIn, as_json
 from gateway.extensions.failing_open import fail_open
 from gateway.extensions.told import FAULTS, Told
+from gateway.ids import new_id
 from gateway.mcp.strictness import BadMessage, check_values
 from gateway.refusals import REASONS
 from gateway.registry.faults import Fault, Forbidden
@@ -132,7 +133,7 @@ async def _analysed(
         sender=sender,
         event=event,
         document=_identity(event),
-        event_id=event.event_id or "",
+        event_id=event.event_id or new_id("evt"),
         caller=caller,
         gone=late.is_set,
         kept=as_json(document if extension.keep_chat_history else _without_chat(document)),

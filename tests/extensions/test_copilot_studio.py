@@ -233,6 +233,14 @@ async def test_the_same_request_sent_again_is_decided_once_though_the_chat_has_g
     assert len(copilot.decided()) == 1
 
 
+async def test_requests_without_a_correlation_id_are_not_taken_for_each_other(
+    copilot: Copilot,
+) -> None:
+    assert await copilot.analyse(correlation="") == {"blockAction": False}
+    other = a_request(inputValues={"table": "C1:D9"})
+    assert await copilot.analyse(other, "") == {"blockAction": False}
+
+
 async def test_chat_is_kept_as_its_hash_unless_the_extension_keeps_it(world: World) -> None:
     for keeps in (False, True):
         copilot = Copilot(world, name=f"keeps {keeps}", keep_chat_history=keeps)
