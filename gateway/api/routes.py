@@ -41,7 +41,7 @@ from gateway.api.endpoint import Endpoint, Route
 from gateway.api.errors import ApiError, answer
 from gateway.api.health import HealthEndpoints
 from gateway.api.models import Listing, ListQuery
-from gateway.extensions import authzen, copilot_studio, webhook
+from gateway.extensions import authzen, copilot_studio, mappers, platform_events, webhook
 from gateway.extensions.events import EventIn, IngestAnswer
 from gateway.ids import new_id
 from gateway.policy.bundle_server import CONTENT_TYPE
@@ -243,6 +243,18 @@ ROUTES: tuple[Route, ...] = (
     Route("POST", "/extensions/{id}/copilot-studio/analyze-tool-execution", _PLATFORMS,
           copilot_studio.analysed, "Copilot Studio asks before a tool call",
           copilot_studio.Analysed, body=copilot_studio.Analyse, door=copilot_studio.analyse),
+    Route("POST", "/extensions/{id}/graph", _PLATFORMS, platform_events.described_graph,
+          "Record Microsoft Graph's notifications of aiInteraction", platform_events.Taken,
+          door=platform_events.graph, status=202),
+    Route("POST", "/extensions/{id}/purview", _PLATFORMS, platform_events.described_purview,
+          "Record Purview's audit records", platform_events.Taken,
+          door=platform_events.purview, status=202),
+    Route("POST", "/extensions/{id}/salesforce", _PLATFORMS, platform_events.described_salesforce,
+          "Record Salesforce's platform events and event log rows", platform_events.Taken,
+          door=platform_events.door(mappers.salesforce), status=202),
+    Route("POST", "/extensions/{id}/servicenow", _PLATFORMS, platform_events.described_servicenow,
+          "Record ServiceNow's tool executions", platform_events.Taken,
+          door=platform_events.door(mappers.servicenow), status=202),
     Route("POST", "/access/v1/evaluation", _SENDERS, authzen.evaluates,
           "Decide for another gateway, as AuthZEN asks", authzen.EvaluationAnswer,
           body=authzen.Evaluation, door=authzen.evaluation, base=""),

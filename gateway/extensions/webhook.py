@@ -30,7 +30,7 @@ async def ingest(context: ApiContext, route: Route, request: Request, request_id
     if isinstance(document, list):
         if not 0 < len(document) <= MOST_EVENTS:
             raise ApiError(400, f"Send 1 to {MOST_EVENTS} events at once.")
-        items = await asyncio.gather(*(_item(context, key, one, request_id) for one in document))
+        items = await asyncio.gather(*(item(context, key, one, request_id) for one in document))
         return reply(200, items, request_id)
     try:
         event_id, said = await take(context, key, document)
@@ -60,9 +60,7 @@ async def take(context: ApiContext, key: Key, document: Json) -> tuple[str, Told
     return event.event_id or "", said
 
 
-async def _item(
-    context: ApiContext, key: Key, document: Json, request_id: str
-) -> Mapping[str, Any]:
+async def item(context: ApiContext, key: Key, document: Json, request_id: str) -> Mapping[str, Any]:
     try:
         event_id, said = await take(context, key, document)
     except FORESEEN as fault:
