@@ -26,6 +26,7 @@ COMMANDS = {
     "diff": "gateway.commands.apply",
     "export": "gateway.commands.apply",
     "connect": "gateway.commands.connect",
+    "keys": "gateway.commands.keys",
     "server": "gateway.commands.server",
     "stop": "gateway.commands.stop",
     "approvals": "gateway.commands.approvals",

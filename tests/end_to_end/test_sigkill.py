@@ -22,6 +22,8 @@ from tests.end_to_end.demonstration import environment, need_opa
 
 pytestmark = [pytest.mark.anyio, pytest.mark.timeout(600)]
 
+PRICE = 2_500_000
+COST = {"price": PRICE, "argument": None, "decimal_string": False, "cap": None}
 KILLS = 20
 CALLERS = 16
 ROOT = Path(__file__).parents[2]
@@ -157,16 +159,20 @@ async def test_a_gateway_killed_under_load_has_a_decision_for_all_that_was_calle
     port = server.sockets[0].getsockname()[1]
     with a_state(tmp_path) as world:
         budget = world.add_budget(10**9)
+        money = world.add_budget(10**15, dimension="cost")
+        world.set("tools", "tol_1", cost=COST)
         world.set("servers", "srv_1", server_url=f"http://127.0.0.1:{port}/mcp")
     for _ in range(KILLS):
         await killed_under_load(tmp_path, load, moments.uniform(0, 0.3))
     server.close()
     assert load.refused == []
     with a_state(tmp_path) as world:  # the restart, which settles what was left open
-        check(world, upstream, load, budget)
+        charged = check(world, upstream, load, budget)
+        assert world.window(money) == (charged * PRICE, 0)
 
 
-def check(world: World, upstream: Upstream, load: Load, budget: str) -> None:
+def check(world: World, upstream: Upstream, load: Load, budget: str) -> int:
+    """How many calls were charged."""
     world.check_log()
     decided = inputs(world)
     decisions = {r["id"] for r in world.records(kind="decision") if r["effect"] == "forward"}
@@ -182,3 +188,4 @@ def check(world: World, upstream: Upstream, load: Load, budget: str) -> None:
     assert sorted(r["call"] for r in outcomes) == sorted(decisions)
     assert world.open_calls() == []
     assert world.window(budget) == (len(charged), 0)
+    return len(charged)
