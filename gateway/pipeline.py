@@ -162,6 +162,7 @@ class Pipeline:
         try:
             permit = await self.admission.admit(approved)
         except Refused as refused:
+            self.breaker.refused(call, refused)
             if not refused.leaf:
                 self.refused_calls.count(call, refused)
             return refused
@@ -180,6 +181,7 @@ class Pipeline:
 
     async def _written(self, call: Call, refused: Refused) -> Refused:
         """The refusal, once it is written down; another one when it cannot be."""
+        self.breaker.refused(call, refused)
         if refused.detail:
             _log.warning("refused", call=call.id, reason=refused.reason, detail=refused.detail)
         try:
