@@ -2,6 +2,7 @@
 
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
@@ -40,6 +41,12 @@ def verify(
     min_size: Annotated[
         int, typer.Option("--min-size", help="Records that there must be at least.", min=0)
     ] = 0,
+    writer: Annotated[
+        str | None, typer.Option("--writer", help="Address that signs the anchors, 0x…")
+    ] = None,
+    rpc: Annotated[
+        str | None, typer.Option("--rpc", help="A node that is asked whether it has the anchors.")
+    ] = None,
     replay: Annotated[
         bool, typer.Option("--replay", help="Make each decision again, with OPA.")
     ] = False,
@@ -59,7 +66,7 @@ def verify(
     if trust_key is None:
         raise typer.BadParameter("give --trust-key: a key that a bundle holds proves nothing")
     try:
-        trust = trusted(trust_key, previous, min_size)
+        trust = replace(trusted(trust_key, previous, min_size), writer=writer, rpc=rpc)
     except (OSError, UnicodeDecodeError, NoteFault) as fault:
         raise typer.BadParameter(f"--trust-key or --previous: {fault}") from None
     more: list[More] = []

@@ -288,7 +288,8 @@ def _extension(old: int, new: int, root: Root) -> list[bytes]:
 def _anchors(connection: Connection, signed: Signed, root: Root) -> dict[str, Any]:
     """Where heads were anchored, each with the proof that this head extends it."""
     size = signed.checkpoint.size
-    found = receipts.of_log(connection, signed.log, size)
+    with connection.begin():
+        found = receipts.of_log(connection, signed.log, size)
     told = [
         {**one.document(), "consistency": _proof(_extension(one.size, size, root))} for one in found
     ]

@@ -57,9 +57,8 @@ class Anchored:
     root: bytes
     consistency: tuple[bytes, ...]
     tx_hash: str
-    chain_id: int
-    contract: str
-    writer: str
+    raw: bytes = field(repr=False)
+    """The signed transaction, or what else the backend gave as proof; empty without one."""
     at: str
 
 
@@ -206,9 +205,7 @@ def _anchored(one: dict[str, Any]) -> Anchored:
         root=_bytes(one["root"]),
         consistency=_hashes(one["consistency"]),
         tx_hash=str(one.get("tx_hash") or ""),
-        chain_id=_integer(one.get("chain_id") or 0),
-        contract=str(one.get("contract") or ""),
-        writer=str(one.get("writer") or ""),
+        raw=_bytes(one.get("proof") or ""),
         at=str(one.get("anchored_at") or ""),
     )
 

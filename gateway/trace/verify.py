@@ -14,12 +14,14 @@ from typing import Any, Literal, TypeAlias
 import rfc8785
 
 from gateway.trace import note
-from gateway.trace.bundle import Bundle, BundleUnreadable, Entry
+from gateway.trace.bundle import Anchored, Bundle, BundleUnreadable, Entry
+from gateway.trace.chain_proof import NotOurs, Unanswered, offline, online
 from gateway.trace.merkle import Frontier, extends, includes, leaf_hash
 from gateway.trace.note import Checkpoint, NoteFault, VerifierKey
 
 Status: TypeAlias = Literal["PASS", "FAIL", "WARN", "SKIP", "CANNOT TELL"]
 _LOG_ITSELF = "log"
+_CHAIN = "flare"
 _SUCCESSOR = re.compile(r"-([2-9]|[1-9][0-9]{1,4})")
 
 
@@ -41,6 +43,10 @@ class Trust:
     key: VerifierKey
     previous: str | None = None
     """A checkpoint, as a note, that was seen earlier."""
+    writer: str | None = None
+    """The address that anchors are signed by; None accepts and names any."""
+    rpc: str | None = None
+    """A node of the chain to ask whether it took the anchors."""
     min_size: int = 0
     """How many records the logs must have at least, all together."""
 
@@ -299,19 +305,42 @@ class _OneLog:
         checks: list[Check] = []
         covered = 0
         for anchor in self._bundle.anchors(self._number):
-            name = f"anchor.{anchor.backend}.{anchor.size}"
-            good = extends(anchor.size, anchor.root, head.size, head.root, anchor.consistency)
-            where = f"tx {anchor.tx_hash}" if anchor.tx_hash else anchor.at
-            checks.append(
-                Check(name, "PASS", f"{where}: NOT CHECKED there (no --rpc)")
-                if good
-                else Check(name, "FAIL", f"{where}: the checkpoint does not extend that head")
-            )
-            covered = max(covered, anchor.size if good else 0)
+            name = f"anchor.{_kind(anchor)}.{anchor.size}"
+            if extends(anchor.size, anchor.root, head.size, head.root, anchor.consistency):
+                check = Check(name, *self._anchored(anchor))
+            else:
+                check = Check(name, "FAIL", "the checkpoint does not extend that head")
+            checks.append(check)
+            covered = max(covered, anchor.size if check.status == "PASS" else 0)
         if covered == head.size:
             return [*checks, Check("unanchored", "PASS", "every record is covered by an anchor")]
         why = f"{head.size - covered} records ({covered}..{head.size - 1}) are covered by the "
         return [*checks, Check("unanchored", "WARN", why + "log's own signature only")]
+
+    def _anchored(self, anchor: Anchored) -> tuple[Status, str]:
+        if _kind(anchor) != _CHAIN:
+            return "PASS", f"{anchor.at}: NOT CHECKED there"
+        try:
+            shown = offline(anchor, self.origin)
+            where = f"tx {shown.tx_hash if shown else anchor.tx_hash}"
+            writer = self._trust.writer
+            if writer is not None and (shown is None or shown.writer != writer.lower()):
+                signer = f"by {shown.writer}" if shown else "by whom the bundle does not say"
+                return "FAIL", f"{where}: signed {signer}, not by {writer}"
+            by = f"writer {shown.writer} {where}" if shown else where
+            if self._trust.rpc is None:
+                return "PASS", f"{by}: chain inclusion NOT CHECKED (no --rpc)"
+            found = online(self._trust.rpc, anchor, self.origin, shown)
+        except NotOurs as fault:
+            return "FAIL", str(fault)
+        except Unanswered as fault:
+            return "CANNOT TELL", str(fault)
+        return "PASS", f"{where}: {found}"
+
+
+def _kind(anchor: Anchored) -> str:
+    """``flare`` of ``flare:<chain>:<contract>:<writer>``."""
+    return anchor.backend.partition(":")[0]
 
 
 def _belongs(origin: str, base: str) -> bool:

@@ -7,6 +7,7 @@ import argparse
 import json
 import sys
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from gateway.trace.bundle import Bundle, BundleUnreadable
@@ -27,11 +28,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--trust-key", required=True, help="verifier key, or a file with it")
     parser.add_argument("--previous", type=Path, help="file with a checkpoint seen earlier")
     parser.add_argument("--min-size", type=int, default=0, help="records there must be at least")
+    parser.add_argument("--writer", help="address that signs the anchors, 0x…")
+    parser.add_argument("--rpc", help="URL of a node that is asked whether it has the anchors")
     parser.add_argument("--strict", action="store_true", help="a warning is invalid too")
     parser.add_argument("--json", action="store_true", help="print one line of JSON")
     given = parser.parse_args(arguments)
     try:
         trust = trusted(given.trust_key, given.previous, given.min_size)
+        trust = replace(trust, writer=given.writer, rpc=given.rpc)
     except (OSError, UnicodeDecodeError, NoteFault) as fault:
         parser.error(f"--trust-key or --previous: {fault}")
     sys.exit(run(given.bundle, trust, strict=given.strict, as_json=given.json))
@@ -41,7 +45,7 @@ def trusted(key: str, previous: Path | None, min_size: int) -> Trust:
     """What the auditor brings, opened. Raises OSError, UnicodeDecodeError, `NoteFault`."""
     text = key if "+" in key else Path(key).read_text()
     seen = None if previous is None else previous.read_text()
-    return Trust(VerifierKey.parse(text), seen, min_size)
+    return Trust(VerifierKey.parse(text), seen, min_size=min_size)
 
 
 def run(path: Path, trust: Trust, *, strict: bool, as_json: bool, more: Sequence[More] = ()) -> int:

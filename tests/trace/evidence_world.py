@@ -7,7 +7,7 @@ import shutil
 import zipfile
 from collections.abc import Callable
 from contextlib import redirect_stdout
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -90,6 +90,7 @@ def judge(world: World, bundle: Path, **given: Any) -> Verdict:
     """What `gateway-verify` says of it, trusting the world's own key."""
     key = given.pop("key", world.state.checkpoints.verifier_key)
     trust = trusted(key, given.pop("previous", None), given.pop("min_size", 0))
+    trust = replace(trust, writer=given.pop("writer", None), rpc=given.pop("rpc", None))
     strict = given.pop("strict", False)
     said = io.StringIO()
     with redirect_stdout(said):

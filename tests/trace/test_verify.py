@@ -2,17 +2,24 @@
 
 import base64
 import json
+import threading
 import zipfile
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
 import orjson
 import pytest
+from sqlalchemy import insert
 
 from gateway.registry.evidence import Wanted
 from gateway.registry.traces import Filter
+from gateway.store import followers
+from gateway.trace.chain_proof import ANCHOR, ANCHORED
+from gateway.trace.ethereum import keccak256
 from gateway.trace.merkle import Frontier, consistency_proof, leaf_hash
 from gateway.trace.note import VerifierKey
 from tests.builders import World, a_state
@@ -32,6 +39,7 @@ from tests.trace.evidence_world import (
     write,
     write_entries,
 )
+from tests.trace.test_ethereum import Wallet
 
 
 @dataclass(frozen=True)
@@ -352,8 +360,16 @@ def test_a_previous_checkpoint_needs_a_proof_or_the_leaves(evidence: Evidence) -
 # --- anchors ---
 
 
-def anchored(evidence: Evidence, size: int, records: list[bytes] | None = None) -> None:
-    """Say in the bundle that the head of this size is in somebody else's book."""
+WALLET = Wallet(7)
+WRITER = "0x" + WALLET.address.hex()
+BACKEND = "flare:114:33333333:4a623166"
+CONTRACT = b"\x33" * 20
+
+
+def anchored(
+    evidence: Evidence, size: int, records: list[bytes] | None = None, **changed: Any
+) -> bytes:
+    """Say in the bundle that the head of this size is on chain; returns its root."""
     frontier = Frontier()
     for body in (records or bodies(evidence.world))[:size]:
         frontier.add(leaf_hash(body), lambda *_: None)
@@ -367,9 +383,138 @@ def anchored(evidence: Evidence, size: int, records: list[bytes] | None = None) 
         return part.root()
 
     proof = [base64_of(one) for one in consistency_proof(size, len(leaves), mth)]
-    one = {"backend": "flare", "size": size, "root": base64_of(root), "consistency": proof}
-    one["tx_hash"] = "0x2e4c"
+    log_id = keccak256(evidence.world.state.log.origin.encode())
+    raw = WALLET.signed(CONTRACT, ANCHOR + log_id + size.to_bytes(32) + root)
+    one = {"backend": BACKEND, "size": size, "root": base64_of(root), "consistency": proof}
+    one |= {"tx_hash": "0x" + keccak256(raw).hex(), "proof": base64_of(raw)} | changed
     (evidence.bundle / "logs/0/anchors.json").write_text(json.dumps({"anchors": [one]}))
+    return root
+
+
+def test_what_was_anchored_is_in_the_bundle_with_its_proof(evidence: Evidence) -> None:
+    root = anchored(evidence, 30)
+    (told,) = json.loads((evidence.bundle / "logs/0/anchors.json").read_text())["anchors"]
+    world = evidence.world
+    row = {
+        "id": "anc_1",
+        "backend": BACKEND,
+        "log": 0,
+        "origin": world.state.log.origin,
+        "size": 30,
+        "root": root,
+        "note": "",
+        "state": "final",
+        "created_at": "2026-01-01T00:00:00.000000Z",
+        "anchored_at": "2026-01-01T00:00:00.000000Z",
+        "tx_hash": told["tx_hash"],
+        "block": 16,
+        "proof": base64.b64decode(told["proof"]),
+    }
+    backend = {"name": BACKEND, "identity": {}, "enabled": True, "condition": "ok", "detail": ""}
+    backend |= {"since": row["created_at"]}
+    world.change(lambda c: c.execute(insert(followers.anchor_backends).values(**backend)).rowcount)
+    world.change(lambda c: c.execute(insert(followers.anchors).values(**row)).rowcount)
+    verdict = judge(world, write(world, evidence.bundle), writer=WRITER)
+    assert verdict.checks["anchor.flare.30"] == "PASS"
+    assert verdict.details["unanchored"].startswith("11 records (30..40)")
+
+
+class Node(BaseHTTPRequestHandler):
+    """A node of the chain that answers what the test says."""
+
+    answers: dict[str, Any]
+
+    def do_POST(self) -> None:
+        asked = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        body = json.dumps({"jsonrpc": "2.0", "id": 1, "result": self.answers[asked["method"]]})
+        self.send_response(200)
+        self.end_headers()
+        self.wfile.write(body.encode())
+
+    def log_message(self, format: str, *args: Any) -> None:
+        pass
+
+
+@contextmanager
+def a_node(receipt: Any, chain_id: int = 114) -> Iterator[str]:
+    answers = {"eth_chainId": hex(chain_id), "eth_getTransactionReceipt": receipt}
+    handler = type("Answering", (Node,), {"answers": answers})
+    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        try:
+            yield f"http://127.0.0.1:{server.server_port}"
+        finally:
+            server.shutdown()
+            thread.join()
+
+
+def a_receipt(evidence: Evidence, size: int, root: bytes, **changed: Any) -> dict[str, Any]:
+    topics = [
+        "0x" + one.hex()
+        for one in (
+            ANCHORED,
+            bytes(12) + WALLET.address,
+            keccak256(evidence.world.state.log.origin.encode()),
+            size.to_bytes(32),
+        )
+    ]
+    event = {"address": "0x" + CONTRACT.hex(), "topics": topics, "data": "0x" + root.hex()}
+    return {"status": "0x1", "blockNumber": "0x10", "logs": [event]} | changed
+
+
+def test_the_signed_transaction_shows_who_anchored_what_without_a_node(
+    evidence: Evidence,
+) -> None:
+    anchored(evidence, 30)
+    verdict = judge(evidence.world, evidence.bundle, writer=WRITER)
+    assert verdict.checks["anchor.flare.30"] == "PASS"
+    assert verdict.details["anchor.flare.30"].startswith(f"writer {WRITER} tx 0x")
+    assert "chain inclusion NOT CHECKED" in verdict.details["anchor.flare.30"]
+    other = judge(evidence.world, evidence.bundle, writer="0x" + "9" * 40)
+    assert (other.code, other.failing) == (1, {"anchor.flare.30"})
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {"proof": base64_of(b"no transaction")},
+        {"proof": base64_of(WALLET.signed(CONTRACT, b"something else"))},
+        {"tx_hash": "0x" + "1" * 64},
+    ],
+)
+def test_a_transaction_that_anchors_something_else_is_a_change(
+    evidence: Evidence, changed: dict[str, Any]
+) -> None:
+    anchored(evidence, 30, **changed)
+    verdict = judge(evidence.world, evidence.bundle)
+    assert (verdict.code, verdict.failing) == (1, {"anchor.flare.30"})
+    assert verdict.details["unanchored"].startswith("41 records")
+
+
+def test_a_node_says_whether_the_chain_took_it(evidence: Evidence) -> None:
+    root = anchored(evidence, 30)
+
+    def said(receipt: Any, chain_id: int = 114) -> tuple[int, str]:
+        with a_node(receipt, chain_id) as url:
+            verdict = judge(evidence.world, evidence.bundle, rpc=url)
+            return verdict.code, verdict.checks["anchor.flare.30"]
+
+    assert said(a_receipt(evidence, 30, root)) == (0, "PASS")
+    assert said(a_receipt(evidence, 30, root, status="0x0")) == (1, "FAIL")
+    assert said(a_receipt(evidence, 30, bytes(32))) == (1, "FAIL")
+    assert said(a_receipt(evidence, 29, root)) == (1, "FAIL")
+    assert said(a_receipt(evidence, 30, root, logs=[])) == (1, "FAIL")
+    assert said(None) == (3, "CANNOT TELL")
+    assert said(a_receipt(evidence, 30, root), chain_id=14) == (3, "CANNOT TELL")
+
+
+def test_a_node_that_is_down_is_no_verdict(evidence: Evidence) -> None:
+    anchored(evidence, 30)
+    with a_node(None) as url:
+        pass
+    verdict = judge(evidence.world, evidence.bundle, rpc=url)
+    assert (verdict.code, verdict.checks["anchor.flare.30"]) == (3, "CANNOT TELL")
 
 
 def test_records_after_the_last_anchor_are_counted(evidence: Evidence) -> None:
