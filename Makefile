@@ -3,7 +3,7 @@
 # make install  what `run` needs                     make lock    pin the dependencies anew
 
 .DEFAULT_GOAL := run
-.PHONY: run install test check bench lock packages python screenshots
+.PHONY: run install test check conformance bench lock packages python screenshots
 .DELETE_ON_ERROR:
 
 PYTHON ?= python3
@@ -71,6 +71,9 @@ check: install .venv/.dev
 	  rego connector_templates
 	@report=$$("$(OPA)" test --coverage --threshold 100 --timeout 60s \
 	  rego connector_templates) || { echo "$$report"; exit 1; }
+
+conformance: packages install .venv/.dev
+	@PATH="$$(dirname "$(OPA)"):$$PATH" $(BIN)/python -m pytest tests/conformance
 
 bench: packages install .venv/.dev
 	@PATH="$$(dirname "$(OPA)"):$$PATH" $(BIN)/python -m benchmarks.calls

@@ -240,6 +240,10 @@ class EdgeProtocol(HttpToolsProtocol):
         self._begun = True
         super().on_message_begin()
 
+    def on_header(self, name: bytes, value: bytes) -> None:
+        # llhttp leaves the blanks after a value, which are no part of it (RFC 9110, section 5.5).
+        super().on_header(name, value.rstrip(b" \t"))
+
     def on_headers_complete(self) -> None:
         # The count includes what came of the body in the same read.
         if self._head_bytes > self.head_limit and self._head_size() > self.head_limit:
