@@ -8,7 +8,7 @@ here of the database, because a stop, a revocation or a changed tool may have co
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, NewType
 
 import orjson
@@ -17,15 +17,26 @@ from sqlalchemy import Connection
 from gateway.budgets import Ledger, Window, exceeded
 from gateway.call_records import decision_draft
 from gateway.ids import new_id
+from gateway.mcp.continuations import of_a_round
 from gateway.refusals import Refused
 from gateway.refused_calls import bounded
 from gateway.registry.directory import Directory
 from gateway.registry.grants import Grants, TooManyPending
+from gateway.rounds import Continuation
 from gateway.store.rows import insert_rows, run
 from gateway.store.writer import Writer
 from gateway.trace.log import Log
 from gateway.trace.record import Draft
-from gateway.values import AgentId, Approved, Budget, Caller, Hold, Permit, Stop
+from gateway.values import (
+    AgentId,
+    Approved,
+    Budget,
+    Call,
+    Caller,
+    Hold,
+    Permit,
+    Stop,
+)
 
 PERMIT_SECONDS = 1.0
 """How long after its admission a call may still be sent."""
@@ -40,6 +51,7 @@ class Claim:
     approval_id: str | None = None
     """The grant spent on it, or the approval it waits for."""
     granted: bool = False
+    grant: Continuation | None = None
     events: list[Draft] = field(default_factory=list)
     holds: list[Hold] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
@@ -181,9 +193,11 @@ class Admission:
 
     def _spend_or_ask(self, connection: Connection, claim: Claim) -> None:
         now = self._log.now
-        spent = self._grants.spend(connection, claim.approved, now)
+        gone_on = self._grants.go_on(connection, claim.approved, now)
+        spent = gone_on or self._grants.spend(connection, claim.approved, now)
         if spent is not None:
             claim.granted, claim.approval_id = True, spent
+            claim.grant = _continuation(claim.approved.call, spent, gone_on)
             return
         standing = self._grants.standing(connection, claim.approved, now)
         reason = "approval_required"
@@ -245,7 +259,8 @@ class Admission:
             if claim.refused is not None:
                 if claim.granted:  # a grant spent on a call that does not leave is not spent
                     self._grants.give_back(connection, [claim.approved.call.id])
-                    claim.granted, claim.approval_id = False, None
+                    self._grants.go_back(connection, [claim.grant])
+                    claim.granted, claim.approval_id, claim.grant = False, None, None
                 return
         for budget in claim.approved.affordable.budgets:
             window = budget.window_at(now)
@@ -297,6 +312,7 @@ class Admission:
                     epoch=epoch,
                     holds=tuple(claim.holds),
                     warnings=tuple(claim.warnings),
+                    grant=claim.grant,
                 )
             )
         return results
@@ -322,6 +338,13 @@ def _is_open(found: tuple[int, str] | None, caller: Caller) -> bool:
     if found is None or found[0] != caller.server.revision:
         return False
     return found[1] == "ACTIVE" or caller.control_plane
+
+
+def _continuation(call: Call, approval_id: str, gone_on: str | None) -> Continuation:
+    """What the call may go on under, should its tool ask for input."""
+    if gone_on is not None and call.continues is not None:
+        return replace(call.continues, round=call.continues.round + 1)
+    return Continuation(approval_id, 0, of_a_round(call.params))
 
 
 def _stopped(stop_id: str, scope: str) -> Refused:

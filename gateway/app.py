@@ -29,7 +29,9 @@ from gateway.extensions.control_plane import ControlPlane
 from gateway.extensions.entra import EntraTokens, KeySets
 from gateway.housekeeping import Housekeeping
 from gateway.http1 import Client, UnixAddress
+from gateway.in_band import InBand
 from gateway.listeners import GRACE_SECONDS, Listener, address_of, bind, management_token, url_of
+from gateway.mcp.continuations import Continuations
 from gateway.mcp.conversation import Conversation
 from gateway.mcp.handles import Handles
 from gateway.mcp.proxy import Proxy
@@ -194,16 +196,15 @@ def build(
     tokens, upstreams = _upstreams(settings, state, sockets, handles)
     stop_file = StopFile(settings.data_dir)
     buckets = TokenBuckets(per_second=CALLS_PER_SECOND, burst=CALLS_AT_ONCE)
-    directory = state.directory
-    emergency_stop = EmergencyStop(directory, lambda: stop_file.seen)
-    tool_pins = ToolPins(directory)
-    policy = Policy(engine, view=directory.view, now=now)
-    budget = BudgetLook(directory, state.ledger, now)
+    emergency_stop = EmergencyStop(state.directory, lambda: stop_file.seen)
+    tool_pins = ToolPins(state.directory)
+    policy = Policy(engine, view=state.directory.view, now=now)
+    budget = BudgetLook(state.directory, state.ledger, now)
     refused_calls = RefusedCalls(state.writer, state.log, now)
     screening = Screening(engine, lambda: bundles.features.responses, now)
     pipeline = Pipeline(
-        directory=directory,
-        authenticate=Authenticate(directory, now, buckets.take),
+        directory=state.directory,
+        authenticate=Authenticate(state.directory, now, buckets.take),
         handles=handles,
         emergency_stop=emergency_stop,
         tool_pins=tool_pins,
@@ -217,8 +218,9 @@ def build(
         settlement=state.settlement,
         refused_calls=refused_calls,
         relay=_relay(state, engine, bundles, upstreams, screening, refused_calls),
+        in_band=_in_band(settings, state, sockets[0]),
     )
-    dry_run = DryRun(directory, emergency_stop, tool_pins, policy, budget, refused_calls)
+    dry_run = DryRun(state.directory, emergency_stop, tool_pins, policy, budget, refused_calls)
     risks = RiskAssessor(engine)
     return Gateway(
         settings=settings,
@@ -241,6 +243,12 @@ def build(
         public_url=url_of(sockets[0], secure=settings.tls_cert is not None),
         management_url=url_of(sockets[1], secure=False),
     )
+
+
+def _in_band(settings: Settings, state: State, sock: socket.socket) -> InBand:
+    continuations = Continuations(Seals(state.keyring.handles))
+    public_url = settings.public_url or url_of(sock, secure=settings.tls_cert is not None)
+    return InBand(continuations, state.registry, public_url, settings.approval_hold_seconds)
 
 
 def _admission(state: State, stop_file: StopFile) -> Admission:
@@ -422,6 +430,7 @@ async def _run(
         public.should_exit = management.should_exit = True
         # Calls under way may end by themselves; a stream may never, so it is ended.
         await asyncio.wait(serving, timeout=DRAIN_SECONDS)
+        gateway.pipeline.in_band.close()
         await gateway.upstreams.close()
         await asyncio.wait(serving)
         await _finish_calls(gateway)

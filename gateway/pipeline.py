@@ -23,6 +23,7 @@ import structlog
 from gateway import answers
 from gateway.admission import Admission
 from gateway.ids import new_id
+from gateway.in_band import Again, InBand
 from gateway.mcp.envelope import BadMessage, Message, RequestMessage, parse, tool_call
 from gateway.mcp.handles import Handles
 from gateway.mcp.relay import Relay
@@ -79,6 +80,7 @@ class Pipeline:
     settlement: Settlement
     refused_calls: RefusedCalls
     relay: Relay
+    in_band: InBand
     running: set["asyncio.Task[Any]"] = field(default_factory=set)
     """Calls between admission and settlement; shutting down waits for them."""
 
@@ -95,12 +97,15 @@ class Pipeline:
             message = parse(request.body, request.headers)
         except BadMessage as bad:
             return await self._reject(caller, bad)
-        request = self.handles.inward(caller, request, message)
         if isinstance(message, RequestMessage) and message.method == "tools/call":
             return await self.call_tool(self._call(caller, request, message))
+        request = self.handles.inward(caller, request, message)
         return await self._pass_on(caller, request, message)
 
     def _call(self, caller: Caller, request: Request, message: RequestMessage) -> Call:
+        resumed = self.in_band.continuations.resume(caller, request, message)
+        message = resumed.message
+        request = self.handles.inward(caller, resumed.request, message)
         asked = tool_call(message)
         state = asked.request_state
         return Call(
@@ -115,13 +120,18 @@ class Pipeline:
             meta=asked.meta,
             task=asked.task,
             input_responses=asked.input_responses,
-            is_retry=state is not None and self.handles.is_own_state(caller, state),
+            is_retry=resumed.own
+            or (state is not None and self.handles.is_own_state(caller, state)),
             params=asked.params,
             session=message.session,
+            continues=resumed.continues,
         )
 
-    async def call_tool(self, call: Call) -> Answer:
-        """One tool call: asked, then, if it may, carried out; traced whatever comes of it."""
+    async def call_tool(self, call: Call, *, waits: bool = True) -> Answer:
+        """One tool call: asked, then, if it may, carried out; traced whatever comes of it.
+
+        One that a person must approve is held open for that where calls are held, if it `waits`.
+        """
         try:
             approved = await self.ask(call)
         except Refused as refused:
@@ -133,12 +143,17 @@ class Pipeline:
         except Exception as fault:  # noqa: BLE001 - the one that refuses: a fault refuses
             return await self._refuse(call, Refused("internal", detail=repr(fault)))
         # From here the caller's hanging up must not tear a half-done call apart.
-        task = self._run(self._carry_out(approved))
+        again = self._again(call) if waits else None
+        task = self._run(self._carry_out(approved, again))
         try:
             return await asyncio.shield(task)
         except asyncio.CancelledError:
             self._run(_drop(task))
             raise
+
+    def _again(self, call: Call) -> Again:
+        """The same call, made anew once a person has decided."""
+        return lambda: self.call_tool(replace(call, id=CallId(new_id("trc"))), waits=False)
 
     async def permit(self, calls: Sequence[Call]) -> Permit:
         """As `call_tool`, for a call that whoever asks carries out: admitted, and not sent.
@@ -207,7 +222,7 @@ class Pipeline:
         affordable = self.budget.look(allowed)
         return self.approvals.find(affordable)
 
-    async def _carry_out(self, approved: Approved) -> Settled:
+    async def _carry_out(self, approved: Approved, again: Again | None) -> Settled:
         """Admit, then send: the decision is durable before the first byte leaves."""
         call = approved.call
         try:
@@ -215,7 +230,7 @@ class Pipeline:
         except Refused as refused:
             self.breaker.refused(call, refused)
             trace_id = call.id if refused.leaf else self.refused_calls.count(call, refused)
-            return Settled(answers.refused_call(call, refused, trace_id))
+            return Settled(self.in_band.answer(call, refused, trace_id, again))
         except Exception as fault:  # noqa: BLE001 - nothing is durable, so nothing is sent
             _log.error("the decision could not be written", call=call.id, error=repr(fault))
             return Settled(answers.refused_call(call, Refused("trace_unavailable"), call.id))
@@ -256,12 +271,12 @@ class Pipeline:
         answer, events, permit = inspected.answer, inspected.events, inspected.permit
         if events is None:
             await self.settlement.settle(permit, inspected.outcome)
-            return Settled(answer)
+            return Settled(self.in_band.carry(permit, answer))
         stream = SettlingEvents(
             events,
             lambda: self.settlement.settle(permit, outcome_of_stream(inspected, events)),
         )
-        return Settled(replace(answer, stream=stream))
+        return Settled(self.in_band.carry(permit, replace(answer, stream=stream)))
 
     async def _refuse(self, call: Call, refused: Refused) -> Answer:
         """A refusal is written down before it is told; one that cannot be is a 503."""
@@ -292,7 +307,9 @@ class Pipeline:
         except Refused as refused:
             rpc_id = message.id if isinstance(message, RequestMessage) else None
             return answers.refused_message(rpc_id, refused)
-        return await self.relay.pass_on(caller, request, message)
+        answer = await self.relay.pass_on(caller, request, message)
+        self.in_band.met(caller, message, answer)
+        return answer
 
 
 async def _drop(task: "asyncio.Task[Answer]") -> Answer:

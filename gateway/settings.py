@@ -178,6 +178,12 @@ class Settings(AnchorSettings):
         " `mcpsec` benchmark; without it that path is not there.",
         changed_by="whoever measures the gateway with that benchmark",
     )
+    approval_hold_seconds: Annotated[int, Field(ge=0, le=600)] = _setting(
+        0,
+        "How long a call that waits for a person is held open; then, or with 0 at once, it is "
+        "answered that it waits. Clients and proxies in between must be as patient.",
+        changed_by="whoever has clients that cannot come back",
+    )
     log_level: Literal["debug", "info", "warning", "error"] = _setting(
         "info", "What is written to standard error.", changed_by="whoever looks for a fault"
     )

@@ -105,9 +105,10 @@ class Settlement:
             for hold in one.permit.holds:
                 _add(holds, hold.budget_id, hold.window, hold.amount, charged)
         self._charge(connection, holds)
-        returned = [s.permit.call.id for s in settled if s.outcome.fate is Fate.NOT_FORWARDED]
+        returned = [s.permit for s in settled if s.outcome.fate is Fate.NOT_FORWARDED]
         if returned:
-            self._grants.give_back(connection, returned)
+            self._grants.give_back(connection, [permit.call.id for permit in returned])
+            self._grants.go_back(connection, [permit.grant for permit in returned])
 
     def _charge(self, connection: Connection, holds: dict[tuple[str, str], list[int]]) -> None:
         for (budget_id, window), (released, used_up) in sorted(holds.items()):

@@ -1,8 +1,7 @@
 """What flows through the gateway: frozen values, each step's the next step's argument.
 
-The first half is what is configured (a project, its servers, keys, rules); the second half is one
-tool call on its way from bytes to an answer. The order of the second half is the order of
-`gateway.pipeline`, and each value holds the one before it.
+First what is configured; then one tool call on its way from bytes to an answer, in the order of
+`gateway.pipeline`, where each value holds the one before it.
 """
 
 from collections.abc import Callable, Mapping
@@ -13,6 +12,7 @@ from typing import Any, Literal, NewType
 from gateway.event import Event
 from gateway.flows import ByteStream, EventStream
 from gateway.oauth import OAuthClient
+from gateway.rounds import Continuation
 
 ProjectId = NewType("ProjectId", str)
 AgentId = NewType("AgentId", str)
@@ -25,8 +25,7 @@ StopId = NewType("StopId", str)
 CallId = NewType("CallId", str)
 """A call's id is also its trace id, `trc_…`."""
 
-Json = Any
-"""A JSON value as the strict parser made it: dict, list, str, int, `jiter.LosslessFloat`, …"""
+Json = Any  # as the strict parser made it: dict, list, str, int, `jiter.LosslessFloat`, …
 
 
 class Action(StrEnum):
@@ -311,6 +310,7 @@ class Call:
     """`Mcp-Session-Id`, or None."""
     event: Event | None = None
     """What the Extension API was told of it; None at the proxy."""
+    continues: Continuation | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -439,6 +439,7 @@ class Permit:
     holds: tuple["Hold", ...]
     warnings: tuple[str, ...] = ()
     """Budgets that are over and only warn."""
+    grant: Continuation | None = None
 
     @property
     def call(self) -> Call:

@@ -8,6 +8,8 @@ from typing import Any
 import orjson
 
 from gateway.flows import Ended
+from gateway.in_band import InBand
+from gateway.mcp.continuations import Continuations
 from gateway.mcp.conversation import Conversation
 from gateway.mcp.handles import Handles
 from gateway.mcp.relay import Relay
@@ -42,6 +44,7 @@ from gateway.values import (
 )
 from tests.builders import World, a_decision
 
+PUBLIC_URL = "https://gateway.example.com"
 RESULT = orjson.dumps({"jsonrpc": "2.0", "id": 1, "result": {"content": []}})
 JSON_ANSWER = Forwarded(Fate.ANSWERED, 200, ((b"content-type", b"application/json"),), body=RESULT)
 
@@ -184,6 +187,8 @@ def a_line(
     world: World,
     policy: Policy | None = None,
     inspects: frozenset[tuple[str, str]] = frozenset(),
+    *,
+    hold_seconds: float = 0.0,
 ) -> Line:
     """``inspects``: whose responses a policy looks at; nobody answers for it."""
     state = world.state
@@ -207,6 +212,9 @@ def a_line(
         settlement=state.settlement,
         refused_calls=RefusedCalls(state.writer, state.log, now),
         relay=Relay(upstreams, state.registry, Unhiding(), Unheard(upstreams), screening),
+        in_band=InBand(
+            Continuations(Seals(state.keyring.handles)), state.registry, PUBLIC_URL, hold_seconds
+        ),
         running=set(),
     )
     return Line(world, fake, upstreams, pipeline)

@@ -191,6 +191,13 @@ def withdraw(change: Change, scope: ColumnElement[bool], reason: str) -> int:
     """
     # A call under way may still not leave, and then gives its grant back: void that one too.
     unspent = _a.spent_by.is_(None) | _a.spent_by.in_(select(tables.open_calls.c.call_id))
+    # A call that was approved and sent does not go on either.
+    change.connection.execute(
+        update(tables.approvals)
+        .where(_a.project_id == change.project_id, scope)
+        .where(_a.spent_by.is_not(None), _a.expires_at > change.now)
+        .values(rounds=-1)
+    )
     count = 0
     for status, state in (("PENDING", "DENIED"), ("APPROVED", "WITHDRAWN")):
         changed = change.connection.execute(

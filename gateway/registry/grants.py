@@ -3,7 +3,7 @@
 A grant is spent by a single conditional statement, so of two calls that race for it one passes.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import orjson
@@ -13,6 +13,7 @@ from gateway.clock import after
 from gateway.ids import new_id
 from gateway.keyring import Keyring, encrypt
 from gateway.registry import outbox
+from gateway.rounds import Continuation
 from gateway.store.tables import agents, approvals, keys
 from gateway.trace.record import bounded
 from gateway.values import Approved, Caller, CallId, Decision, Json
@@ -85,6 +86,39 @@ class Grants:
             .returning(approvals.c.id)
         ).scalar_one_or_none()
         return spent
+
+    def go_on(self, connection: Connection, approved: Approved, now: str) -> str | None:
+        """Let a call go on under the grant that it was first sent with, one round a call.
+
+        Return the grant's id; None when it is not this call's, was withdrawn or ran out.
+        """
+        continues = approved.call.continues
+        if continues is None:
+            return None
+        gone_on: str | None = connection.execute(
+            update(approvals)
+            .where(
+                approvals.c.id == continues.approval_id,
+                approvals.c.digest == approved.digest,
+                approvals.c.state == "APPROVED",
+                approvals.c.spent_by.is_not(None),
+                approvals.c.rounds == continues.round,
+                approvals.c.expires_at > now,
+            )
+            .values(rounds=continues.round + 1)
+            .returning(approvals.c.id)
+        ).scalar_one_or_none()
+        return gone_on
+
+    def go_back(self, connection: Connection, grants: Iterable[Continuation | None]) -> None:
+        """The calls that went on surely did not leave: their rounds may be used again."""
+        for grant in grants:
+            if grant is not None and grant.round > 0:
+                connection.execute(
+                    update(approvals)
+                    .where(approvals.c.id == grant.approval_id, approvals.c.rounds == grant.round)
+                    .values(rounds=grant.round - 1)
+                )
 
     def give_back(self, connection: Connection, calls: Sequence[CallId]) -> None:
         """The calls surely did not leave: their grants may be spent again, until they expire."""

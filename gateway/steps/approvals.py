@@ -9,6 +9,7 @@ import hashlib
 
 import orjson
 
+from gateway.mcp.continuations import bound
 from gateway.mcp.digests import call_digest
 from gateway.registry.grants import Terms
 from gateway.values import Affordable, Approved
@@ -24,7 +25,7 @@ class Approvals:
         caller = call.caller
         tool = decision.pinned.tool
         terms = Terms.of(decision)
-        bound = [
+        covered = [
             caller.project.id,
             caller.agent.id if caller.agent else caller.key.id,
             caller.asserted,
@@ -35,7 +36,7 @@ class Approvals:
             sorted(decision.verdict.policy_ids) if decision.asks_approval else [],
             # A grant given on milder terms is none: who may approve, and how many must.
             [terms.approvers, terms.quorum, terms.reason_required],
-            call_digest(call.params),
+            call_digest(bound(call.params, call.continues)),
         ]
-        digest = hashlib.sha256(orjson.dumps(bound)).hexdigest()
+        digest = hashlib.sha256(orjson.dumps(covered)).hexdigest()
         return Approved(affordable, needs_grant=decision.asks_approval, digest=digest)

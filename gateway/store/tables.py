@@ -285,6 +285,7 @@ approvals = Table(
     Column("askers", JSON, nullable=False, server_default="[]"),  # who had a hand in the key
     Column("votes", JSON, nullable=False, server_default="[]"),  # {person, by, at, reason}
     Column("spent_by", String),  # the call that used the grant
+    Column("rounds", Integer, nullable=False, server_default="0"),  # it went on for; -1: no more
     Column("created_at", String, nullable=False),
     Column("expires_at", String, nullable=False),
     Column("decided_by", String),

@@ -6,7 +6,7 @@ import os
 import select
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -44,7 +44,11 @@ def need_opa() -> None:
 
 
 def start(
-    data_dir: Path, *options: str, python: str = sys.executable, cwd: Path | None = None
+    data_dir: Path,
+    *options: str,
+    python: str = sys.executable,
+    cwd: Path | None = None,
+    settings: Mapping[str, str] | None = None,
 ) -> "subprocess.Popen[str]":
     words = [python, "-m", "gateway", "demo", "--json", "--data-dir", str(data_dir), *options]
     return subprocess.Popen(
@@ -52,17 +56,21 @@ def start(
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
-        env=environment(),
+        env={**environment(), **(settings or {})},
         cwd=cwd,
     )
 
 
 @contextmanager
 def running(
-    data_dir: Path, *, python: str = sys.executable, cwd: Path | None = None
+    data_dir: Path,
+    *,
+    python: str = sys.executable,
+    cwd: Path | None = None,
+    settings: Mapping[str, str] | None = None,
 ) -> Iterator[Running]:
     """A demonstration that is ready; ended by SIGTERM if the test did not end it."""
-    process = start(data_dir, "--port", "0", python=python, cwd=cwd)
+    process = start(data_dir, "--port", "0", python=python, cwd=cwd, settings=settings)
     assert process.stdout is not None
     try:
         readable, _, _ = select.select([process.stdout], [], [], START_SECONDS)

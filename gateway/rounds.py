@@ -1,0 +1,16 @@
+"""What a call may go on under when its tool asks for more input."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+
+@dataclass(frozen=True, slots=True)
+class Continuation:
+    """A spent grant under which a call goes on."""
+
+    approval_id: str
+    round: int
+    """How many times it has gone on before; each number is good for one call."""
+    base: Mapping[str, Any]
+    """What of the params stood for its round when the grant was given: JSON values."""
