@@ -6,6 +6,7 @@ from typing import Any
 
 from starlette.responses import Response
 
+from gateway.api.consents import AskedOut
 from gateway.api.errors import ApiError
 from gateway.api.models import Listing
 from gateway.api.overrides import OverrideOut
@@ -171,6 +172,19 @@ async def remove(page: Page) -> Response:
     return page.to("/servers")
 
 
+async def consent(page: Page) -> Response:
+    """Where an administrator consents to the gateway's use of the server in their name."""
+    made = await page.desk.change("POST", _ONE + "/consent", page.ids)
+    assert isinstance(made, AskedOut)
+    return page.draw(
+        "consent.html",
+        title="Consent",
+        lead="The authorization server asks you to let the gateway in, once.",
+        asked=made,
+        up=(f"/servers/{page.ids['id']}", "The server"),
+    )
+
+
 async def accept_version(page: Page) -> Response:
     typed = page.form
     body = {"version": typed.get("version", ""), "reason": typed.get("reason", "").strip()}
@@ -333,4 +347,5 @@ PAGES = (
     PageRoute("GET", "/servers/{id}/remove", ask_remove),
     PageRoute("POST", "/servers/{id}/remove", remove),
     PageRoute("POST", "/servers/{id}/template-version", accept_version),
+    PageRoute("POST", "/servers/{id}/consent", consent),
 )

@@ -146,6 +146,12 @@ _TONES = {
     "OPEN": "orange",
     "CONFIRMED": "green",
     "REJECTED": "secondary",
+    "ANCHORED": "green",
+    "LOCAL_ONLY": "secondary",
+    "SKIPPED": "secondary",
+    "FAILED": "red",
+    "GRANTED": "green",
+    "LOST": "red",
 }
 
 

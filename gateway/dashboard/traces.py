@@ -8,6 +8,7 @@ from urllib.parse import urlencode
 
 from starlette.responses import Response
 
+from gateway.api.anchors import AnchorsOut
 from gateway.api.approvals import OpenedApproval
 from gateway.api.errors import ApiError
 from gateway.api.evidence import CheckpointOut, EvidenceBody, ProofsOut
@@ -119,6 +120,7 @@ async def evidence(page: Page) -> Response:
         title="Evidence",
         lead="What an auditor can check without this gateway, by the command gateway verify.",
         checkpoint=found,
+        anchors=await page.desk.read("/anchors", AnchorsOut, limit=20),
         form=forms.draw(_EVIDENCE, labels=_LABELS, choices=_choices(page)),
     )
 
