@@ -3,8 +3,9 @@
 from collections.abc import AsyncIterator, Awaitable
 from typing import Literal, Protocol
 
-Ended = Literal["", "complete", "broken", "cut", "oversize", "closed"]
-"""`cut` is an emergency stop's doing; `oversize` an event's that is over the limit."""
+Ended = Literal["", "complete", "broken", "cut", "oversize", "withheld", "closed"]
+"""`cut` is an emergency stop's doing; `oversize` an event's that is over the limit,
+`withheld` of one that tells the gateway's credential."""
 
 
 class ByteStream(Protocol):

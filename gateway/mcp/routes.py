@@ -1,5 +1,6 @@
 """The way to each server: its pool of connections, and what every request to it begins with."""
 
+import base64
 import ssl
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -10,6 +11,7 @@ from gateway.mcp.headers import Header
 from gateway.values import Server, ServerId
 
 _REMEMBERED = 256
+_SHORTEST_SECRET = 8
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,6 +21,8 @@ class Route:
     client: Client
     target: str
     fixed: tuple[Header, ...]
+    secrets: tuple[bytes, ...] = field(default=(), repr=False)
+    """What of `fixed` no answer may tell."""
     _heads: dict[tuple[str, tuple[Header, ...]], bytes] = field(default_factory=dict)
 
     def head(self, method: str, headers: Iterable[Header], body_length: int | None) -> bytes:
@@ -97,7 +101,19 @@ class Routes:
             connect_seconds=self._connect_seconds,
         )
         ours = ((b"host", origin.host_header), (b"accept-encoding", b"identity"))
-        return Route(client, origin.target, (*ours, *server.auth_headers))
+        credential = server.auth_headers
+        return Route(client, origin.target, (*ours, *credential), secrets_in(credential))
+
+
+def secrets_in(credential: Iterable[Header]) -> tuple[bytes, ...]:
+    """The secrets in headers such as ``Authorization: Bearer …``; short ones stand everywhere."""
+    found: set[bytes] = set()
+    for _, value in credential:
+        secret = value.rpartition(b" ")[2]
+        found.add(secret)
+        if value.lower().startswith(b"basic "):
+            found.add(base64.b64decode(secret).partition(b":")[2])
+    return tuple(secret for secret in found if len(secret) >= _SHORTEST_SECRET)
 
 
 def trust(server: Server, otherwise: ssl.SSLContext) -> ssl.SSLContext:

@@ -2,7 +2,7 @@
 
 from collections import deque
 from collections.abc import Callable
-from typing import Protocol
+from typing import Literal, Protocol
 
 from gateway.flows import Ended
 from gateway.http1 import Interrupted
@@ -35,9 +35,12 @@ class RelayedEvents:
         era: Era,
         trace_id: str,
         rename: Callable[[Event], Event],
+        secrets: tuple[bytes, ...] = (),
         on_end: Callable[[], None],
     ) -> None:
+        """``secrets`` are the gateway's own: an event that tells one ends the stream."""
         self._source = source
+        self._secrets = secrets
         self._scanner = scanner
         self._open_id = rpc_id
         self._era = era
@@ -77,8 +80,8 @@ class RelayedEvents:
                 return self._take_last_words()
             await self._read()
         event = self._queue.popleft()
-        if event.oversize:
-            self._refuse_the_rest()
+        if event.oversize or self._tells(event.raw):
+            self._refuse_the_rest("oversize" if event.oversize else "withheld")
             return self._take_last_words()
         return self._pass(event)
 
@@ -97,7 +100,8 @@ class RelayedEvents:
             chunk = await self._source.__anext__()
         except StopAsyncIteration:
             if not self._ended:
-                self._last_words = self._scanner.rest()
+                rest = self._scanner.rest()
+                self._last_words = b"" if self._tells(rest) else rest
                 self._end("complete")
         except Interrupted:
             # Also how a cut, which closes the exchange under this read, is noticed.
@@ -114,12 +118,15 @@ class RelayedEvents:
             self._open_id = None
         return event.raw
 
-    def _refuse_the_rest(self) -> None:
+    def _tells(self, raw: bytes) -> bool:
+        return any(secret in raw for secret in self._secrets)
+
+    def _refuse_the_rest(self, how: Literal["oversize", "withheld"]) -> None:
         """What is too large to be looked at does not pass, and neither does what comes after."""
         if not self._ended:
             self._queue.clear()
-            self._say_why("answer_too_large")
-            self._end("oversize")
+            self._say_why("answer_too_large" if how == "oversize" else "answer_withheld")
+            self._end(how)
 
     def _break(self) -> None:
         if self._ended:

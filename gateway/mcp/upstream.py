@@ -24,7 +24,7 @@ from gateway.http1 import (
 )
 from gateway.mcp.handles import Handles
 from gateway.mcp.headers import Header, to_caller, to_upstream, value_of
-from gateway.mcp.routes import Route, Routes
+from gateway.mcp.routes import Route, Routes, secrets_in
 from gateway.mcp.sse import EVENT_LIMIT, EventScanner
 from gateway.mcp.streams import RelayedEvents
 from gateway.mcp.tokens import NoToken, Tokens
@@ -70,6 +70,8 @@ class _Running:
     task: asyncio.Task[Any] | None = None
     """Who waits for the answer, until it is there."""
     given_up: bool = False
+    secrets: tuple[bytes, ...] = ()
+    """The gateway's own, which the server was sent and may not tell."""
     stream: RelayedEvents | None = None
 
     def give_up(self) -> None:
@@ -213,8 +215,11 @@ class Upstreams:
         has_body = request.method == "POST"
         length = len(request.body) if has_body else None
         headers = to_upstream(request.headers)
+        running.secrets = route.secrets
         if server.oauth is not None:
-            headers += await self.credential(server)
+            credential = await self.credential(server)
+            headers += credential
+            running.secrets = secrets_in(credential)
         head = route.head(request.method, headers, length)
         exchange = await route.client.open(
             head,
@@ -244,6 +249,9 @@ class Upstreams:
             body = await exchange.read(self.limits.answer_bytes)
         except TooLarge:
             return Forwarded(Fate.ANSWERED, status, reason="answer_too_large")
+        if any(secret in body for secret in running.secrets):
+            _log.warning("an answer tells the gateway's credential", server=_server_of(running))
+            return Forwarded(Fate.ANSWERED, status, reason="answer_withheld")
         headers = self._headers(running, exchange, streaming=False)
         body = self._handles.body_outward(running.caller, body)
         return Forwarded(Fate.ANSWERED, status, headers, body=body)
@@ -262,6 +270,7 @@ class Upstreams:
             era=running.era,
             trace_id=running.trace_id,
             rename=lambda event: self._handles.event_outward(running.caller, event),
+            secrets=running.secrets,
             on_end=lambda: self._running.discard(running),
         )
         return running.stream
@@ -317,6 +326,10 @@ class Upstreams:
         except Http1Error:
             # A server that cannot be told finds out by itself.
             return
+
+
+def _server_of(running: _Running) -> str:
+    return running.caller.server.id
 
 
 def _unfit(exchange: Exchange) -> str:

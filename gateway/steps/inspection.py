@@ -115,8 +115,9 @@ def _noted(outcome: Outcome, notes: Notes) -> Outcome:
 def _of_stream(started: float, events: EventStream) -> Outcome:
     if events.response:
         return _outcome(Fate.ANSWERED, _status(events.response), events.response, started)
-    if events.ended == "oversize":
-        return _outcome(Fate.ANSWERED, "unknown", b"", started, "answer_too_large")
+    if events.ended in ("oversize", "withheld"):
+        why = "answer_too_large" if events.ended == "oversize" else "answer_withheld"
+        return _outcome(Fate.ANSWERED, "unknown", b"", started, why)
     status: Status = "cut" if events.ended == "cut" else "unknown"
     return _outcome(Fate.UNKNOWN, status, b"", started, f"stream_{events.ended or 'closed'}")
 

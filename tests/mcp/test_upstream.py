@@ -520,3 +520,36 @@ async def test_an_event_over_the_limit_is_refused_and_nothing_after_it_passes() 
     assert b'"code":-31009' in last
     assert forwarded.stream.ended == "oversize"
     assert forwarded.stream.response == b""
+
+
+@pytest.mark.parametrize(
+    ("header", "secret"),
+    [
+        (b"Bearer upstream-secret", b"upstream-secret"),
+        (b"Basic QWxhZGRpbjpvcGVuIHNlc2FtZQ==", b"open sesame"),
+        (b"Basic QWxhZGRpbjpvcGVuIHNlc2FtZQ==", b"QWxhZGRpbjpvcGVuIHNlc2FtZQ=="),
+    ],
+)
+async def test_an_answer_that_tells_the_gateways_credential_does_not_pass(
+    header: bytes, secret: bytes
+) -> None:
+    echo = a_response(text=f"you sent {secret.decode()}")
+    for script in (
+        answering(an_answer(echo)),
+        Script(
+            STREAM_HEAD, chunk(event(PROGRESS) + event(echo) + b"data: " + secret), b"0\r\n\r\n"
+        ),
+    ):
+        async with world(script) as (ups, server, _):
+            mine = replace(server, auth_headers=((b"authorization", header),))
+            forwarded = await call(ups, mine)
+            if forwarded.stream is None:
+                assert (forwarded.fate, forwarded.reason) == (Fate.ANSWERED, "answer_withheld")
+                assert forwarded.body is None
+            else:
+                passed = await all_of(forwarded)
+                assert passed[0] == event(PROGRESS)
+                assert secret not in b"".join(passed)
+                assert b'"reason_code":"answer_withheld"' in passed[-1]
+                assert forwarded.stream.ended == "withheld"
+                assert forwarded.stream.response == b""
