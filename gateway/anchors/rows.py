@@ -13,6 +13,7 @@ from gateway.anchors.fees import Fees
 from gateway.anchors.values import Anchor, Condition, Head, Receipt, State
 from gateway.clock import after
 from gateway.ids import new_id
+from gateway.registry import outbox
 from gateway.store import followers, tables
 from gateway.trace.receipts import NOT_NEWS
 
@@ -206,11 +207,19 @@ def last_writer(connection: Connection) -> str | None:
 def condition(
     connection: Connection, name: str, now: str, condition: Condition, detail: str
 ) -> None:
+    """How the backend stands now; every project's people are told of a change for the worse."""
+    query = select(_b.condition).where(_b.name == name)
+    before = connection.execute(query).scalar_one_or_none()
     connection.execute(
         update(followers.anchor_backends)
         .where(_b.name == name)
         .values(condition=condition, detail=detail, since=now)
     )
+    if before is None or before == condition or condition in (Condition.OK, Condition.STARTING):
+        return
+    facts = {"backend": name, "condition": condition.value}
+    for project_id in connection.execute(select(tables.projects.c.id)).scalars().all():
+        outbox.put(connection, project_id, now, "anchor.failed", name, facts)
 
 
 # --- what is pending ---

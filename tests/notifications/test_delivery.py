@@ -4,6 +4,7 @@ import base64
 import hashlib
 import hmac
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,8 @@ import orjson
 import pytest
 from sqlalchemy import update
 
+from gateway.anchors import rows
+from gateway.anchors.values import Condition
 from gateway.egress import Network
 from gateway.notifications.channels import Mail, Web, signature
 from gateway.notifications.delivery import BACKOFF_SECONDS, Delivery
@@ -290,3 +293,18 @@ async def test_who_is_deleted_is_told_nothing_more(world: World) -> None:
         await delivered(a_delivery(world))
     assert receiver.posted == []
     assert outbox(world) == []
+
+
+async def test_an_anchor_that_fails_is_told_once_and_not_when_it_is_well(world: World) -> None:
+    async with a_web_receiver() as receiver:
+        target(world, url=receiver.url)
+        now = world.state.clock.now()
+        world.change(lambda c: rows.register(c, "flare", {}, now))
+        for condition in (Condition.UNREACHABLE, Condition.UNREACHABLE, Condition.OK):
+            tell = partial(rows.condition, name="flare", now=now, condition=condition, detail="")
+            world.change(tell)
+        await delivered(a_delivery(world))
+    [posted] = receiver.posted
+    message = orjson.loads(posted.body)
+    assert message["type"] == "anchor.failed"
+    assert (message["data"]["backend"], message["data"]["condition"]) == ("flare", "unreachable")
