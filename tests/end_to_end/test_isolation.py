@@ -1,15 +1,25 @@
-"""Sessions of one key in another's hands: answered as the server answers what it has forgotten."""
+"""Sessions and events of one key in another's hands: answered as what the server has forgotten."""
 
+import re
 from typing import Any
 
 import httpx
 import pytest
+from mcp.server.streamable_http import EventCallback, EventMessage, EventStore
+from mcp.types import JSONRPCMessage
 
-from tests.end_to_end.test_proxy_sdk import World, demo, world
+from gateway.demo.instructions import Demo
+from tests.end_to_end.test_proxy_sdk import World, behind_the_gateway, demo, world
 
 __all__ = ["demo", "world"]
 pytestmark = pytest.mark.anyio
 
+CALL = {
+    "jsonrpc": "2.0",
+    "id": 3,
+    "method": "tools/call",
+    "params": {"name": "steps", "arguments": {"count": 2}, "_meta": {"progressToken": 1}},
+}
 ACCEPT = "application/json, text/event-stream"
 INITIALIZE = {
     "jsonrpc": "2.0",
@@ -75,3 +85,56 @@ async def test_the_servers_own_name_of_a_session_opens_nothing(world: World) -> 
         for name in names:
             answer = await mine.post(world.url, json=LIST, headers={"mcp-session-id": name})
             assert answer.status_code == 404
+
+
+class Store(EventStore):
+    """Every event of every stream, and which ones somebody asked to go on from."""
+
+    def __init__(self) -> None:
+        self.events: list[tuple[str, JSONRPCMessage | None]] = []
+        self.asked: list[str] = []
+
+    async def store_event(self, stream_id: str, message: JSONRPCMessage | None) -> str:
+        self.events.append((stream_id, message))
+        return f"event-{len(self.events) - 1}"
+
+    async def replay_events_after(
+        self, last_event_id: str, send_callback: EventCallback
+    ) -> str | None:
+        self.asked.append(last_event_id)
+        if not re.fullmatch(r"event-\d+", last_event_id):
+            return None
+        place = int(last_event_id.removeprefix("event-"))
+        stream = self.events[place][0]
+        for number, (stream_id, message) in enumerate(self.events):
+            if number > place and stream_id == stream and message is not None:
+                await send_callback(EventMessage(message, f"event-{number}"))
+        return stream
+
+
+async def test_a_stream_is_resumed_by_whom_it_was_for_and_by_nobody_else(demo: Demo) -> None:
+    store = Store()
+    async with behind_the_gateway(demo, "resumed", event_store=store) as world:
+        body = {"role": "project", "name": "resumes", "owner": "tests"}
+        other_key = (await world.api("POST", "/keys", body))["key"]
+        async with client(demo.project_key) as mine, client(other_key) as other:
+            session = {"mcp-session-id": await begin(world, mine)}
+            said = (await mine.post(world.url, json=CALL, headers=session)).text
+            first = {"last-event-id": re.findall(r"^id: (\S+)", said, re.M)[0]}
+            assert "event-" not in said
+
+            async with mine.stream("GET", world.url, headers={**session, **first}) as stream:
+                again = ""
+                async for line in stream.aiter_lines():
+                    again += line
+                    if '"result"' in line:
+                        break
+            assert "step 2" in again
+            asked_by_me = len(store.asked)
+
+            theirs = {"mcp-session-id": await begin(world, other)}
+            async with other.stream("GET", world.url, headers={**theirs, **first}) as stream:
+                assert stream.status_code == 200
+    assert all(name.startswith("event-") for name in store.asked[:asked_by_me])
+    assert len(store.asked) == asked_by_me + 1
+    assert not store.asked[-1].startswith("event-")
