@@ -5,6 +5,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Literal
 
+from gateway.mcp.envelope import METHODS
 from gateway.policy.syntax import (
     Node,
     Ref,
@@ -20,11 +21,16 @@ from gateway.policy.syntax import (
     refs_in,
 )
 from gateway.policy.unchecked import may_vanish, reads_arguments, unchecked_uses
+from gateway.values import Era
 
 ACTIONS = ("ALLOW", "LOG_ONLY", "REQUIRE_APPROVAL", "DENY")
 _ASKED = {"findings", "hidden"}
 _DEPTHS = {"all": 3, "project": 4, "server": 4, "agent": 4, "tool": 4, "method": 4}
 _RESPONSE_DEPTHS = {"all": 4, "project": 5, "server": 5, "agent": 5, "tool": 5}
+_OF_SERVERS = {"sampling/createMessage", "elicitation/create", "roots/list"}
+_DECIDED_METHODS = {*METHODS[Era.LEGACY], *METHODS[Era.MODERN], *_OF_SERVERS, "response"} - {
+    "tools/call"
+}
 _TEMPLATE_DEPTH = 3
 _RESPONSES = ("policies", "response")
 _OF_A_PACKAGE = {"package", "subpackages"}
@@ -145,6 +151,8 @@ def _placed(module: Module, all_modules: list[Module]) -> Iterator[Flaw]:
 def _depth(path: Ref) -> int:
     if path[:2] == _RESPONSES:
         return _RESPONSE_DEPTHS.get(path[2], 0) if len(path) > 2 else 0
+    if path[:2] == ("policies", "method") and len(path) > 2 and path[2] not in _DECIDED_METHODS:
+        return 0
     if path[0] == "policies" and len(path) > 1:
         return _DEPTHS.get(path[1], 0)
     return _TEMPLATE_DEPTH if path[0] == "connectors" else 0

@@ -142,6 +142,14 @@ FLAWED = {
         HEAD.replace("policies.all.p", "policies.everyone.p") + FINDS,
         [("never-asked", 5)],
     ),
+    "a policy for calls among those for other methods": (
+        HEAD.replace("policies.all.p", 'policies.method["tools/call"].p') + FINDS,
+        [("never-asked", 5)],
+    ),
+    "a policy for a method that nobody has": (
+        HEAD.replace("policies.all.p", 'policies.method["resource/read"].p') + FINDS,
+        [("never-asked", 5)],
+    ),
     "a file that is not formatted": (
         finds('input.tool.risk    ==   "HIGH"'),
         [("format", 1)],
@@ -160,6 +168,9 @@ BROKEN = {
 }
 
 SOUND = {
+    "a policy for another method": finds('input.target.params.uri == "a"')
+    .replace("schema.input", "schema.method.input")
+    .replace("policies.all.p", 'policies.method["resources/read"].p'),
     "a plain policy": finds('input.tool.risk == "HIGH"'),
     "a number that was asked for": finds(
         "is_number(input.arguments.limit)\n\tinput.arguments.limit > 5"
