@@ -79,6 +79,7 @@ bench: packages install .venv/.dev
 	@PATH="$$(dirname "$(OPA)"):$$PATH" $(BIN)/python -m benchmarks.calls
 	@PATH="$$(dirname "$(OPA)"):$$PATH" $(BIN)/python -m benchmarks.policies
 	@PATH="$$(dirname "$(OPA)"):$$PATH" $(BIN)/python -m benchmarks.stop
+	@$(BIN)/python -m benchmarks.evidence
 
 # Pictures of the dashboard for the docs, from a demonstration of its own.
 screenshots: packages install .venv/.dev
