@@ -6,6 +6,7 @@ from typing import Literal
 
 from starlette.responses import Response
 
+from gateway.api.anchors import AnchorsOut
 from gateway.dashboard.names import names_of, policies_of
 from gateway.dashboard.page import Page, PageRoute
 from gateway.registry.overview import Hour, Summary, summary
@@ -84,6 +85,7 @@ async def show(page: Page) -> Response:
         names=names,
         checks=readiness.checks,
         policy=policy,
+        anchors=await page.desk.read("/anchors", AnchorsOut, limit=1),
     )
 
 
