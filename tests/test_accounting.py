@@ -28,7 +28,7 @@ class Books:
 
     @property
     def charged(self) -> int:
-        return self.fates[Fate.ANSWERED] + self.fates[Fate.UNKNOWN]
+        return self.fates.total() - self.fates[Fate.NOT_FORWARDED]
 
     async def admit(self, world: World, chance: random.Random) -> None:
         """A few calls at the same moment."""
