@@ -75,11 +75,12 @@ check: install .venv/.dev
 conformance: packages install .venv/.dev
 	@PATH="$$(dirname "$(OPA)"):$$PATH" $(BIN)/python -m pytest tests/conformance
 
-bench: packages install .venv/.dev
+bench: packages install .venv/.dev tests/node/node_modules/.package-lock.json
 	@PATH="$$(dirname "$(OPA)"):$$PATH" $(BIN)/python -m benchmarks.calls
 	@PATH="$$(dirname "$(OPA)"):$$PATH" $(BIN)/python -m benchmarks.policies
 	@PATH="$$(dirname "$(OPA)"):$$PATH" $(BIN)/python -m benchmarks.stop
 	@$(BIN)/python -m benchmarks.evidence
+	@$(BIN)/python -m benchmarks.anchors
 
 # Pictures of the dashboard for the docs, from a demonstration of its own.
 screenshots: packages install .venv/.dev

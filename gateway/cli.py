@@ -21,6 +21,7 @@ COMMANDS = {
     "opa": "gateway.commands.opa",
     "policy": "gateway.commands.policy",
     "anchor": "gateway.commands.anchor",
+    "backup": "gateway.commands.backup",
     "openapi": "gateway.commands.openapi",
     "apply": "gateway.commands.apply",
     "diff": "gateway.commands.apply",

@@ -22,7 +22,7 @@ LAYERS = (
     ("cli", "__main__", "client"),
     ("commands",),
     ("demo", "configuration"),
-    ("app", "first_start", "housekeeping"),
+    ("app", "backup", "first_start", "housekeeping"),
     ("api", "dashboard", "extensions", "dry_run", "mcp.proxy", "mcp.scan"),
     ("pipeline", "what_if"),
     ("state", "notifications"),
