@@ -5,11 +5,12 @@ from decimal import Decimal
 from pathlib import Path
 from typing import Annotated
 
-from pydantic import Field, SecretStr, field_validator
+from pydantic import BeforeValidator, Field, SecretStr, field_validator
 from pydantic.fields import FieldInfo
 from pydantic_core.core_schema import ValidationInfo
-from pydantic_settings import BaseSettings
+from pydantic_settings import BaseSettings, NoDecode
 
+from gateway.setting import comma_separated
 from gateway.setting import setting as _setting
 
 _ADDRESS = re.compile(r"0x[0-9a-fA-F]{40}")
@@ -85,6 +86,16 @@ class AnchorSettings(BaseSettings):
         "A folder, or a file that is appended to, that gets each anchored head: best on storage "
         "that this machine cannot change afterwards.",
         changed_by="whoever has append-only storage",
+    )
+
+    sinks: Annotated[tuple[str, ...], NoDecode, BeforeValidator(comma_separated)] = _setting(
+        (),
+        "Where each record goes too, separated by commas: `stdout`, `file:///path`, "
+        "`syslog+tls://host`, `syslog+tcp://host`, `https://host/path`.",
+        changed_by="whoever has a SIEM",
+    )
+    sink_token: SecretStr | None = _setting(
+        None, "Bearer token for HTTPS sinks.", changed_by="whoever has a SIEM that asks for one"
     )
 
     @field_validator("flare_contract", "flare_successor", mode="after")

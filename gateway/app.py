@@ -59,6 +59,7 @@ from gateway.registry.pins import Assessment, Scan
 from gateway.registry.stop_file import StopFile
 from gateway.reports import Reports
 from gateway.settings import Settings
+from gateway.sinks import follow as sinks
 from gateway.state import State, open_state
 from gateway.steps.approvals import Approvals
 from gateway.steps.authenticate import Authenticate
@@ -102,6 +103,7 @@ def serve(settings: Settings, *, ready: Callable[[Ready], None] | None = None) -
     `gateway.policy.opa_binary.OpaMissing` and the like before anything has started.
     """
     anchors.check(settings)
+    sinks.check(settings)
     binary = opa_binary.find()
     public = bind(settings.host, settings.port, "GATEWAY_PORT")
     management = bind(settings.management_host, settings.management_port, "GATEWAY_MANAGEMENT_PORT")
@@ -422,6 +424,7 @@ async def _run(
             ready(Ready(gateway.public_url, gateway.management_url))
         always.append(asyncio.create_task(gateway.policy.run()))
         always.append(asyncio.create_task(anchors.run(settings, state, gateway.signing)))
+        always.append(asyncio.create_task(sinks.run(settings, state.writer, state.reader)))
         stopping = asyncio.create_task(told.wait())
         await asyncio.wait([stopping, *always], return_when=asyncio.FIRST_COMPLETED)
         stopping.cancel()

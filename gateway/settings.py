@@ -18,6 +18,7 @@ from pydantic_core.core_schema import ValidationInfo
 from pydantic_settings import NoDecode, SettingsConfigDict
 
 from gateway.anchor_settings import AnchorSettings, own_first
+from gateway.setting import comma_separated
 from gateway.setting import setting as _setting
 
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
@@ -34,12 +35,6 @@ class SettingsFault(Exception):
     def __init__(self, faults: Iterable[str]) -> None:
         self.faults = tuple(faults)
         super().__init__("\n".join(self.faults))
-
-
-def _comma_separated(value: object) -> object:
-    if isinstance(value, str):
-        return tuple(part.strip() for part in value.split(",") if part.strip())
-    return value
 
 
 def _path_list(value: object) -> object:
@@ -61,7 +56,7 @@ def _networks(value: object) -> object:
 
 
 _Networks = Annotated[tuple[Network, ...], NoDecode, BeforeValidator(_networks)]
-_Names = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_comma_separated)]
+_Names = Annotated[tuple[str, ...], NoDecode, BeforeValidator(comma_separated)]
 _Paths = Annotated[tuple[Path, ...], NoDecode, BeforeValidator(_path_list)]
 _Port = Annotated[int, Field(ge=0, le=65535)]
 

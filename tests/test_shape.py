@@ -38,7 +38,7 @@ LAYERS = (
         "mcp.conversation",
     ),
     ("mcp",),
-    ("anchors",),
+    ("anchors", "sinks"),
     ("registry", "policy", "trace", "budgets", "budget_alerts", "call_records"),
     ("egress", "outgoing", "edge", "listeners"),
     ("store", "http1", "http1_connection", "http1_dial", "http1_protocol"),

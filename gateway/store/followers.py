@@ -73,3 +73,11 @@ leases = Table(
     Column("holder", String, nullable=False),
     Column("until", String, nullable=False),
 )
+
+sink_cursors = Table(
+    "sink_cursors",
+    metadata,
+    Column("name", String, primary_key=True),  # as it is set
+    Column("log", SmallInteger, nullable=False),
+    Column("idx", BigInteger, nullable=False),  # of the next record to send
+)

@@ -1,0 +1,1 @@
+"""Sinks: each record of the log, as it was hashed, to whoever collects logs."""
