@@ -22,6 +22,16 @@ from gateway.trace.log import Log
 from gateway.trace.record import Draft, bounded
 from gateway.values import Budget, ProjectId
 
+_FIND = "SELECT digest, basis, trace_id, created_at FROM events WHERE sender = ? AND event_id = ?"
+_INSERT = (
+    "INSERT INTO events (sender, event_id, project_id, digest, basis, trace_id, created_at)"
+    " VALUES (?, ?, ?, ?, ?, ?, ?)"
+)
+_UPDATE = (
+    "UPDATE events SET digest = ?, basis = ?, trace_id = ?, created_at = ?"
+    " WHERE sender = ? AND event_id = ?"
+)
+
 
 @dataclass(frozen=True, slots=True)
 class Claim:
@@ -100,23 +110,22 @@ class Reports:
     def _claimed(
         self, connection: Connection, claim: Claim, reserved: str = ""
     ) -> "Claimed | Conflict":
-        e = events.c
-        here = (e.sender == claim.sender, e.event_id == claim.event_id)
-        row = connection.execute(select(events).where(*here)).first()
-        if row is not None and row.digest not in (None, claim.digest):
-            return Conflict("This event_id was used for another event.")
-        if row is not None and row.digest is not None and row.trace_id != claim.replacing:
-            return Claimed(row.trace_id, False, row.basis or "", row.created_at)
+        here = (claim.sender, claim.event_id)
+        rows = run(connection, _FIND, here)
         now = self._log.now
-        trace_id = reserved or new_id("trc")
-        values = {"digest": claim.digest, "basis": claim.basis, "created_at": now}
-        if row is None:
-            values |= {"sender": claim.sender, "event_id": claim.event_id}
-            values |= {"project_id": claim.project_id, "trace_id": trace_id}
-            connection.execute(insert(events).values(**values))
-        else:
-            trace_id = row.trace_id if row.digest is None else trace_id
-            connection.execute(update(events).where(*here).values(trace_id=trace_id, **values))
+        if not rows:
+            trace_id = reserved or new_id("trc")
+            values = (*here, claim.project_id, claim.digest, claim.basis, trace_id, now)
+            run(connection, _INSERT, values)
+            return Claimed(trace_id, True, claim.basis, now)
+        digest, basis, trace_id, claimed_at = rows[0]
+        if digest not in (None, claim.digest):
+            return Conflict("This event_id was used for another event.")
+        if digest is not None and trace_id != claim.replacing:
+            return Claimed(trace_id, False, basis or "", claimed_at)
+        if digest is not None:
+            trace_id = new_id("trc")
+        run(connection, _UPDATE, (claim.digest, claim.basis, trace_id, now, *here))
         return Claimed(trace_id, True, claim.basis, now)
 
     def _write_all(self, connection: Connection, asked: Sequence[Entry]) -> list[Any]:
