@@ -57,6 +57,8 @@ from gateway.values import (
 _log = structlog.get_logger(__name__)
 
 Result = TypeVar("Result")
+Screened = NewType("Screened", Inspected)
+"""An answer that response policies let through, changed or withheld."""
 Settled = NewType("Settled", Answer)
 """An answer whose outcome is written, or will be before its last byte leaves."""
 
@@ -237,14 +239,8 @@ class Pipeline:
         started = time.monotonic()
         forwarded = await self._forward(permit)
         inspected = self.inspection.inspect(permit, forwarded, started)
-        try:
-            inspected = await self.inspection.screen(inspected)
-        except Exception as fault:  # noqa: BLE001 - the call was made: what cannot be asked stays
-            _log.error("a response could not be screened", call=call.id, error=repr(fault))
-            if inspected.events is not None:
-                await inspected.events.aclose()
-            inspected = withheld(inspected, "answer_unreadable")
-        return await self._settle(inspected)
+        screened = await self._screen(inspected)
+        return await self._settle(screened)
 
     async def _forward(self, permit: Permit) -> Forwarded:
         """Send once, or say why it surely was not sent."""
@@ -259,6 +255,17 @@ class Pipeline:
             _log.error("forwarding failed", call=permit.call.id, error=repr(fault))
             return Forwarded(Fate.UNKNOWN, reason="upstream_error")
 
+    async def _screen(self, inspected: Inspected) -> Screened:
+        """Ask response policies, where there are any; what cannot be asked about stays here."""
+        try:
+            return Screened(await self.inspection.screen(inspected))
+        except Exception as fault:  # noqa: BLE001 - the call was made, and its answer is withheld
+            call_id = inspected.permit.call.id
+            _log.error("a response could not be screened", call=call_id, error=repr(fault))
+            if inspected.events is not None:
+                await inspected.events.aclose()
+            return Screened(withheld(inspected, "answer_unreadable"))
+
     def _still_permitted(self, permit: Permit) -> None:
         """The last act before the first byte. Raises `Refused`."""
         if time.monotonic() > permit.deadline:
@@ -266,7 +273,7 @@ class Pipeline:
         if self.directory.epoch != permit.epoch or self.emergency_stop.everywhere():
             self.emergency_stop.check(permit.call.caller)
 
-    async def _settle(self, inspected: Inspected) -> Settled:
+    async def _settle(self, inspected: Screened) -> Settled:
         """Write the outcome, or see to it that it is written before the answer's last byte."""
         answer, events, permit = inspected.answer, inspected.events, inspected.permit
         if events is None:

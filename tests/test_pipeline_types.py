@@ -20,7 +20,7 @@ FLOWS = {
         "allowed",
         "affordable",
     ),
-    ("pipeline", "_carry_out"): ("approved", "permit", "forwarded", "inspected"),
+    ("pipeline", "_carry_out"): (*("approved", "permit", "forwarded", "inspected", "screened"),),
     ("admission", "_admit"): (
         *("group", "unstopped", "authorized", "unchanged", "granted", "held", "decided"),
     ),
@@ -98,7 +98,7 @@ def test_the_type_checker_refuses_the_pipeline_and_admission_without_any_one_ste
     )
     faults = [line.partition(": ") for line in checked.stdout.splitlines() if ": error: " in line]
     refused = {Path(place.partition(":")[0]).stem: what for place, _, what in faults}
-    assert len(made) == 18, [mutant.step for mutant in made]
+    assert len(made) == 19, [mutant.step for mutant in made]
     assert [mutant.step for mutant in made if mutant.name not in refused] == []
     assert refused.keys() == {mutant.name for mutant in made}, checked.stdout + checked.stderr
     assert {what.rpartition("[")[2] for what in refused.values()} <= {"arg-type]", "return-value]"}
