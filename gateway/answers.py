@@ -14,6 +14,8 @@ from gateway.refusals import REASONS, Refused, Unauthenticated
 from gateway.values import Answer, Call, Era
 
 _JSON = (b"content-type", b"application/json")
+_PROTOCOLS_OWN = frozenset({-32602, -32020})
+_STATUS = {"trace_unavailable": 503, "header_mismatch": 400}
 META_KEY = "policy-gateway/refusal"
 """Where a refusal in the form of a tool result says what `error.data` says otherwise."""
 
@@ -43,11 +45,11 @@ def refused_call(call: Call, refused: Refused, trace_id: str) -> Answer:
     message = refused.message
     if fault := refused.data.get("fault"):
         message = f"{message} {fault}"
-    if call.caller.project.deny_style == "result" and refused.code != -32602:
+    if call.caller.project.deny_style == "result" and refused.code not in _PROTOCOLS_OWN:
         body = _as_result(call, message, data)
     else:
         body = _error(call.rpc_id, refused.code, message, data)
-    status = 503 if refused.reason == "trace_unavailable" else 200
+    status = _STATUS.get(refused.reason, 200)
     return Answer(status, (_JSON, *_trace_headers(trace_id, refused.leaf)), body)
 
 

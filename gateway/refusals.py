@@ -6,6 +6,7 @@ dashboard use; each reason belongs to one code::
 
     Refused
      ├─ -32602 arguments    invalid_arguments (JSON-RPC's own code: nothing of ours fits better)
+     ├─ -32020 headers      header_mismatch (MCP's own code)
      ├─ -31001 stopped      emergency_stop, key_revoked, agent_paused, server_blocked,
      │                      server_pending
      ├─ -31002 tool         tool_changed, tool_gone, tool_pending, unknown_tool
@@ -38,6 +39,9 @@ class Reason:
 
 REASONS: dict[str, Reason] = {
     "invalid_arguments": Reason(-32602, "no", "The arguments do not fit the tool's schema."),
+    "header_mismatch": Reason(
+        -32020, "no", "A header that repeats an argument does not say what the body says."
+    ),
     "emergency_stop": Reason(-31001, "no", "Stopped by an operator's emergency stop."),
     "key_revoked": Reason(-31001, "no", "The key was revoked or expired while the call waited."),
     "agent_paused": Reason(-31001, "no", "This agent is paused or suspended."),

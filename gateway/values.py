@@ -4,7 +4,7 @@ First what is configured; then one tool call on its way from bytes to an answer,
 `gateway.pipeline`, where each value holds the one before it.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any, Literal, NewType
@@ -26,6 +26,11 @@ CallId = NewType("CallId", str)
 """A call's id is also its trace id, `trc_…`."""
 
 Json = Any  # as the strict parser made it: dict, list, str, int, `jiter.LosslessFloat`, …
+
+ArgumentFault = Callable[[Mapping[str, Json]], str | None]
+"""What is wrong with the arguments of a call, or None."""
+HeaderFault = Callable[[Mapping[str, Json], Iterable[tuple[bytes, bytes]]], str | None]
+"""How a call's headers disagree with its arguments, or None."""
 
 
 class Action(StrEnum):
@@ -181,8 +186,10 @@ class Tool:
     risk: Risk
     risk_computed: Risk
     annotations: Mapping[str, Json]
-    argument_fault: Callable[[Mapping[str, Json]], str | None]
+    argument_fault: ArgumentFault
     """Compiled from the accepted inputSchema: what is wrong with the arguments, or None."""
+    header_fault: HeaderFault | None = None
+    """Likewise: how the headers that repeat arguments disagree with them. None: it names none."""
     output_schema: Json = None
     """The accepted outputSchema, where it has one."""
     cost: Cost | None = None

@@ -22,7 +22,7 @@ def in_style(style: str, era: Era = Era.LEGACY) -> Call:
 def test_every_refusal_of_a_call_bears_its_id_code_reason_and_trace(reason: str) -> None:
     refused = Refused(reason, {"policy_ids": ["p"]}, detail="for operators only", leaf=b"\x01" * 32)
     answer = answers.refused_call(in_style("error"), refused, "trc_1")
-    assert answer.status == (503 if reason == "trace_unavailable" else 200)
+    assert answer.status == {"trace_unavailable": 503, "header_mismatch": 400}.get(reason, 200)
     body = orjson.loads(answer.body)
     assert (body["jsonrpc"], body["id"]) == ("2.0", "seven")
     assert body["error"]["code"] == REASONS[reason].code
@@ -38,7 +38,8 @@ def test_every_refusal_of_a_call_bears_its_id_code_reason_and_trace(reason: str)
 
 
 def test_codes_lie_outside_what_json_rpc_and_mcp_reserve() -> None:
-    ours = {reason.code for name, reason in REASONS.items() if name != "invalid_arguments"}
+    theirs = {"invalid_arguments", "header_mismatch"}
+    ours = {reason.code for name, reason in REASONS.items() if name not in theirs}
     assert all(not -32768 <= code <= -32000 for code in ours)
 
 
@@ -64,6 +65,13 @@ def test_bad_arguments_are_an_error_in_either_style_and_say_what_is_wrong() -> N
     error = orjson.loads(answers.refused_call(in_style("result"), refused, "t").body)["error"]
     assert error["code"] == -32602
     assert error["message"].endswith("object is no string")
+
+
+@pytest.mark.parametrize("style", ["error", "result"])
+def test_a_header_that_lies_is_answered_as_the_protocol_says(style: str) -> None:
+    answer = answers.refused_call(in_style(style), Refused("header_mismatch"), "trc_1")
+    assert answer.status == 400
+    assert orjson.loads(answer.body)["error"]["code"] == -32020
 
 
 def test_a_message_without_an_id_is_refused_by_status() -> None:

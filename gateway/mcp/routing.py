@@ -121,11 +121,11 @@ def _check_method_and_name(
     if key is None or (routing.name is None and method not in _NAME_REQUIRED):
         return
     named = params.get(key)
-    if type(named) is str and _decoded(routing.name) != named:
+    if type(named) is str and decoded(routing.name) != named:
         raise BadMessage(400, HEADER_MISMATCH, f"Mcp-Name is not params.{key}, {shown(named)}.")
 
 
-def _decoded(value: str | None) -> str | None:
+def decoded(value: str | None) -> str | None:
     """Undo the ``=?base64?…?=`` of a header value; None when it is malformed or missing."""
     if value is None:
         return None

@@ -15,6 +15,7 @@ import orjson
 from sqlalchemy import Connection, select
 
 from gateway.keyring import Keyring
+from gateway.mcp.param_headers import compile_headers
 from gateway.registry.credentials import unseal
 from gateway.registry.platforms import Extension, extension
 from gateway.store import tables
@@ -22,9 +23,11 @@ from gateway.values import (
     Action,
     Agent,
     AgentId,
+    ArgumentFault,
     Budget,
     Cost,
     Enforcement,
+    HeaderFault,
     Json,
     Key,
     KeyId,
@@ -41,7 +44,7 @@ from gateway.values import (
     ToolId,
 )
 
-CompileSchema = Callable[[Json], Callable[[Mapping[str, Json]], str | None]]
+CompileSchema = Callable[[Json], ArgumentFault]
 """`inputSchema` to a function that says what is wrong with arguments, or None."""
 
 _Kind = tuple[AgentId | None, ServerId, str, tuple[ToolId, Risk] | None]
@@ -130,7 +133,7 @@ class Directory:
         self._template_versions = template_versions
         self._keyring = keyring
         self._compile_schema = compile_schema
-        self._compiled: dict[str, Callable[[Mapping[str, Json]], str | None]] = {}
+        self._compiled: dict[str, tuple[ArgumentFault, HeaderFault | None]] = {}
         self._projects: dict[ProjectId, ProjectView] = {}
         self._by_secret: dict[bytes, Key] = {}
         self._touched: set[ProjectId] = set()
@@ -261,7 +264,9 @@ class Directory:
         if digest not in self._compiled:
             if len(self._compiled) >= _REMEMBERED_KINDS:
                 self._compiled.clear()
-            self._compiled[digest] = self._compile_schema(definition.get("inputSchema"))
+            schema = definition.get("inputSchema")
+            self._compiled[digest] = self._compile_schema(schema), compile_headers(schema)
+        argument_fault, header_fault = self._compiled[digest]
         return Tool(
             id=ToolId(row.id),
             server_id=ServerId(row.server_id),
@@ -272,7 +277,8 @@ class Directory:
             risk=Risk(row.risk_override or stricter(row.risk_computed, row.accepted_risk)),
             risk_computed=Risk(row.risk_computed),
             annotations=definition.get("annotations") or {},
-            argument_fault=self._compiled[digest],
+            argument_fault=argument_fault,
+            header_fault=header_fault,
             output_schema=definition.get("outputSchema"),
             cost=None if row.cost is None else Cost(**row.cost),
         )

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 
 from gateway.refusals import Refused
 from gateway.registry.directory import Directory
-from gateway.values import Cleared, Pinned, Tool
+from gateway.values import Call, Cleared, Era, Pinned, Tool
 
 _REASONS = {
     "PENDING": "tool_pending",
@@ -20,7 +20,10 @@ class ToolPins:
         self._directory = directory
 
     def match(self, cleared: Cleared) -> Pinned:
-        """Raises `Refused`; arguments that the accepted schema's types forbid are refused too."""
+        """Raises `Refused`; arguments that the accepted schema's types forbid are refused too.
+
+        So are headers that do not repeat what they must (`gateway.mcp.param_headers`).
+        """
         call = cleared.call
         project = call.caller.project
         tools = self._directory.view(project.id).tools[call.caller.server.id]
@@ -37,7 +40,16 @@ class ToolPins:
         fault = tool.argument_fault(call.arguments)
         if fault is not None:
             raise Refused("invalid_arguments", {"fault": fault})
+        if tool.header_fault is not None and _has_headers(call, tool):
+            fault = tool.header_fault(call.arguments, call.request.headers)
+            if fault is not None:
+                raise Refused("header_mismatch", {"fault": fault})
         return Pinned(cleared, tool, must_ask=False)
+
+
+def _has_headers(call: Call, tool: Tool) -> bool:
+    # Of a changed tool's schema only the server knows which headers it names by now.
+    return call.source == "mcp" and call.era is Era.MODERN and tool.pin == "ACCEPTED"
 
 
 def _only_alerts(tool: Tool, on_tool_change: str) -> bool:

@@ -1,13 +1,15 @@
 """The tool is the one that an administrator accepted, or the call is refused."""
 
 from collections.abc import Iterator
+from typing import Any
 
+import orjson
 import pytest
 
 from gateway.refusals import Refused
 from gateway.steps.tool_pins import ToolPins
-from gateway.values import Cleared, Pinned
-from tests.builders import TOOL, World, a_call, a_state
+from gateway.values import Call, Cleared, Era, Pinned
+from tests.builders import TOOL, World, a_call, a_request, a_state
 
 
 @pytest.fixture
@@ -79,3 +81,41 @@ def test_a_name_that_only_folds_to_a_known_one_is_always_unknown(world: World, n
 
 def test_arguments_are_held_to_the_accepted_schema(world: World) -> None:
     assert reason(world, arguments={"object": ["Lead"]}) == "invalid_arguments"
+
+
+WITH_A_HEADER = orjson.dumps(
+    {
+        "name": TOOL,
+        "inputSchema": {
+            "type": "object",
+            "properties": {"object": {"type": "string", "x-mcp-header": "Object"}},
+        },
+    }
+).decode()
+
+
+def sent(world: World, *headers: tuple[bytes, bytes], **changes: Any) -> Call:
+    request = a_request(headers=headers)
+    return a_call(**{"caller": world.caller, "era": Era.MODERN, "request": request, **changes})
+
+
+def test_headers_must_repeat_the_arguments_that_the_accepted_schema_says(world: World) -> None:
+    world.set("tools", "tol_1", accepted=WITH_A_HEADER, accepted_sha256="f" * 64)
+    pins = ToolPins(world.state.directory)
+    pins.match(Cleared(sent(world, (b"mcp-param-object", b"Account")), 0))
+    for headers in ((), ((b"mcp-param-object", b"Lead"),)):
+        with pytest.raises(Refused) as refused:
+            pins.match(Cleared(sent(world, *headers), 0))
+        assert refused.value.reason == "header_mismatch"
+
+
+def test_headers_that_no_one_can_know_are_left_to_the_server(world: World) -> None:
+    pins = ToolPins(world.state.directory)
+    lies = ((b"mcp-param-object", b"Lead"),)
+    pins.match(Cleared(sent(world, *lies), 0))
+    world.set("tools", "tol_1", accepted=WITH_A_HEADER, accepted_sha256="f" * 64)
+    pins.match(Cleared(sent(world, *lies, era=Era.LEGACY), 0))
+    pins.match(Cleared(sent(world, *lies, source="decide"), 0))
+    world.set("projects", "prj_1", on_tool_change="alert")
+    world.set("tools", "tol_1", pin="CHANGED")
+    pins.match(Cleared(sent(world, *lies), 0))
