@@ -91,6 +91,8 @@ def management_token(data_dir: Path) -> str:
 
 
 def url_of(sock: socket.socket, *, secure: bool) -> str:
+    """Where this machine reaches the socket: on loopback, if it is bound to every address."""
     host, port = address_of(sock)
+    host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)
     shown = f"[{host}]" if ":" in host else host
     return f"{'https' if secure else 'http'}://{shown}:{port}"

@@ -23,6 +23,10 @@ def init(
     ] = "Default",
     owner: Owner = "operator",
     user: WithUser = None,
+    if_missing: Annotated[
+        bool,
+        typer.Option("--if-missing", help="Succeed, and change nothing, where it is done already."),
+    ] = False,
     data_dir: DataDir = None,
     json: AsJson = False,
 ) -> None:
@@ -37,6 +41,9 @@ def init(
             settings.data_dir, create=True, checkpoint_file=settings.checkpoint_file
         ) as state:
             if state.registry.read_now(projects.all_of_them):
+                if if_missing:
+                    typer.echo(f"{settings.data_dir} is initialised", err=True)
+                    return
                 raise Conflict(
                     f"{settings.data_dir} is initialised; `gateway project create` adds a project"
                 )
