@@ -66,7 +66,8 @@ MOST_LINES = 500
 MOST_LINES_OF_A_FUNCTION = 60
 MAY_CATCH_EVERYTHING = {"pipeline.py", "store/writer.py"}
 TOP_LEVEL = {
-    *(".ci", ".gitignore", "CHANGELOG.md", "LICENSE", "Makefile", "README.md", "alembic.ini"),
+    *(".ci", ".dockerignore", ".gitignore", "CHANGELOG.md", "LICENSE", "Makefile", "README.md"),
+    *("SECURITY.md", "alembic.ini"),
     *("benchmarks", "bundles", "connector_templates", "deploy", "docs", "gateway", "rego", "tests"),
     *("opa-config.yaml", "pyproject.toml", "requirements.lock", "requirements-dev.lock"),
 }
