@@ -1,6 +1,7 @@
 """The settings of what vouches for the log outside, and of what gets a copy of it."""
 
 import re
+from collections.abc import Collection
 from decimal import Decimal
 from pathlib import Path
 from typing import Annotated
@@ -146,8 +147,7 @@ class AnchorSettings(BaseSettings):
         return None if value is None else value.expanduser().absolute()
 
 
-def own_first(fields: dict[str, FieldInfo]) -> dict[str, FieldInfo]:
+def own_first(fields: dict[str, FieldInfo], own: Collection[str]) -> dict[str, FieldInfo]:
     """The settings as a page lists them: what every installation sets comes first."""
-    ours = AnchorSettings.model_fields
-    later = {name: field for name, field in fields.items() if name in ours}
-    return {name: field for name, field in fields.items() if name not in ours} | later
+    later = {name: field for name, field in fields.items() if name not in own}
+    return {name: field for name, field in fields.items() if name in own} | later

@@ -18,6 +18,7 @@ from pydantic_core.core_schema import ValidationInfo
 from pydantic_settings import NoDecode, SettingsConfigDict
 
 from gateway.anchor_settings import AnchorSettings, own_first
+from gateway.oidc_settings import OidcSettings
 from gateway.setting import comma_separated
 from gateway.setting import setting as _setting
 
@@ -61,7 +62,7 @@ _Paths = Annotated[tuple[Path, ...], NoDecode, BeforeValidator(_path_list)]
 _Port = Annotated[int, Field(ge=0, le=65535)]
 
 
-class Settings(AnchorSettings):
+class Settings(OidcSettings, AnchorSettings):
     """The deployment's settings, checked. Field `x_y` is the variable ``GATEWAY_X_Y``.
 
     Fields that are judged together are checked at the later one, which sees those before it:
@@ -369,7 +370,7 @@ def reference() -> str:
         "| variable | default | what it sets | who changes it |",
         "|---|---|---|---|",
     ]
-    for name, field in own_first(Settings.model_fields).items():
+    for name, field in own_first(Settings.model_fields, Settings.__annotations__).items():
         extra = field.json_schema_extra
         changed_by = extra["changed_by"] if isinstance(extra, dict) else ""
         lines.append(

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from gateway.settings import Settings, SettingsFault, reference
+from gateway.values import Role
 
 DOCS = Path(__file__).parent.parent / "docs"
 ADMIN_KEY = "gwa_" + "k" * 40
@@ -184,3 +185,16 @@ def test_every_setting_says_who_would_change_it() -> None:
 def test_the_page_of_settings_is_the_one_that_the_class_writes() -> None:
     page = DOCS / "settings.md"
     assert page.read_text() == reference(), "run `python -m gateway.settings > docs/settings.md`"
+
+
+def test_people_of_a_provider_need_roles_and_a_client(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("GATEWAY_OIDC_ISSUER", "https://login.example.com")
+    monkeypatch.setenv("GATEWAY_OIDC_ROLES", "ops=admin,cn=on=call = approver")
+    with pytest.raises(SettingsFault, match="GATEWAY_OIDC_CLIENT_ID"):
+        Settings.read()
+    monkeypatch.setenv("GATEWAY_OIDC_CLIENT_ID", "gateway")
+    assert Settings.read().oidc_roles == (("ops", Role.ADMIN), ("cn=on=call", Role.APPROVER))
+    for roles in ("ops=root", "ops", "=admin", "ops=project", ""):
+        monkeypatch.setenv("GATEWAY_OIDC_ROLES", roles)
+        with pytest.raises(SettingsFault, match="GATEWAY_OIDC_ROLES"):
+            Settings.read()

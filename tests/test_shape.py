@@ -45,7 +45,7 @@ LAYERS = (
     ("mcp.arguments", "mcp.digests", "mcp.envelope", "mcp.param_headers", "mcp.schema_checks"),
     ("mcp.routing",),
     ("mcp.strictness", "mcp.folding", "mcp.lossless", "mcp.schema_document"),
-    ("settings", "anchor_settings", "setting", "telemetry"),
+    ("settings", "anchor_settings", "oidc_settings", "setting", "telemetry"),
     ("outcome",),
     (
         "values",

@@ -17,6 +17,8 @@ class UserOut(Output):
     locked_until: str | None
     """Until then no password is right: too many were wrong."""
     signed_in_at: str | None
+    external: bool = False
+    """They sign in at the identity provider, which also says their role."""
     created_by: str
     created_at: str
 
@@ -57,6 +59,8 @@ async def remove(call: ApiCall) -> None:
 
 def _shown(row: Row[Any], now: str) -> UserOut:
     shown = UserOut.model_validate(row)
+    if row.external_id is not None:
+        shown = shown.model_copy(update={"external": True})
     if shown.locked_until is not None and shown.locked_until <= now:
         return shown.model_copy(update={"locked_until": None})
     return shown

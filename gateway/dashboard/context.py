@@ -6,6 +6,7 @@ from pathlib import Path
 
 from gateway.api.context import ApiContext
 from gateway.edge import Network
+from gateway.oidc_settings import OidcSettings
 from gateway.registry.core import Registry
 from gateway.registry.overview import PastHours
 
@@ -21,6 +22,10 @@ class DashboardContext:
     opa: Path
     """The binary: decisions are made again with it, aside from the one that decides."""
     policy_dirs: Sequence[Path] = ()
+    identity: OidcSettings | None = None
+    """The provider at which people can sign in too; None, or no issuer in it: nowhere else."""
+    private_allowed: tuple[Network, ...] = ()
+    """Private networks in which it may be."""
     ending: Callable[[], bool] = lambda: False
     """The gateway is about to end, and streams with it."""
 

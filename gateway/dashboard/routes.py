@@ -32,6 +32,7 @@ from gateway.dashboard import (
 )
 from gateway.dashboard.context import DashboardContext
 from gateway.dashboard.desk import Desk, Person
+from gateway.dashboard.external_sign_in import external_routes
 from gateway.dashboard.headers import Headers
 from gateway.dashboard.live import Live
 from gateway.dashboard.menu import menu
@@ -77,6 +78,7 @@ def application(context: DashboardContext) -> ASGIApp:
                 Mount(f"{BASE}/static", StaticFiles(packages=[("starlette_admin", "static")])),
                 Route(SIGN_IN, sign_in.show),
                 Route(SIGN_IN, sign_in.enter, methods=["POST"]),
+                *external_routes(context),
                 Route(f"{BASE}/sign-out", sign_in.leave, methods=["POST"]),
                 Route(f"{BASE}/password", sign_in.password_form),
                 Route(f"{BASE}/password", sign_in.change_password, methods=["POST"]),

@@ -33,25 +33,25 @@ class SignIn:
         self._context = context
 
     async def show(self, request: Request) -> Response:
-        return _form(_next(request.query_params.get("next", "")))
+        return self._form(next_page(request.query_params.get("next", "")))
 
     async def enter(self, request: Request) -> Response:
         """Check the password; on success a new session, whatever cookie came along."""
         fields = await form_of(request, None)
-        after = _next(fields.get("next", ""))
+        after = next_page(fields.get("next", ""))
         wait = self._context.take(client_ip(request.scope, self._context.trusted_proxies))
         if wait > 0:
             message = f"Too many attempts from this address; wait {ceil(wait)} seconds."
-            return _form(after, message, 429)
+            return self._form(after, message, 429)
         name, password = fields.get("name", ""), fields.get("password", "")
         project = fields.get("project", "").strip() or None
         if max(len(name), len(password), len(project or "")) > _MAX_FIELD:
-            return _form(after, str(SignInRefused()), 403)
+            return self._form(after, str(SignInRefused()), 403)
         registry = self._context.registry
         try:
             user = await users.authenticate(registry, name, password, project)
         except SignInRefused as refused:
-            return _form(after, str(refused), 403)
+            return self._form(after, str(refused), 403)
         by = Actor.of_user(user)
         token = await registry.change(by, lambda change: sessions.open(change, user))
         response = see(after)
@@ -86,12 +86,16 @@ class SignIn:
         drop_cookie(self._context, response)
         return response
 
+    def _form(self, after: str, message: str = "", status: int = 200) -> Response:
+        return sign_in_page(self._context, after, message, status)
 
-def _form(after: str, message: str = "", status: int = 200) -> Response:
-    return page("sign_in.html", status, after=after, message=message)
+
+def sign_in_page(context: DashboardContext, after: str, message: str, status: int) -> Response:
+    external = context.identity is not None and context.identity.oidc_issuer is not None
+    return page("sign_in.html", status, after=after, message=message, external=external)
 
 
-def _next(path: str) -> str:
+def next_page(path: str) -> str:
     """Where to go after signing in: a page of this dashboard, never another site."""
     if path and not _OWN_PATH.fullmatch(path):
         raise HTTPException(400, "`next` must be a page of this dashboard.")

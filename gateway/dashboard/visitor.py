@@ -29,15 +29,15 @@ class SignedOut(Exception):
         super().__init__(self.to)
 
 
-def cookie_name(context: DashboardContext) -> str:
+def cookie_name(context: DashboardContext, name: str = "session") -> str:
     # The prefix keeps a neighbouring host from planting a cookie (RFC 6265bis, section 4.1.3).
-    return "__Host-session" if context.secure else "session"
+    return f"__Host-{name}" if context.secure else name
 
 
 async def session_of(context: DashboardContext, request: Request) -> Session:
     """The session of the request's cookie, kept from idling away. Raises `SignedOut`."""
     registry = context.registry
-    token = _cookie(request, cookie_name(context))
+    token = cookie_of(request, cookie_name(context))
     session = None
     if token is not None:
         session = await registry.read(lambda c: sessions.of(c, token, registry.clock.now()))
@@ -108,7 +108,7 @@ def _own_page(request: Request) -> None:
         raise HTTPException(403, "The form was sent from another site.")
 
 
-def _cookie(request: Request, name: str) -> str | None:
+def cookie_of(request: Request, name: str) -> str | None:
     jar: SimpleCookie = SimpleCookie()
     headers = request.headers.getlist("cookie")
     try:

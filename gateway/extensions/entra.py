@@ -118,7 +118,7 @@ class EntraTokens:
 
 
 class KeySets:
-    """Fetches key sets through the guard of everything that leaves."""
+    """Fetches key sets, and what leads to them, through the guard of everything that leaves."""
 
     def __init__(
         self, private_allowed: tuple[Network, ...], listeners: frozenset[tuple[str, int]]
@@ -147,5 +147,5 @@ class KeySets:
         finally:
             client.close()
         if answer.status != 200:
-            raise ValueError(f"the key set's server answered {answer.status}")
+            raise ValueError(f"the server answered {answer.status}")
         return answer.body

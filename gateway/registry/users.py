@@ -132,9 +132,15 @@ def knowing(connection: Connection, project_id: str, user_id: str) -> set[str]:
 
 def create(change: Change, new: NewUser, password_hash: str) -> Row[Any]:
     """Raises `Conflict` when the project knows the name."""
-    taken = select(_u.id).where(
-        _u.project_id == change.project_id, _u.folded_name == folded(new.name)
-    )
+    told = {"name": new.name, "role": new.role}
+    values = {"password_hash": password_hash, "password_set_by": change.by.person}
+    return make(change, told, values)
+
+
+def make(change: Change, told: dict[str, str], values: dict[str, Any]) -> Row[Any]:
+    """Raises `Conflict`. ``told`` is name and role; ``values`` what nobody is told."""
+    name, role = told["name"], told["role"]
+    taken = select(_u.id).where(_u.project_id == change.project_id, _u.folded_name == folded(name))
     if change.connection.execute(taken).first() is not None:
         raise Conflict("A user of this name exists.")
     user_id = new_id("usr")
@@ -142,24 +148,25 @@ def create(change: Change, new: NewUser, password_hash: str) -> Row[Any]:
         insert(tables.users).values(
             id=user_id,
             project_id=change.project_id,
-            name=new.name,
-            folded_name=folded(new.name),
-            role=new.role,
-            password_hash=password_hash,
-            password_set_by=change.by.person,
+            folded_name=folded(name),
             failures=0,
             created_by=change.by.person,
             created_at=change.now,
+            **told,
+            **values,
         )
     )
-    told = {"name": new.name, "role": new.role}
-    change.record("user.created", user_id, codes={"user": user_id, "role": new.role}, after=told)
+    change.record("user.created", user_id, codes={"user": user_id, "role": role}, after=told)
     return get(change.connection, change.project_id, user_id)
 
 
 def patch(change: Change, user_id: str, asked: UserPatch, password_hash: str | None) -> Row[Any]:
     """Change role or password; both end the person's sessions."""
     before = get(change.connection, change.project_id, user_id)
+    if before.external_id is not None:
+        raise Conflict(
+            "The identity provider has this person's password and groups; change it there."
+        )
     values: dict[str, Any] = {}
     if asked.role != before.role and "role" in asked.model_fields_set:
         values["role"] = asked.role
@@ -173,7 +180,7 @@ def patch(change: Change, user_id: str, asked: UserPatch, password_hash: str | N
     if not values:
         return before
     change.connection.execute(update(tables.users).where(_u.id == user_id).values(**values))
-    _end_sessions(change, user_id)
+    end_sessions(change, user_id)
     codes = {
         "user": user_id,
         "role": values.get("role", before.role),
@@ -188,7 +195,7 @@ def remove(change: Change, user_id: str) -> None:
     row = get(change.connection, change.project_id, user_id)
     if change.by.id == user_id:
         raise Conflict("Nobody removes themselves; another administrator can.")
-    _end_sessions(change, user_id)
+    end_sessions(change, user_id)
     change.connection.execute(delete(tables.users).where(_u.id == user_id))
     codes = {"user": user_id, "role": row.role}
     change.record("user.removed", user_id, codes=codes, before={"name": row.name})
@@ -204,6 +211,11 @@ def listed(
 ) -> Page[Row[Any]]:
     query = select(tables.users).where(_u.project_id == project_id)
     return pages.page(connection, query, _u.id, cursor, limit)
+
+
+def end_sessions(change: Change, user_id: str) -> None:
+    sessions = tables.user_sessions
+    change.connection.execute(delete(sessions).where(sessions.c.user_id == user_id))
 
 
 def of(row: Row[Any]) -> User:
@@ -250,11 +262,6 @@ def _signed_in(change: Change, user_id: str, password_hash: str) -> User:
     if row is None:  # removed, or given another password meanwhile
         raise SignInRefused
     return of(row)
-
-
-def _end_sessions(change: Change, user_id: str) -> None:
-    sessions = tables.user_sessions
-    change.connection.execute(delete(sessions).where(sessions.c.user_id == user_id))
 
 
 def _passwords() -> Any:

@@ -90,6 +90,7 @@ users = Table(
     Column("signed_in_at", String),
     Column("created_by", String, nullable=False),
     Column("created_at", String, nullable=False),
+    Column("external_id", String, index=True, unique=True),  # who signs in elsewhere
     UniqueConstraint("project_id", "folded_name"),
 )
 
@@ -256,8 +257,7 @@ budget_windows = Table(
     Column("window_start", String, primary_key=True),
     Column("used", BigInteger, nullable=False),
     Column("held", BigInteger, nullable=False),
-    # 0 · 1: near its limit · 2: at it; each is told once.
-    Column("alerted", SmallInteger, nullable=False, server_default="0"),
+    Column("alerted", SmallInteger, nullable=False, server_default="0"),  # 1 near · 2 at its limit
     sqlite_with_rowid=False,
 )
 

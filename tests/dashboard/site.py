@@ -2,16 +2,18 @@
 
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 import httpx
 
 from gateway.dashboard.context import DashboardContext
 from gateway.dashboard.entry import Dashboard
+from gateway.oidc_settings import OidcSettings
 from gateway.registry import users
 from gateway.registry.core import Actor
 from gateway.registry.users import NewUser, UserRole
+from gateway.settings import LOOPBACK_NETWORKS
 from tests.api.world import World, a_world
 
 PASSWORD = "correct horse battery"
@@ -24,12 +26,18 @@ class Site:
     world: World
     secure: bool = True
     wait: float = 0.0
-    dashboards: list[Dashboard] = field(default_factory=list)
+    identity: OidcSettings | None = None
 
     @asynccontextmanager
     async def browser(self, base: str = SITE) -> AsyncIterator[httpx.AsyncClient]:
         context = DashboardContext(
-            self.world.context, self.secure, (), lambda _address: self.wait, Path("opa")
+            self.world.context,
+            self.secure,
+            (),
+            lambda _address: self.wait,
+            Path("opa"),
+            identity=self.identity,
+            private_allowed=LOOPBACK_NETWORKS,
         )
         transport = httpx.ASGITransport(Dashboard(context))
         async with httpx.AsyncClient(
