@@ -1,9 +1,10 @@
 # make run   a demonstration on this machine        make test    everything that must hold
 # make check style, types and Rego, no tests         make bench   calls per second, in one run
 # make install  what `run` needs                     make lock    pin the dependencies anew
+# make sbom     what is in it, as CycloneDX
 
 .DEFAULT_GOAL := run
-.PHONY: run install test check conformance bench lock packages python screenshots
+.PHONY: run install test check conformance bench sbom lock packages python screenshots
 .DELETE_ON_ERROR:
 
 PYTHON ?= python3
@@ -86,6 +87,13 @@ bench: packages install .venv/.dev tests/node/node_modules/.package-lock.json
 # Pictures of the dashboard for the docs, from a demonstration of its own.
 screenshots: packages install .venv/.dev
 	@PATH="$$(dirname "$(OPA)"):$$PATH" $(BIN)/python -m tests.end_to_end.screenshots docs/images
+
+# From the lock alone: nothing is asked of a network, and the same lock gives the same bytes.
+sbom: .venv/.dev
+	@mkdir -p dist
+	@$(BIN)/cyclonedx-py requirements --pyproject pyproject.toml --output-reproducible \
+	  --spec-version 1.6 --output-file dist/sbom.cdx.json requirements.lock
+	@echo "dist/sbom.cdx.json"
 
 lock:
 	@command -v uv >/dev/null || { echo "uv is needed to resolve: pip install uv" >&2; exit 1; }
