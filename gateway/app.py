@@ -380,7 +380,6 @@ def _dashboard_context(gateway: Gateway) -> DashboardContext:
         trusted_proxies=gateway.settings.trusted_proxies,
         take=sign_ins.take,
         opa=opa_binary.find(),
-        policy_dirs=gateway.settings.policy_dirs,
         identity=gateway.settings,
         private_allowed=gateway.settings.private_upstreams,
         ending=lambda: gateway.bundles.closed,

@@ -21,7 +21,6 @@ class DashboardContext:
     """Takes one sign-in from an address's allowance; how many seconds it must wait, or 0."""
     opa: Path
     """The binary: decisions are made again with it, aside from the one that decides."""
-    policy_dirs: Sequence[Path] = ()
     identity: OidcSettings | None = None
     """The provider at which people can sign in too; None, or no issuer in it: nowhere else."""
     private_allowed: tuple[Network, ...] = ()

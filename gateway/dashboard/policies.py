@@ -1,31 +1,21 @@
 """What decides: rules made here, templates' policies, Rego; which bundle, and what it was."""
 
-import asyncio
-import tempfile
 from collections.abc import Mapping
-from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
-from sqlalchemy import Connection
 from starlette.responses import Response
 
 from gateway import clock
 from gateway.api.errors import ApiError
 from gateway.api.models import Listing
 from gateway.api.policies import PolicyOut
-from gateway.api.policy_bundles import PolicyStatusOut
+from gateway.api.policy_bundles import PolicyStatusOut, ReplayOut
 from gateway.api.servers import ServerOut
 from gateway.dashboard import forms
 from gateway.dashboard.desk import body_of
 from gateway.dashboard.names import choices_of, names_of
-from gateway.dashboard.page import Page, PageRoute, faults_of, schema_of, waiting
+from gateway.dashboard.page import Page, PageRoute, faults_of, schema_of, told, waiting
 from gateway.dashboard.rego import highlighted, packages
-from gateway.policy.bundles import build_bundle
-from gateway.policy.check import with_folders
-from gateway.policy.replay import Input, Replay, replay
-from gateway.policy.sources import BundleFault
-from gateway.registry import recorded
 
 _RULES, _RULE = "/mcp/policies", "/mcp/policies/{id}"
 _OVERRIDES = "/mcp/servers/{id}/overrides"
@@ -36,18 +26,10 @@ _LABELS = {
     "min_risk": "From this risk on",
     "expires_at": "Ends (UTC)",
 }
-_KEY = bytes(32)
-"""Signs candidates, which nobody takes for a bundle that decides."""
+_CANDIDATE = "candidate/candidate.rego"
+"""Where a candidate lies among the organisation's policy."""
 REPLAYED = 2000
 """Calls that a what-if looks at, at most."""
-
-
-@dataclass(frozen=True, slots=True)
-class Tried:
-    """What a candidate would have changed."""
-
-    found: Replay
-    unkept: int
 
 
 async def index(page: Page) -> Response:
@@ -154,45 +136,24 @@ async def ask_what_if(page: Page) -> Response:
 
 async def what_if(page: Page) -> Response:
     """Replay what was recorded against the active policy with one more module."""
-    if not page.desk.may("PATCH", "/projects/current"):
-        raise ApiError(403, "Only administrators try candidates.")
     typed = page.form
-    days = int(typed["days"]) if typed.get("days", "").isdigit() else 7
-    registry = page.context.api.registry
-    project_id = page.person.project_id
-    start = clock.after(registry.clock.now(), -86_400.0 * min(max(days, 1), 365))
-
-    def read(connection: Connection) -> list[recorded.Recorded]:
-        found = recorded.since(connection, registry.keyring, start, REPLAYED, project_id)
-        return list(found)
-
-    kept = await registry.read(read)
-    inputs = [Input(r.trace_id, r.tool, r.question) for r in kept if r.question is not None]
-    if not inputs:
-        return _what_if(page, typed, "No call of that time has its input kept.", None)
-    active = page.context.api.policy_status().active
-    archive = None if active is None else await page.context.api.policy_bundle(active.digest)
-    if archive is None:
-        return _what_if(page, typed, "No policy is active yet.", None)
+    days = int(typed["days"]) if typed.get("days", "").isdecimal() else 7
+    body = {
+        "files": {_CANDIDATE: typed.get("source", "")},
+        "hours": 24 * min(max(days, 1), 90),
+        "limit": REPLAYED,
+    }
     try:
-        found = await asyncio.to_thread(_tried, page, archive, typed.get("source", ""), inputs)
-    except BundleFault as fault:
-        return _what_if(page, typed, str(fault), None)
-    return _what_if(page, typed, "", Tried(found, len(kept) - len(inputs)))
+        found = await page.desk.change("POST", "/policy/replay", body=body)
+    except ApiError as fault:
+        return _what_if(page, typed, told(fault).removeprefix("files.candidate/"), None)
+    assert isinstance(found, ReplayOut)
+    if not found.inputs:
+        return _what_if(page, typed, "No call of that time has its input kept.", None)
+    return _what_if(page, typed, "", found)
 
 
-def _tried(page: Page, archive: bytes, source: str, inputs: list[Input]) -> Replay:
-    context = page.context
-    with tempfile.TemporaryDirectory(prefix="gateway-what-if-") as aside:
-        folder = Path(aside, "candidate")
-        folder.mkdir()
-        (folder / "candidate.rego").write_text(source)
-        sources, _ = with_folders([*context.policy_dirs, folder])
-        candidate = build_bundle(sources, opa=context.opa, key=_KEY)
-        return replay(archive, candidate.archive, inputs, context.opa)
-
-
-def _what_if(page: Page, typed: Mapping[str, str], wrong: str, tried: Tried | None) -> Response:
+def _what_if(page: Page, typed: Mapping[str, str], wrong: str, tried: ReplayOut | None) -> Response:
     return page.draw(
         "what_if.html",
         400 if wrong else 200,
