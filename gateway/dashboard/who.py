@@ -183,9 +183,53 @@ def _removable(noun: Noun, done: str) -> tuple[PageRoute, ...]:
     return (PageRoute("POST", _home(noun) + "/{id}/remove", remove),)
 
 
+def _ended(
+    noun: Noun, verb: str, place: str, operation: tuple[str, str], note: str, done: str
+) -> tuple[PageRoute, ...]:
+    """What cannot be undone is asked with the name typed, on a page of its own."""
+
+    async def form(page: Page, wrong: str, status: int) -> Response:
+        name = await _name_of(page, noun)
+        return page.draw(
+            "form.html",
+            status,
+            title=f"{verb} {name}",
+            fields=[],
+            others=[wrong] if wrong else [],
+            note=note,
+            submit=verb,
+            tone="danger",
+            typed_name=name,
+            up=(_home(noun), noun.many),
+        )
+
+    async def ask(page: Page) -> Response:
+        return await form(page, "", 200)
+
+    async def end(page: Page) -> Response:
+        if page.form.get("typed_name", "").strip() != await _name_of(page, noun):
+            return await form(page, "That is not the name; nothing was changed.", 400)
+        await page.attempt(*operation, done=done)
+        return page.to(_home(noun))
+
+    return (PageRoute("GET", place, ask), PageRoute("POST", place, end))
+
+
+async def _name_of(page: Page, noun: Noun) -> str:
+    cursor: str | None = None
+    while True:
+        found = await page.desk.read(noun.path, noun.listing, cursor=cursor, limit=200)
+        for item in found.items:
+            if item.id == page.ids["id"]:
+                return str(item.name)
+        cursor = found.next_cursor
+        if cursor is None:
+            raise ApiError(404, f"No such {noun.one}.")
+
+
 async def move_agent(page: Page) -> Response:
     verb = page.ids["verb"]
-    if verb not in ("pause", "resume", "suspend", "revoke"):
+    if verb not in ("pause", "resume", "suspend"):
         raise ApiError(404, "There is no such page.")
     done = {"resume": "The agent goes on."}.get(verb, f"Done: {verb}.")
     await page.attempt("POST", f"/agents/{{id}}/{verb}", done=done)
@@ -277,19 +321,41 @@ def _home(noun: Noun) -> str:
 PAGES = (
     *_pages(AGENTS),
     PageRoute("POST", "/agents/{id}/move/{verb}", move_agent),
+    *_ended(
+        AGENTS,
+        "Revoke",
+        "/agents/{id}/revoke",
+        ("POST", "/agents/{id}/revoke"),
+        "For good: its calls are refused from now on, and nothing brings it back.",
+        "The agent is revoked.",
+    ),
     *_changeable(AGENTS, AgentOut),
     *_pages(KEYS),
     *_rotatable(KEYS),
     *_removable(KEYS, "The key is revoked."),
     *_pages(PEOPLE),
     *_changeable(PEOPLE, None),
-    *_removable(PEOPLE, "The person is removed, and their sessions ended."),
+    *_ended(
+        PEOPLE,
+        "Remove",
+        "/people/{id}/remove",
+        ("DELETE", "/users/{id}"),
+        "Their sessions end at once; what they did stays in the trace.",
+        "The person is removed, and their sessions ended.",
+    ),
     *_pages(BUDGETS),
     *_changeable(BUDGETS, BudgetOut),
     *_removable(BUDGETS, "The budget is removed."),
     *_pages(EXTENSIONS),
     *_rotatable(EXTENSIONS),
-    *_removable(EXTENSIONS, "The extension is removed; its key ended."),
+    *_ended(
+        EXTENSIONS,
+        "Remove",
+        "/extensions/{id}/remove",
+        ("DELETE", "/extensions/{id}"),
+        "Its key and signing secret end at once; what it reported stays in the trace.",
+        "The extension is removed; its key ended.",
+    ),
     *_pages(NOTIFICATIONS),
     *_removable(NOTIFICATIONS, "Nobody is told there any more."),
 )

@@ -10,7 +10,7 @@ from sqlalchemy import delete
 from gateway.dashboard.routes import PAGES
 from gateway.registry.users import UserRole
 from gateway.store import tables
-from tests.dashboard.site import Site, a_site, csrf_of
+from tests.dashboard.site import Site, a_site, add, csrf_of
 
 pytestmark = pytest.mark.anyio
 
@@ -93,3 +93,19 @@ async def test_a_change_stands_in_the_trace_with_the_persons_name(site: Site) ->
         assert found is not None
         event = await client.get(f"/dashboard/traces/{found[1]}")
         assert "Alma" in event.text
+
+
+async def test_a_person_is_removed_by_typing_their_name(site: Site) -> None:
+    add(site.world, "auditor", "Gone", "hash")
+    async with site.person("admin") as client:
+        people = await client.get("/dashboard/people")
+        [path] = re.findall(r'href="([^"]+/remove)" aria-label="Remove Gone"', people.text)
+        asked = await client.get(path)
+        assert "<code>Gone</code>" in asked.text
+        form = {"csrf": csrf_of(asked), "typed_name": "gone"}
+        refused = await client.post(path, data=form)
+        assert (refused.status_code, "nothing was changed" in refused.text) == (400, True)
+        assert "Gone" in (await client.get("/dashboard/people")).text
+        removed = await client.post(path, data=form | {"typed_name": "Gone"})
+        assert removed.headers["location"] == "/dashboard/people"
+        assert "Remove Gone" not in (await client.get("/dashboard/people")).text
