@@ -18,6 +18,8 @@ from gateway.mcp.listing import read_page
 from gateway.mcp.lossless import Unreadable, read_json
 from gateway.mcp.routes import Route
 from gateway.mcp.sse import EventScanner, response_in
+from gateway.mcp.sse_answers import SseAnswer
+from gateway.mcp.sse_session import Way
 from gateway.mcp.tokens import NoToken
 from gateway.mcp.upstream import Upstreams
 from gateway.values import Json, Server
@@ -61,7 +63,8 @@ async def scan(upstreams: Upstreams, server: Server, limits: ScanLimits | None =
     try:
         async with asyncio.timeout(limits.seconds):
             route = upstreams.route(server)
-            return await _scan(_Talk(route, await upstreams.credential(server), limits))
+            credential = await upstreams.credential(server)
+            return await _scan(_Talk(upstreams, server, route, credential, limits))
     except TimeoutError:
         raise ScanFailed(
             f"The scan took longer than {limits.seconds:.0f} seconds; see whether the server is "
@@ -181,8 +184,17 @@ def _result(answer: dict[str, Json], method: str) -> dict[str, Json]:
 class _Talk:
     """One conversation: headers of the era, the session, ids."""
 
-    def __init__(self, route: Route, credential: tuple[Header, ...], limits: ScanLimits) -> None:
+    def __init__(
+        self,
+        upstreams: Upstreams,
+        server: Server,
+        route: Route,
+        credential: tuple[Header, ...],
+        limits: ScanLimits,
+    ) -> None:
         self.limits = limits
+        self._upstreams = upstreams
+        self._server = server
         self._credential = credential
         self.version = MODERN
         self.last_message = b""
@@ -233,8 +245,12 @@ class _Talk:
         except Http1Error:
             return
 
-    async def _send(self, verb: str, body: bytes, method: str) -> Exchange:
+    async def _send(self, verb: str, body: bytes, method: str) -> Exchange | SseAnswer:
         route = self._route
+        if self._server.transport == "sse":
+            way = Way(self._server, route, self._credential)
+            headers = self._headers(verb, method)
+            return await self._upstreams.converse(way, verb, headers, body, deadline=self._due)
         length = len(body) if verb == "POST" else None
         head = route.head(verb, self._headers(verb, method), length)
         return await route.client.open(head, body, deadline=self._due)
@@ -251,7 +267,7 @@ class _Talk:
             headers.append((b"mcp-session-id", self._session))
         return headers
 
-    async def _body(self, exchange: Exchange, rpc_id: int) -> bytes:
+    async def _body(self, exchange: Exchange | SseAnswer, rpc_id: int) -> bytes:
         if exchange.content_type != "text/event-stream":
             return await exchange.read(self.limits.answer_bytes)
         scanner = EventScanner(self.limits.answer_bytes)
@@ -287,7 +303,7 @@ def _meta() -> dict[str, Json]:
     }
 
 
-def _check_status(exchange: Exchange) -> None:
+def _check_status(exchange: Exchange | SseAnswer) -> None:
     status = exchange.status
     if status in (401, 403):
         raise ScanFailed(

@@ -96,6 +96,16 @@ def data_of(raw: bytes) -> bytes:
     return lines[0] if len(lines) == 1 else b"\n".join(lines)
 
 
+def name_of(raw: bytes) -> bytes:
+    """The event's name: its last `event` field, empty without one."""
+    name = b""
+    for line in _LINE.split(raw.removeprefix(_BOM)):
+        field, _, value = line.partition(b":")
+        if field == b"event":
+            name = value[1:] if value.startswith(b" ") else value
+    return name
+
+
 def with_data(raw: bytes, data: bytes) -> bytes:
     """The event with other data, which must hold no line end; its other lines stay as they are."""
     lines = _LINE.split(raw.removeprefix(_BOM))

@@ -26,6 +26,9 @@ from gateway.mcp.handles import Handles
 from gateway.mcp.headers import Header, to_caller, to_upstream, value_of
 from gateway.mcp.routes import Route, Routes, secrets_in
 from gateway.mcp.sse import EVENT_LIMIT, EventScanner
+from gateway.mcp.sse_answers import SseAnswer
+from gateway.mcp.sse_session import SessionLimits, Way
+from gateway.mcp.sse_sessions import SseSessions
 from gateway.mcp.streams import RelayedEvents
 from gateway.mcp.tokens import NoToken, Tokens
 from gateway.values import Caller, Era, Fate, Forwarded, Permit, Request, Server, ServerId
@@ -54,6 +57,10 @@ class Limits:
     event_bytes: int = EVENT_LIMIT
     connections: int = 256
     """Per server and credential; streams are not counted."""
+    sessions: int = 256
+    """Per server of the transport sse, each with a stream of its own."""
+    endpoint_seconds: float = 10.0
+    """Until such a server has said where to post."""
 
 
 @dataclass(slots=True, eq=False)
@@ -104,6 +111,14 @@ class Upstreams:
             connections=self.limits.connections,
             connect_seconds=self.limits.connect_seconds,
             tls=tls,
+        )
+        self._sse = SseSessions(
+            SessionLimits(
+                sessions=self.limits.sessions,
+                endpoint_seconds=self.limits.endpoint_seconds,
+                idle_seconds=self.limits.idle_seconds,
+                event_bytes=self.limits.event_bytes,
+            )
         )
         self._running: set[_Running] = set()
         self._looking: asyncio.TimerHandle | None = None
@@ -161,6 +176,24 @@ class Upstreams:
             raise NoToken("there is nobody to ask for a token")
         return await self._tokens.header(server)
 
+    async def converse(
+        self,
+        way: Way,
+        method: str,
+        headers: list[Header],
+        body: bytes,
+        *,
+        deadline: float,
+        before_write: BeforeWrite | None = None,
+    ) -> Exchange | SseAnswer:
+        """A request to a server of the transport sse, in a session of `gateway.mcp.sse_sessions`.
+
+        ``headers`` hold the credential too. Raises as `gateway.http1.Client.open` does.
+        """
+        return await self._sse.open(
+            way, method, headers, body, deadline=deadline, before_write=before_write
+        )
+
     def drop(self, server_id: ServerId) -> None:
         """Close what leads to a server that changed or is gone, with whatever runs on it."""
         self._routes.drop(server_id)
@@ -169,6 +202,7 @@ class Upstreams:
         """Close everything. Streams under way end as broken ones."""
         if self._looking is not None:
             self._looking.cancel()
+        await self._sse.close()
         self._routes.close()
         for farewell in list(self._farewells):
             farewell.cancel()
@@ -216,26 +250,41 @@ class Upstreams:
         length = len(request.body) if has_body else None
         headers = to_upstream(request.headers)
         running.secrets = route.secrets
+        credential: tuple[Header, ...] = ()
         if server.oauth is not None:
             credential = await self.credential(server)
             headers += credential
             running.secrets = secrets_in(credential)
-        head = route.head(request.method, headers, length)
-        exchange = await route.client.open(
-            head,
-            request.body if has_body else b"",
-            deadline=monotonic() + self.limits.head_seconds,
-            idle_seconds=self.limits.idle_seconds,
-            before_write=last_act,
-        )
+        body = request.body if has_body else b""
+        deadline = monotonic() + self.limits.head_seconds
+        exchange: Exchange | SseAnswer
+        if server.transport == "sse":
+            exchange = await self.converse(
+                Way(server, route, credential),
+                request.method,
+                headers,
+                body,
+                deadline=deadline,
+                before_write=last_act,
+            )
+        else:
+            exchange = await route.client.open(
+                route.head(request.method, headers, length),
+                body,
+                deadline=deadline,
+                idle_seconds=self.limits.idle_seconds,
+                before_write=last_act,
+            )
         try:
             return await self._answer(running, exchange)
         except BaseException:
             exchange.close()
             raise
 
-    async def _answer(self, running: _Running, exchange: Exchange) -> Forwarded:
+    async def _answer(self, running: _Running, exchange: Exchange | SseAnswer) -> Forwarded:
         status = exchange.status
+        # A session that is gone is answered without anything being sent.
+        fate = Fate.ANSWERED if running.sent else Fate.NOT_FORWARDED
         reason = _unfit(exchange)
         if reason:
             exchange.close()
@@ -254,15 +303,15 @@ class Upstreams:
             return Forwarded(Fate.ANSWERED, status, reason="answer_withheld")
         headers = self._headers(running, exchange, streaming=False)
         body = self._handles.body_outward(running.caller, body)
-        return Forwarded(Fate.ANSWERED, status, headers, body=body)
+        return Forwarded(fate, status, headers, body=body)
 
     def _headers(
-        self, running: _Running, exchange: Exchange, *, streaming: bool
+        self, running: _Running, exchange: Exchange | SseAnswer, *, streaming: bool
     ) -> tuple[Header, ...]:
         kept = to_caller(exchange.headers, streaming=streaming)
         return self._handles.headers_outward(running.caller, kept)
 
-    def _stream(self, running: _Running, exchange: Exchange) -> RelayedEvents:
+    def _stream(self, running: _Running, exchange: Exchange | SseAnswer) -> RelayedEvents:
         running.stream = RelayedEvents(
             exchange,
             EventScanner(self.limits.event_bytes),
@@ -316,13 +365,17 @@ class Upstreams:
 
     async def _say(self, caller: Caller, request: Request, body: bytes) -> None:
         session = [header for header in request.headers if header[0] in _OF_A_SESSION]
+        deadline = monotonic() + self.limits.connect_seconds
         try:
             route = self.route(caller.server)
             credential = await self.credential(caller.server)
-            head = route.head("POST", [*_OF_OUR_MESSAGES, *session, *credential], len(body))
-            await route.client.request(
-                head, body, deadline=monotonic() + self.limits.connect_seconds, max_body=65536
-            )
+            headers = [*_OF_OUR_MESSAGES, *session, *credential]
+            if caller.server.transport == "sse":
+                way = Way(caller.server, route, credential)
+                await self.converse(way, "POST", headers, body, deadline=deadline)
+                return
+            head = route.head("POST", headers, len(body))
+            await route.client.request(head, body, deadline=deadline, max_body=65536)
         except Http1Error:
             # A server that cannot be told finds out by itself.
             return
@@ -332,7 +385,7 @@ def _server_of(running: _Running) -> str:
     return running.caller.server.id
 
 
-def _unfit(exchange: Exchange) -> str:
+def _unfit(exchange: Exchange | SseAnswer) -> str:
     """Why an answer may not be relayed, by its head alone."""
     status = exchange.status
     if status in (401, 403):

@@ -43,7 +43,7 @@ _s = tables.servers.c
 
 
 def _transport(value: str) -> str:
-    if value != "streamable_http":
+    if value == "stdio":
         raise ValueError("is not available yet; use streamable_http")
     return value
 

@@ -71,7 +71,9 @@ class Inspection:
             return Inspected(permit, answer, pending, forwarded.stream, started)
         body = forwarded.body or b""
         status = _status(body) if 200 <= forwarded.status < 300 else "http_error"
-        outcome = _outcome(Fate.ANSWERED, status, body, started)
+        if forwarded.fate is Fate.NOT_FORWARDED:
+            status = "not_sent"
+        outcome = _outcome(forwarded.fate, status, body, started)
         return Inspected(permit, Answer(forwarded.status, headers, body), outcome, None, started)
 
     def _no_answer(self, permit: Permit, forwarded: Forwarded, started: float) -> Inspected:

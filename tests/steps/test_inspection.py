@@ -90,6 +90,14 @@ def test_a_status_that_is_no_success_is_an_http_error() -> None:
     assert inspected(status=500).outcome.status == "http_error"
 
 
+def test_an_answer_of_the_gateways_own_says_that_nothing_was_sent() -> None:
+    forwarded = Forwarded(Fate.NOT_FORWARDED, 404, body=b"{}")
+    screening = cast(Screening, None)
+    found = Inspection(screening).inspect(a_permit(), forwarded, 0.0)
+    assert (found.answer.status, found.answer.body) == (404, b"{}")
+    assert (found.outcome.fate, found.outcome.status) == (Fate.NOT_FORWARDED, "not_sent")
+
+
 def test_a_result_over_a_mebibyte_is_kept_in_part_and_passed_on_whole() -> None:
     body = b"{" + b" " * MAX_RESULT + b"}"
     found = inspected(body)
