@@ -5,8 +5,9 @@ import re
 import httpx
 import pytest
 
+from gateway.api import consents
 from gateway.api.endpoint import Route
-from gateway.api.routes import ROUTES
+from gateway.api.routes import BASE, ROUTES, routes
 from gateway.values import Role
 from tests.api.world import PUBLIC_URL, World
 
@@ -41,6 +42,18 @@ async def test_no_route_answers_without_a_living_key(world: World) -> None:
                 answer = await _send(client, route)
                 assert answer.status_code == 401, _named(route)
                 assert answer.headers["WWW-Authenticate"].startswith('Bearer realm="mcp-gateway"')
+
+
+async def test_what_answers_without_a_key_is_a_short_list(world: World) -> None:
+    in_the_table = {route.base + route.path for route in ROUTES}
+    others = {route.path for route in routes(world.context)} - in_the_table
+    assert others == {
+        BASE + consents.CALLBACK,
+        "/openapi.json",
+        "/.well-known/{rest:path}",
+        "/healthz",
+        "/readyz",
+    }
 
 
 BODIES = {
