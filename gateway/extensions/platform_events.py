@@ -58,7 +58,7 @@ async def graph(context: ApiContext, route: Route, request: Request, request_id:
     if "authorization" in request.headers:
         return await door(mappers.graph)(context, route, request, request_id)
     if "content-type" not in request.headers:  # nothing in it can say who sends it
-        raise unauthenticated("clientState must be the extension's key.")
+        raise unauthenticated("clientState must be the extension's key.", invalid_token=False)
     document = strict_json(request, await body_of(request, MAX_BODY))
     value = document.get("value") if isinstance(document, dict) else None
     states = {one.get("clientState") for one in value or () if isinstance(one, dict)}
