@@ -61,7 +61,8 @@ tests/node/node_modules/.package-lock.json: tests/node/package-lock.json
 
 # Tests look for programs on PATH; the pinned OPA may be elsewhere.
 test: packages install check tests/node/node_modules/.package-lock.json
-	@PATH="$$(dirname "$(OPA)"):$$PATH" $(BIN)/python -m pytest
+	@PATH="$$(dirname "$(OPA)"):$$PATH" $(BIN)/python -m pytest \
+	  --numprocesses auto --maxprocesses 4 --dist loadfile
 
 check: install .venv/.dev
 	@$(BIN)/ruff check .
