@@ -83,6 +83,7 @@ bench: packages install .venv/.dev tests/node/node_modules/.package-lock.json
 	@PATH="$$(dirname "$(OPA)"):$$PATH" $(BIN)/python -m benchmarks.stop
 	@$(BIN)/python -m benchmarks.evidence
 	@$(BIN)/python -m benchmarks.anchors
+	@$(BIN)/python -m benchmarks.dashboard
 	@PATH="$$(dirname "$(OPA)"):$$PATH" $(BIN)/python -m benchmarks.copilot_studio
 
 # Pictures of the dashboard for the docs, from a demonstration of its own.
