@@ -73,6 +73,7 @@ def writing_engine(path: Path) -> Engine:
     return _configure(
         create_engine(
             _url(path),
+            hide_parameters=True,  # an error is logged, and what was to be written is not its text
             poolclass=StaticPool,
             connect_args={"check_same_thread": False, "cached_statements": 512},
         ),
@@ -85,6 +86,7 @@ def reading_engine(path: Path) -> Engine:
     return _configure(
         create_engine(
             _url(path),
+            hide_parameters=True,
             poolclass=QueuePool,
             pool_size=4,
             max_overflow=4,
