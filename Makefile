@@ -81,6 +81,7 @@ bench: packages install .venv/.dev tests/node/node_modules/.package-lock.json
 	@PATH="$$(dirname "$(OPA)"):$$PATH" $(BIN)/python -m benchmarks.calls
 	@PATH="$$(dirname "$(OPA)"):$$PATH" $(BIN)/python -m benchmarks.policies
 	@PATH="$$(dirname "$(OPA)"):$$PATH" $(BIN)/python -m benchmarks.stop
+	@$(BIN)/python -m benchmarks.telemetry
 	@$(BIN)/python -m benchmarks.evidence
 	@$(BIN)/python -m benchmarks.anchors
 	@$(BIN)/python -m benchmarks.dashboard

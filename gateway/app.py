@@ -10,11 +10,11 @@ from pathlib import Path
 
 import structlog
 import uvloop
-from sqlalchemy.exc import SQLAlchemyError
 from starlette.applications import Starlette
 from starlette.routing import Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from gateway import metrics, policy_trail
 from gateway.admission import Admission
 from gateway.anchors import setup as anchors
 from gateway.api.context import ApiContext, Readiness
@@ -44,7 +44,7 @@ from gateway.mcp.upstream import Upstreams
 from gateway.notifications.delivery import Delivery, the_delivery
 from gateway.pipeline import Pipeline
 from gateway.policy import opa_binary
-from gateway.policy.activation import Activation, Active, Failure
+from gateway.policy.activation import Activation
 from gateway.policy.bundle_server import PATH as BUNDLE_PATH
 from gateway.policy.bundle_server import BundleServer
 from gateway.policy.engine import Engine, EngineFault
@@ -52,8 +52,6 @@ from gateway.policy.opa import Opa
 from gateway.policy.risk import RiskAssessor
 from gateway.policy.sources import the_sources
 from gateway.refused_calls import RefusedCalls
-from gateway.registry import policy_changes
-from gateway.registry.core import Actor, Change
 from gateway.registry.faults import Unready
 from gateway.registry.pins import Assessment, Scan
 from gateway.registry.stop_file import StopFile
@@ -71,7 +69,6 @@ from gateway.steps.methods import Methods
 from gateway.steps.policy import Policy
 from gateway.steps.tool_pins import ToolPins
 from gateway.steps.visibility import Visibility
-from gateway.store.writer import WriterStopped
 from gateway.trace.checkpoint import Signing
 from gateway.values import Caller, Server, Stop
 from gateway.what_if import WhatIf
@@ -317,7 +314,7 @@ def _activation(
         bundles=bundles,
         opa=opa,
         now=state.clock.now,
-        tell=lambda news: _record(state, news),
+        tell=lambda news: policy_trail.record(state, news),
         proved=opa_binary.proved_dir(),
     )
 
@@ -343,8 +340,20 @@ def _public(gateway: Gateway) -> ASGIApp:
 
 
 def _management(gateway: Gateway) -> ASGIApp:
+    measured = metrics.Metrics(
+        token=gateway.bundles.token,
+        state=gateway.state,
+        pipeline=gateway.pipeline,
+        opa=gateway.opa,
+        policy=gateway.policy,
+        stop_file=gateway.stop_file,
+    )
     application = Starlette(
-        routes=[Route(BUNDLE_PATH, gateway.bundles), *management_routes(_api_context(gateway))],
+        routes=[
+            Route(BUNDLE_PATH, gateway.bundles),
+            Route(metrics.PATH, measured),
+            *management_routes(_api_context(gateway)),
+        ],
         exception_handlers=EXCEPTION_HANDLERS,
     )
     return Edge(application, hosts={"127.0.0.1", "::1", "localhost"}, origins=())
@@ -454,23 +463,6 @@ def _settle_memory() -> None:
     gc.collect()
     gc.freeze()
     gc.set_threshold(10_000, 20, 50)
-
-
-async def _record(state: State, news: Active | Failure) -> None:
-    """Put a change of policy on every project's trail, since it decides for each."""
-
-    def note(change: Change) -> None:
-        if isinstance(news, Failure):
-            policy_changes.refused(change, str(news), news.deciding)
-        else:
-            policy_changes.activated(change, news.revision, news.digest, news.sources)
-
-    for view in state.directory.projects():
-        try:
-            await state.registry.change(Actor.gateway(view.project.id), note)
-        except (SQLAlchemyError, WriterStopped) as fault:
-            # It has happened already; every decision names the bundle that made it.
-            _log.error("a change of policy is not on the trail", why=str(fault))
 
 
 async def _until_ready(gateway: Gateway, told: asyncio.Event) -> None:

@@ -1,5 +1,6 @@
 """The two sockets: one for agents and administrators, one for management."""
 
+import hmac
 import secrets
 import socket
 from collections.abc import Iterator
@@ -88,6 +89,14 @@ def management_token(data_dir: Path) -> str:
     aside.write_text(token)
     aside.rename(path)
     return token
+
+
+def shows_token(authorization: str, token: bytes) -> bool:
+    """Whether a header ``Authorization`` bears the token (RFC 6750, section 2.1)."""
+    scheme, _, text = authorization.partition(" ")
+    given = text.strip().encode()
+    # An empty token would be everybody's.
+    return scheme.lower() == "bearer" and given != b"" and hmac.compare_digest(given, token)
 
 
 def url_of(sock: socket.socket, *, secure: bool) -> str:

@@ -22,6 +22,7 @@ import structlog
 
 from gateway import answers
 from gateway.admission import Admission
+from gateway.counters import ADMITTED, Counters
 from gateway.ids import new_id
 from gateway.in_band import Again, InBand
 from gateway.mcp.envelope import BadMessage, Message, RequestMessage, parse, tool_call
@@ -43,11 +44,13 @@ from gateway.steps.inspection import Inspected, Inspection, outcome_of_stream, w
 from gateway.steps.policy import Policy
 from gateway.steps.tool_pins import ToolPins
 from gateway.values import (
+    Action,
     Answer,
     Approved,
     Call,
     Caller,
     CallId,
+    Decision,
     Fate,
     Forwarded,
     Permit,
@@ -85,12 +88,14 @@ class Pipeline:
     in_band: InBand
     running: set["asyncio.Task[Any]"] = field(default_factory=set)
     """Calls between admission and settlement; shutting down waits for them."""
+    counters: Counters = field(default_factory=Counters)
 
     async def handle(self, request: Request) -> Answer:
         """Any MCP message of the proxy's door, answered."""
         try:
             caller = self.authenticate(request)
         except Unauthenticated as fault:
+            self.counters.turn_away(fault.status)
             return answers.unauthenticated(fault)
         if request.method != "POST":
             request = self.handles.inward(caller, request, None)
@@ -134,6 +139,13 @@ class Pipeline:
 
         One that a person must approve is held open for that where calls are held, if it `waits`.
         """
+        started = time.perf_counter()
+        try:
+            return await self._called(call, waits)
+        finally:
+            self.counters.call.since(started)
+
+    async def _called(self, call: Call, waits: bool) -> Answer:
         try:
             approved = await self.ask(call)
         except Refused as refused:
@@ -177,14 +189,15 @@ class Pipeline:
     async def _hand_over(self, approved: Approved) -> Permit | Refused:
         call = approved.call
         try:
-            permit = await self.admission.admit(approved)
+            permit = await self._admit(approved)
         except Refused as refused:
-            self.breaker.refused(call, refused)
+            self._met(call, refused, approved.decision)
             if not refused.leaf:
                 self.refused_calls.count(call, refused)
             return refused
         except Exception as fault:  # noqa: BLE001 - nothing is durable, so nothing is allowed
             _log.error("the decision could not be written", call=call.id, error=repr(fault))
+            self._count(approved.decision, "trace_unavailable")
             return Refused("trace_unavailable")
         try:
             if call.request.gone():
@@ -198,9 +211,10 @@ class Pipeline:
 
     async def _written(self, call: Call, refused: Refused) -> Refused:
         """The refusal, once it is written down; another one when it cannot be."""
-        self.breaker.refused(call, refused)
+        self._met(call, refused)
         if refused.detail:
-            _log.warning("refused", call=call.id, reason=refused.reason, detail=refused.detail)
+            # OPA quotes what it was given: the detail is for the erasable payload alone.
+            _log.warning("refused", call=call.id, reason=refused.reason)
         try:
             await self.refused_calls.record(call, refused)
         except Exception as fault:  # noqa: BLE001 - nothing was allowed, and that is what we say
@@ -219,7 +233,11 @@ class Pipeline:
         cleared = self.emergency_stop.clear(call)
         pinned = self.tool_pins.match(cleared)
         steady = self.breaker.watch(pinned)
-        decision = await self.policy.decide(steady)
+        started = time.perf_counter()
+        try:
+            decision = await self.policy.decide(steady)
+        finally:
+            self.counters.policy.since(started)
         allowed = enforce(decision)
         affordable = self.budget.look(allowed)
         return self.approvals.find(affordable)
@@ -228,13 +246,14 @@ class Pipeline:
         """Admit, then send: the decision is durable before the first byte leaves."""
         call = approved.call
         try:
-            permit = await self.admission.admit(approved)
+            permit = await self._admit(approved)
         except Refused as refused:
-            self.breaker.refused(call, refused)
+            self._met(call, refused, approved.decision)
             trace_id = call.id if refused.leaf else self.refused_calls.count(call, refused)
             return Settled(self.in_band.answer(call, refused, trace_id, again))
         except Exception as fault:  # noqa: BLE001 - nothing is durable, so nothing is sent
             _log.error("the decision could not be written", call=call.id, error=repr(fault))
+            self._count(approved.decision, "trace_unavailable")
             return Settled(answers.refused_call(call, Refused("trace_unavailable"), call.id))
         started = time.monotonic()
         forwarded = await self._forward(permit)
@@ -242,7 +261,34 @@ class Pipeline:
         screened = await self._screen(inspected)
         return await self._settle(screened)
 
+    async def _admit(self, approved: Approved) -> Permit:
+        started = time.perf_counter()
+        try:
+            permit = await self.admission.admit(approved)
+        finally:
+            self.counters.admission.since(started)
+        self._count(approved.decision, ADMITTED)
+        return permit
+
+    def _met(self, call: Call, refused: Refused, decision: Decision | None = None) -> None:
+        """A refusal, as it counts for the circuit breaker and in the metrics."""
+        self.breaker.refused(call, refused)
+        if decision is None and isinstance(refused.decided, Decision):
+            decision = refused.decided
+        self._count(decision, refused.reason)
+
+    def _count(self, decision: Decision | None, reason: str) -> None:
+        action = Action.DENY if decision is None else decision.verdict.action
+        self.counters.decided(action.value, reason)
+
     async def _forward(self, permit: Permit) -> Forwarded:
+        started = time.perf_counter()
+        forwarded = await self._send(permit)
+        self.counters.forward.since(started)
+        self.counters.forwarded(forwarded.fate.value, forwarded.reason)
+        return forwarded
+
+    async def _send(self, permit: Permit) -> Forwarded:
         """Send once, or say why it surely was not sent."""
         if permit.call.request.gone():
             return Forwarded(Fate.NOT_FORWARDED, reason="not_forwarded")
@@ -287,9 +333,9 @@ class Pipeline:
 
     async def _refuse(self, call: Call, refused: Refused) -> Answer:
         """A refusal is written down before it is told; one that cannot be is a 503."""
-        self.breaker.refused(call, refused)
+        self._met(call, refused)
         if refused.detail:
-            _log.warning("refused", call=call.id, reason=refused.reason, detail=refused.detail)
+            _log.warning("refused", call=call.id, reason=refused.reason)
         try:
             trace_id = await self.refused_calls.record(call, refused)
         except Exception as fault:  # noqa: BLE001 - nothing was sent, and that is what we say
@@ -299,6 +345,7 @@ class Pipeline:
 
     async def _reject(self, caller: Caller, bad: BadMessage) -> Answer:
         """What cannot be read is written down too."""
+        self.counters.not_read(bad.rpc_code)
         try:
             await self.refused_calls.reject(caller, bad.rpc_code)
         except Exception as fault:  # noqa: BLE001 - nothing was sent, and that is what we say

@@ -22,7 +22,7 @@ LAYERS = (
     ("cli", "__main__", "client"),
     ("commands",),
     ("demo", "configuration"),
-    ("app", "backup", "first_start", "housekeeping"),
+    ("app", "backup", "exposition", "first_start", "housekeeping", "metrics", "policy_trail"),
     ("api", "dashboard", "extensions", "dry_run", "mcp.proxy", "mcp.scan"),
     ("pipeline", "what_if"),
     ("state", "notifications"),
@@ -45,7 +45,7 @@ LAYERS = (
     ("mcp.arguments", "mcp.digests", "mcp.envelope", "mcp.param_headers", "mcp.schema_checks"),
     ("mcp.routing",),
     ("mcp.strictness", "mcp.folding", "mcp.lossless", "mcp.schema_document"),
-    ("settings", "anchor_settings", "oidc_settings", "setting", "telemetry"),
+    ("settings", "anchor_settings", "oidc_settings", "setting", "telemetry", "counters"),
     ("outcome",),
     (
         "values",

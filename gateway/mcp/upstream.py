@@ -161,6 +161,11 @@ class Upstreams:
                 running.give_up()
         return len(matching)
 
+    @property
+    def open_streams(self) -> int:
+        """Streams of events under way from upstreams to callers."""
+        return sum(running.stream is not None for running in self._running)
+
     def route(self, server: Server) -> Route:
         """The way to a server. Raises `NotSent` when its URL may not be used."""
         return self._routes.to(server)

@@ -1,7 +1,6 @@
 """Hands the current bundle to OPA: ``GET /bundles/gateway.tar.gz`` with ETag and long polling."""
 
 import asyncio
-import hmac
 import re
 import time
 
@@ -9,6 +8,7 @@ from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
 from starlette.types import Receive, Scope, Send
 
+from gateway.listeners import shows_token
 from gateway.policy.bundles import Bundle
 from gateway.policy.features import UNKNOWN, Features
 
@@ -28,7 +28,7 @@ class BundleServer:
     """
 
     def __init__(self, token: str) -> None:
-        self._token = token.encode()
+        self.token = token.encode()
         self._current: Bundle | None = None
         self._digests: dict[str, str] = {}
         self._changed = asyncio.Event()
@@ -85,7 +85,7 @@ class BundleServer:
     async def _answer(self, request: Request) -> Response:
         if request.method != "GET":
             return PlainTextResponse("GET only", 405, {"Allow": "GET"})
-        if not self._may_read(request):
+        if not shows_token(request.headers.get("Authorization", ""), self.token):
             return PlainTextResponse(
                 "a bearer token is needed", 401, {"WWW-Authenticate": 'Bearer realm="bundles"'}
             )
@@ -98,14 +98,6 @@ class BundleServer:
         if _knows(known, bundle):
             return Response(status_code=304, headers=headers)
         return Response(bundle.archive, headers=headers)
-
-    def _may_read(self, request: Request) -> bool:
-        scheme, _, token = request.headers.get("Authorization", "").partition(" ")
-        given = token.strip().encode()
-        # An empty token would be everybody's.
-        return (
-            scheme.lower() == "bearer" and given != b"" and hmac.compare_digest(given, self._token)
-        )
 
     async def news(self, known: set[str], seconds: float) -> None:
         """Return when there is a bundle whose digest is not in `known`, or the time is over."""

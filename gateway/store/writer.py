@@ -82,6 +82,11 @@ class Writer:
         self.failing = False
         """True while the last commit failed, or memory could not follow it: readiness says so."""
 
+    @property
+    def queued(self) -> int:
+        """Pieces of work that wait for a commit."""
+        return len(self._queue)
+
     def start(self) -> None:
         self._thread.start()
 

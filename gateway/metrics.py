@@ -1,0 +1,156 @@
+"""``GET /metrics`` on the management listener: what there is to know, taken when it is asked for.
+
+A call only counts (`gateway.counters`). The library that writes the text is imported by the first
+scrape, in a thread, and so is the database read: no call waits for either.
+"""
+
+import asyncio
+import importlib
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from time import monotonic
+
+from sqlalchemy import Connection, func, select
+from starlette.requests import Request
+from starlette.responses import PlainTextResponse, Response
+from starlette.types import Receive, Scope, Send
+
+from gateway.counters import Counters
+from gateway.listeners import shows_token
+from gateway.pipeline import Pipeline
+from gateway.policy.activation import Activation, PolicyStatus
+from gateway.policy.opa import Opa, OpaStatus
+from gateway.registry.stop_file import StopFile
+from gateway.state import DATABASE, State
+from gateway.store import followers, tables
+from gateway.trace import checkpoint, receipts
+
+PATH = "/metrics"
+CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
+"""Prometheus' text format (exposition formats, "Text-based format")."""
+
+FRESH_SECONDS = 5.0
+"""Several collectors, or an impatient one, are told what the first was told so long ago."""
+
+
+@dataclass(frozen=True, slots=True)
+class Stored:
+    """What only the database knows, and what is compared with it."""
+
+    log: tuple[int, int]
+    """The log in use and its durable records, as of just before."""
+    approvals_pending: int
+    stops: int
+    signed: tuple[int, int]
+    """The log that was signed last, and how many records of it."""
+    anchored: int
+    """Records of the log in use that somebody outside vouches for."""
+    anchors: Mapping[receipts.Standing, int]
+
+
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """All that one answer tells."""
+
+    counters: Counters
+    stored: Stored
+    opa: OpaStatus
+    policy: PolicyStatus
+    calls_running: int
+    streams_open: int
+    writer_queued: int
+    writer_failing: bool
+    stopped_by_file: bool
+    database_bytes: int
+
+
+@dataclass(slots=True)
+class Metrics:
+    """An ASGI application for one path. A reader needs the management listener's token."""
+
+    token: bytes
+    state: State
+    pipeline: Pipeline
+    opa: Opa
+    policy: Activation
+    stop_file: StopFile
+    _stored: Stored | None = None
+    _read_at: float = 0.0
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        response = await self._answer(Request(scope, receive))
+        await response(scope, receive, send)
+
+    async def _answer(self, request: Request) -> Response:
+        if request.method not in ("GET", "HEAD"):
+            return PlainTextResponse("GET only", 405, {"Allow": "GET"})
+        if not shows_token(request.headers.get("Authorization", ""), self.token):
+            return PlainTextResponse(
+                "a bearer token is needed", 401, {"WWW-Authenticate": 'Bearer realm="metrics"'}
+            )
+        exposition = await asyncio.to_thread(importlib.import_module, "gateway.exposition")
+        text: bytes = exposition.text(self._reading(await self._from_database()))
+        return Response(text, headers={"Content-Type": CONTENT_TYPE, "Cache-Control": "no-store"})
+
+    async def _from_database(self) -> Stored:
+        if self._stored is None or monotonic() - self._read_at > FRESH_SECONDS:
+            log, now = self.state.log, self.state.clock.now()
+            position = (log.number, log.size)
+            self._stored = await self.state.registry.read(
+                lambda reader: _stored(reader, position, now)
+            )
+            self._read_at = monotonic()
+        return self._stored
+
+    def _reading(self, stored: Stored) -> Reading:
+        writer = self.state.writer
+        return Reading(
+            counters=self.pipeline.counters,
+            stored=stored,
+            opa=self.opa.status(),
+            policy=self.policy.status(),
+            calls_running=len(self.pipeline.running),
+            streams_open=self.pipeline.upstreams.open_streams,
+            writer_queued=writer.queued,
+            writer_failing=writer.failing,
+            stopped_by_file=self.stop_file.seen is not None,
+            database_bytes=sum(_size(self.state, end) for end in ("", "-wal")),
+        )
+
+
+def _stored(connection: Connection, log: tuple[int, int], now: str) -> Stored:
+    a, s = tables.approvals.c, tables.stops.c
+    pending = select(func.count()).where(a.state == "PENDING", a.expires_at > now)
+    stops = select(func.count()).where(s.lifted_at.is_(None))
+    signed = checkpoint.latest(connection)
+    return Stored(
+        log=log,
+        approvals_pending=connection.execute(pending).scalar_one(),
+        stops=connection.execute(stops).scalar_one(),
+        signed=(0, 0) if signed is None else (signed.log, signed.checkpoint.size),
+        anchored=receipts.standing(connection).anchored,
+        anchors=_anchors(connection),
+    )
+
+
+def _anchors(connection: Connection) -> dict[receipts.Standing, int]:
+    anchors, backends = followers.anchors.c, followers.anchor_backends.c
+    of = (anchors.state, backends.enabled, backends.condition)
+    query = (
+        select(*of, func.count().label("number"))
+        .join_from(followers.anchors, followers.anchor_backends, backends.name == anchors.backend)
+        .group_by(*of)
+    )
+    found: dict[receipts.Standing, int] = {}
+    for row in connection.execute(query):
+        state = receipts.state_of(row)
+        found[state] = found.get(state, 0) + row.number
+    return found
+
+
+def _size(state: State, end: str) -> int:
+    try:
+        return os.stat(state.data_dir / (DATABASE + end)).st_size
+    except FileNotFoundError:
+        return 0
