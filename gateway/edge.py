@@ -222,19 +222,21 @@ class EdgeProtocol(HttpToolsProtocol):
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
-        heads = self._heads
-        if self._in_head:
+        heads, in_head = self._heads, self._in_head
+        if in_head:
             self._head_bytes += len(data)
         super().data_received(data)
         if not self._in_head or self.transport.is_closing():
             self._disarm()
         elif self._heads == heads and self._head_bytes > self.head_limit:
             self._close_with(_TOO_LARGE)
-        elif self._begun:
-            # Line ends between requests count as the beginning of one, to llhttp and here.
+        else:
+            # A request may be whole in one read; what ran was the time of its head.
             if self._heads != heads:
                 self._disarm()
-            self._arm()
+            # Line ends between requests count as the beginning of one.
+            if self._begun or (in_head and self._heads == heads):
+                self._arm()
 
     def on_message_begin(self) -> None:
         self._begun = True

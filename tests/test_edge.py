@@ -291,6 +291,18 @@ async def test_the_second_head_of_a_connection_is_timed_from_its_first_byte() ->
         writer.close()
 
 
+async def test_a_connection_whose_requests_are_whole_in_one_read_is_kept() -> None:
+    async with served(seconds=0.05) as port:
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        for _ in range(2):
+            writer.write(head(size=1) + b"a")
+            await reader.readuntil(b'"body":1}')
+            await asyncio.sleep(0.15)
+        writer.write(head(size=2) + b"ab")
+        await reader.readuntil(b'"body":2}')
+        writer.close()
+
+
 async def test_a_slow_body_is_not_a_slow_head() -> None:
     async with served(seconds=0.05) as port:
         reader, writer = await asyncio.open_connection("127.0.0.1", port)
@@ -324,8 +336,9 @@ async def test_a_slow_next_head_does_not_end_the_answer_under_way(sent: bytes) -
 
     async with served(seconds=0.05, app=slow) as port:
         reader, writer = await asyncio.open_connection("127.0.0.1", port)
-        writer.write(head() + sent)
+        writer.write(head())
         await reader.readuntil(b"first")
+        writer.write(sent)
         await asyncio.sleep(0.15)
         answering.set()
         async with asyncio.timeout(5):
