@@ -1,10 +1,12 @@
 # make run   a demonstration on this machine        make test    everything that must hold
 # make check style, types and Rego, no tests         make bench   calls per second, in one run
+# make soak  memory, under streams and sessions
 # make install  what `run` needs                     make lock    pin the dependencies anew
 # make sbom     what is in it, as CycloneDX
 
 .DEFAULT_GOAL := run
 .PHONY: run install test check conformance bench sbom lock packages python screenshots
+.PHONY: run install test check conformance bench soak lock packages python screenshots
 .DELETE_ON_ERROR:
 
 PYTHON ?= python3
@@ -86,6 +88,10 @@ bench: packages install .venv/.dev tests/node/node_modules/.package-lock.json
 	@$(BIN)/python -m benchmarks.anchors
 	@$(BIN)/python -m benchmarks.dashboard
 	@PATH="$$(dirname "$(OPA)"):$$PATH" $(BIN)/python -m benchmarks.copilot_studio
+
+# Takes about three minutes; it looks at the memory of a process in /proc.
+soak: packages install .venv/.dev
+	@PATH="$$(dirname "$(OPA)"):$$PATH" $(BIN)/python -m benchmarks.soak
 
 # Pictures of the dashboard for the docs, from a demonstration of its own.
 screenshots: packages install .venv/.dev

@@ -140,6 +140,7 @@ class Subject:
     opa_socket: str
     api_url: str
     admin_key: str
+    pid: int
 
 
 @contextmanager
@@ -162,7 +163,7 @@ def gateway(data_dir: Path, upstream_url: str, rules: int) -> Iterator[Subject]:
         "GATEWAY_LOG_LEVEL": "error",
     }
     base = f"http://127.0.0.1:{port}"
-    with process(sys.executable, "-m", "gateway", "serve", **environment):
+    with process(sys.executable, "-m", "gateway", "serve", **environment) as serving:
         _wait_ready(base)
         with httpx.Client(
             base_url=f"{base}/api/v1",
@@ -178,6 +179,7 @@ def gateway(data_dir: Path, upstream_url: str, rules: int) -> Iterator[Subject]:
             opa_socket=str(data_dir / "opa" / "opa.sock"),
             api_url=f"{base}/api/v1",
             admin_key=admin,
+            pid=serving.pid,
         )
 
 
