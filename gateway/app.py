@@ -39,6 +39,7 @@ from gateway.mcp.relay import Relay
 from gateway.mcp.scan import ScanFailed, scan
 from gateway.mcp.screening import Screening
 from gateway.mcp.seals import Seals
+from gateway.mcp.stdio import StdioServers, read_programs
 from gateway.mcp.tokens import Tokens
 from gateway.mcp.upstream import Upstreams
 from gateway.notifications.delivery import Delivery, the_delivery
@@ -160,7 +161,7 @@ class Gateway:
         # The last good policy decides: broken sources must be seen, and keep nobody from calling.
         failure = self.policy.status().last_failure
         broken = failure is not None and failure.resolved_at is None
-        checks |= self.state.checkpoints.warnings()
+        checks |= self.state.checkpoints.warnings() | self.upstreams.warnings()
         checks["policy"] = f"the last good one decides; {failure}" if broken else "ok"
         return Readiness(ready, checks)
 
@@ -283,7 +284,10 @@ def _upstreams(
     private = settings.private_upstreams
     listeners = _addresses(sockets)
     tokens = Tokens(state.registry, private_allowed=private, listeners=listeners)
-    upstreams = Upstreams(handles, private_allowed=private, listeners=listeners, tokens=tokens)
+    stdio = StdioServers(read_programs(settings))
+    upstreams = Upstreams(
+        handles, private_allowed=private, listeners=listeners, tokens=tokens, stdio=stdio
+    )
     return tokens, upstreams
 
 

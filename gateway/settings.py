@@ -129,6 +129,18 @@ class Settings(OidcSettings, AnchorSettings):
         "be registered with `allow_private_network`.",
         changed_by="whoever has MCP servers inside the company's network",
     )
+    stdio_servers: Path | None = _setting(
+        None,
+        "YAML file with the programs that may run as MCP servers (`docs/upstreams.md`); no API "
+        "body can name a command.",
+        changed_by="whoever has MCP servers that speak stdio",
+    )
+    stdio_unsafe: bool = _setting(
+        False,
+        "`1` runs stdio servers as the gateway itself, without isolation, where bubblewrap cannot "
+        "be used; readiness says so. They can then read the data folder.",
+        changed_by="whoever tries stdio servers on a machine without bubblewrap",
+    )
     checkpoint_file: Path | None = _setting(
         None,
         "File to which the log's signed checkpoints are appended each minute, best on another "

@@ -22,7 +22,7 @@ from gateway.configuration.items import Item, Noun, Scalar, item, params
 from gateway.configuration.source import DocumentFault, Fault, Plain, Source, parse, spelled
 from gateway.registry.agents import NewAgent
 from gateway.registry.budgets import Limit, OnExceed, WarnAt
-from gateway.registry.fields import Description, Input, Name, Pem, Reason, Time, Url
+from gateway.registry.fields import Description, Input, Name, Pem, Reason, ServerUrl, Time
 from gateway.registry.rules import Pattern
 from gateway.registry.servers import Connector, Slug, Transport
 from gateway.values import Action, Risk
@@ -96,7 +96,7 @@ Auth = Annotated[NoAuth | Bearer | Header | Basic | OAuth, Field(discriminator="
 class ServerEntry(Input):
     slug: Slug
     name: Name
-    server_url: Url | None = None
+    server_url: ServerUrl | None = None
     transport: Transport = "streamable_http"
     connector_type: Connector = "custom"
     params: dict[str, JsonValue] = {}

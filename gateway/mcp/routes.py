@@ -2,11 +2,12 @@
 
 import base64
 import ssl
-from collections.abc import Iterable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from dataclasses import dataclass, field
+from typing import Protocol
 
 from gateway.egress import EgressPolicy, Network, check_url, client_for
-from gateway.http1 import Client, build_head
+from gateway.http1 import BeforeWrite, NotSent, Response, build_head
 from gateway.mcp.headers import Header
 from gateway.values import Server, ServerId
 
@@ -14,11 +15,55 @@ _REMEMBERED = 256
 _SHORTEST_SECRET = 8
 
 
+class Exchange(Protocol):
+    """An answer whose head has come; see `gateway.http1.Exchange`."""
+
+    status: int
+    headers: tuple[Header, ...]
+
+    @property
+    def content_type(self) -> str: ...
+
+    async def read(self, max_body: int, deadline: float | None = None) -> bytes: ...
+
+    def __aiter__(self) -> AsyncIterator[bytes]: ...
+
+    async def __anext__(self) -> bytes: ...
+
+    def close(self) -> None: ...
+
+
+class Door(Protocol):
+    """What sends a request; see `gateway.http1.Client`."""
+
+    def open(
+        self,
+        head: bytes,
+        body: bytes = b"",
+        *,
+        deadline: float,
+        idle_seconds: float | None = None,
+        before_write: BeforeWrite | None = None,
+    ) -> Awaitable[Exchange]: ...
+
+    async def request(
+        self,
+        head: bytes,
+        body: bytes = b"",
+        *,
+        deadline: float,
+        max_body: int,
+        before_write: BeforeWrite | None = None,
+    ) -> Response: ...
+
+    def close(self) -> None: ...
+
+
 @dataclass(frozen=True, slots=True)
 class Route:
     """Where a server is. `fixed`: Host, the server's own credential, no compression."""
 
-    client: Client
+    client: Door
     target: str
     fixed: tuple[Header, ...]
     secrets: tuple[bytes, ...] = field(default=(), repr=False)
@@ -56,12 +101,15 @@ class Routes:
         connections: int,
         connect_seconds: float,
         tls: ssl.SSLContext | None,
+        programs: Callable[[Server], Route] | None = None,
     ) -> None:
+        """``programs`` leads to servers of transport `stdio`."""
         self._private_allowed = private_allowed
         self._listeners = listeners
         self._connections = connections
         self._connect_seconds = connect_seconds
         self._tls = tls or ssl.create_default_context()
+        self._programs = programs
         self._known: dict[ServerId, tuple[Server, Route]] = {}
 
     def to(self, server: Server) -> Route:
@@ -86,6 +134,10 @@ class Routes:
             self.drop(server_id)
 
     def _open(self, server: Server) -> Route:
+        if server.transport == "stdio":
+            if self._programs is None:
+                raise NotSent("there are no stdio servers here; set GATEWAY_STDIO_SERVERS")
+            return self._programs(server)
         private, listeners = server.allow_private_network, self._listeners
         origin = check_url(
             server.url,
@@ -125,6 +177,7 @@ def _same(old: Server, new: Server) -> bool:
     return (
         old.revision == new.revision
         and old.url == new.url
+        and old.transport == new.transport
         and old.auth_headers == new.auth_headers
         and old.allow_private_network == new.allow_private_network
         and old.tls_ca == new.tls_ca

@@ -12,11 +12,11 @@ from typing import Any, Final
 
 import orjson
 
-from gateway.http1 import Exchange, Http1Error, NotSent, TooLarge
+from gateway.http1 import Http1Error, NotSent, TooLarge
 from gateway.mcp.headers import Header, value_of
 from gateway.mcp.listing import read_page
 from gateway.mcp.lossless import Unreadable, read_json
-from gateway.mcp.routes import Route
+from gateway.mcp.routes import Exchange, Route
 from gateway.mcp.sse import EventScanner, response_in
 from gateway.mcp.sse_answers import SseAnswer
 from gateway.mcp.sse_session import Way

@@ -13,10 +13,10 @@ from urllib.parse import urljoin, urlsplit
 
 import structlog
 
-from gateway.http1 import BeforeWrite, Exchange, Header, Interrupted, NotSent, TooLarge
+from gateway.http1 import BeforeWrite, Header, Interrupted, NotSent, TooLarge
 from gateway.mcp.headers import value_of
 from gateway.mcp.lossless import Unreadable, read_json
-from gateway.mcp.routes import Route, secrets_in
+from gateway.mcp.routes import Exchange, Route, secrets_in
 from gateway.mcp.sse import EventScanner, name_of
 from gateway.mcp.sse_answers import EVENTS, JSON, Mailbox, SseAnswer
 from gateway.values import Json, Server

@@ -10,9 +10,10 @@ from time import monotonic
 
 import orjson
 
-from gateway.http1 import BeforeWrite, Exchange, Header, NotSent
+from gateway.http1 import BeforeWrite, Header, NotSent
 from gateway.mcp.headers import value_of
 from gateway.mcp.lossless import Unreadable, read_json
+from gateway.mcp.routes import Exchange
 from gateway.mcp.sse_answers import JSON, SseAnswer
 from gateway.mcp.sse_session import SessionLimits, SseSession, Way
 from gateway.values import Json, Server

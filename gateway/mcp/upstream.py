@@ -17,18 +17,18 @@ import structlog
 from gateway.egress import Network
 from gateway.http1 import (
     BeforeWrite,
-    Exchange,
     Http1Error,
     NotSent,
     TooLarge,
 )
 from gateway.mcp.handles import Handles
 from gateway.mcp.headers import Header, to_caller, to_upstream, value_of
-from gateway.mcp.routes import Route, Routes, secrets_in
+from gateway.mcp.routes import Exchange, Route, Routes, secrets_in
 from gateway.mcp.sse import EVENT_LIMIT, EventScanner
 from gateway.mcp.sse_answers import SseAnswer
 from gateway.mcp.sse_session import SessionLimits, Way
 from gateway.mcp.sse_sessions import SseSessions
+from gateway.mcp.stdio import StdioServers
 from gateway.mcp.streams import RelayedEvents
 from gateway.mcp.tokens import NoToken, Tokens
 from gateway.values import Caller, Era, Fate, Forwarded, Permit, Request, Server, ServerId
@@ -100,6 +100,7 @@ class Upstreams:
         limits: Limits | None = None,
         tls: ssl.SSLContext | None = None,
         tokens: Tokens | None = None,
+        stdio: StdioServers | None = None,
     ) -> None:
         """``tokens`` serves the servers whose credential is OAuth's; others need none."""
         self.limits = limits or Limits()
@@ -111,6 +112,7 @@ class Upstreams:
             connections=self.limits.connections,
             connect_seconds=self.limits.connect_seconds,
             tls=tls,
+            programs=None if stdio is None else stdio.route,
         )
         self._sse = SseSessions(
             SessionLimits(
@@ -120,6 +122,7 @@ class Upstreams:
                 event_bytes=self.limits.event_bytes,
             )
         )
+        self._stdio = stdio
         self._running: set[_Running] = set()
         self._looking: asyncio.TimerHandle | None = None
         self._farewells: set[asyncio.Task[None]] = set()
@@ -203,12 +206,18 @@ class Upstreams:
         """Close what leads to a server that changed or is gone, with whatever runs on it."""
         self._routes.drop(server_id)
 
+    def warnings(self) -> dict[str, str]:
+        """What readiness says of the ways to servers."""
+        return {} if self._stdio is None else self._stdio.warnings()
+
     async def close(self) -> None:
         """Close everything. Streams under way end as broken ones."""
         if self._looking is not None:
             self._looking.cancel()
         await self._sse.close()
         self._routes.close()
+        if self._stdio is not None:
+            await self._stdio.close()
         for farewell in list(self._farewells):
             farewell.cancel()
         await asyncio.gather(*self._farewells, return_exceptions=True)

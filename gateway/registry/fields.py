@@ -50,6 +50,17 @@ def _time(value: str) -> str:
     return moment.strftime("%Y-%m-%dT%H:%M:%S.%fZ")
 
 
+STDIO = "stdio"
+
+
+def _server_url(value: str) -> str:
+    if re.fullmatch(rf"{STDIO}:[a-z][a-z0-9_]{{0,63}}", value):
+        return value
+    if value.startswith(f"{STDIO}:"):
+        raise ValueError("must be stdio: and a name of the operator's file of stdio servers")
+    return _url(value)
+
+
 def _url(value: str) -> str:
     if re.search(r"[\x00-\x20\x7f\\]", value) or not value.isascii():
         raise ValueError("must be a URL in ASCII without spaces; write other hosts in Punycode")
@@ -108,6 +119,8 @@ Reason = Annotated[str, Field(min_length=1, max_length=2000), AfterValidator(_no
 Description = Annotated[str, Field(max_length=4000), AfterValidator(_no_nul)]
 Id = Annotated[str, Field(min_length=1, max_length=64, pattern=r"^[A-Za-z0-9_-]+$")]
 Url = Annotated[str, Field(max_length=2048), AfterValidator(_url)]
+ServerUrl = Annotated[str, Field(max_length=2048), AfterValidator(_server_url)]
+"""Also ``stdio:NAME``, where NAME is an entry of the operator's file."""
 Pem = Annotated[str, Field(min_length=1, max_length=65536), AfterValidator(_pem)]
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 Time = Annotated[str, AfterValidator(_time), Field(json_schema_extra={"format": "date-time"})]

@@ -20,12 +20,13 @@ from gateway.registry.credentials import Auth, NoAuth
 from gateway.registry.faults import Conflict, Invalid
 from gateway.registry.fields import (
     PORTS,
+    STDIO,
     Description,
     Input,
     Name,
     Patch,
     Pem,
-    Url,
+    ServerUrl,
     unsent,
 )
 from gateway.registry.loosening import loosened_settings
@@ -42,12 +43,6 @@ REROUTING = frozenset({"server_url", "transport", "auth", "tls_ca"})
 _s = tables.servers.c
 
 
-def _transport(value: str) -> str:
-    if value == "stdio":
-        raise ValueError("is not available yet; use streamable_http")
-    return value
-
-
 def _slug(value: str) -> str:
     if not re.fullmatch(r"[a-z][a-z0-9_]{0,63}", value):
         raise ValueError("must be small letters, digits and underscores, a letter first, up to 64")
@@ -55,14 +50,14 @@ def _slug(value: str) -> str:
 
 
 Slug = Annotated[str, AfterValidator(_slug)]
-Transport = Annotated[Literal["streamable_http", "sse", "stdio"], AfterValidator(_transport)]
+Transport = Literal["streamable_http", "sse", "stdio"]
 
 
 class NewServer(Input):
     name: Name
     slug: Slug | None = None
     """Its name in Rego, for good; without it a free one is made from the name."""
-    server_url: Url
+    server_url: ServerUrl
     transport: Transport = "streamable_http"
     connector_type: Connector = "custom"
     description: Description = ""
@@ -78,7 +73,7 @@ class ServerPatch(Patch):
     """`slug` and `connector_type` cannot change: policies are routed by them."""
 
     name: Name = unsent()
-    server_url: Url = unsent()
+    server_url: ServerUrl = unsent()
     transport: Transport = unsent()
     description: Description = unsent()
     params: dict[str, JsonValue] = unsent()
@@ -103,12 +98,15 @@ def slug_of(name: str) -> str:
 def origin_of(url: str) -> tuple[str, str, int]:
     """Scheme, host and port (RFC 6454, section 4), the same for every spelling of them."""
     parts: SplitResult = urlsplit(url)
+    if parts.scheme == STDIO:
+        return STDIO, parts.path, 0
     host = (parts.hostname or "").rstrip(".")
     return parts.scheme, host, parts.port or PORTS[parts.scheme]
 
 
 def register(change: Change, new: NewServer, params: Mapping[str, Json] | None = None) -> Row[Any]:
     """Make a server that waits for approval. Raises `Invalid`, `Conflict` for a taken slug."""
+    _check_transport(new.server_url, new.transport, new.auth.type)
     server_id = new_id("srv")
     connector = _connector(change, new)
     values = new.model_dump(exclude={"auth"})
@@ -138,6 +136,9 @@ def patch(change: Change, server_id: str, asked: ServerPatch) -> Row[Any]:
     """Change a server. Raises `Invalid`, and `Conflict` when it cannot become ACTIVE yet."""
     before = get(change.connection, change.project_id, server_id)
     sent = asked.sent()
+    where = {name: sent.get(name, getattr(before, name)) for name in ("server_url", "transport")}
+    auth_type = asked.auth.type if "auth" in sent else before.auth_type
+    _check_transport(where["server_url"], where["transport"], auth_type)
     governed = _governed(change, before, asked)
     rerouted = _rerouted(before, sent)
     values: dict[str, Any] = {name: value for name, value in sent.items() if name != "auth"}
@@ -268,6 +269,15 @@ def _check_reroute(change: Change, before: Row[Any], sent: dict[str, Any]) -> No
             faults["server_url"] = f"this origin is bound to {bound}; register a new server for it"
     if faults:
         raise Invalid(faults)
+
+
+def _check_transport(server_url: str, transport: str, auth_type: str) -> None:
+    """Raises `Invalid`. A program's command and secrets are the operator's, never a body's."""
+    named = server_url.startswith(f"{STDIO}:")
+    if server_url and named != (transport == "stdio"):
+        raise Invalid({"transport": "stdio and a server_url of stdio:NAME go together"})
+    if named and auth_type != "none":
+        raise Invalid({"auth": "a stdio server has none; its secrets are in the operator's file"})
 
 
 def check_reachable(server_url: str) -> None:
