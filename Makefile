@@ -45,7 +45,7 @@ python:
 packages:
 	@missing=; \
 	for pair in nginx:nginx wrk:wrk node:nodejs npm:npm go:golang-go curl:curl \
-	  chromium:chromium openssl:openssl bwrap:bubblewrap; do \
+	  chromium:chromium openssl:openssl bwrap:bubblewrap systemd-analyze:systemd; do \
 	  command -v "$${pair%%:*}" >/dev/null || missing="$$missing $${pair##*:}"; \
 	done; \
 	if [ -n "$$missing" ] && [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \

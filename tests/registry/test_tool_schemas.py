@@ -48,7 +48,7 @@ def _tool(name: str, schema: Any) -> dict[str, Any]:
 
 async def _scanned(world: World, secret: str | None = None) -> None:
     async with world.client(secret or list(world.keys.values())[0]) as client:
-        body = {"name": "crm", "server_url": "https://crm.example.com/mcp"}
+        body = {"name": "sales", "server_url": "https://sales.example.com/mcp"}
         server = (await client.post("mcp/servers", json=body)).json()["id"]
         assert (await client.post(f"mcp/servers/{server}/scan")).status_code == 200
 
@@ -82,7 +82,7 @@ async def test_a_misspelt_argument_is_found_by_opa_check(tmp_path: Path, folder:
         )
     assert {path.name for path in written.files} == {"query.json", "query-all.v2.json"}
     assert written.skipped == {}
-    for tool in ("crm.query", 'crm["query-all.v2"]'):
+    for tool in ("sales.query", 'sales["query-all.v2"]'):
         for right in (
             "input.arguments.limit > 10",
             'input.arguments.where.field == "x"',
@@ -103,7 +103,7 @@ async def test_a_misspelt_argument_is_found_by_opa_check(tmp_path: Path, folder:
 
 
 async def test_files_stay_in_the_folder_and_stale_ones_go(tmp_path: Path, folder: Path) -> None:
-    stale = folder / "schemas" / "tools" / "crm" / "gone.json"
+    stale = folder / "schemas" / "tools" / "sales" / "gone.json"
     stale.parent.mkdir(parents=True)
     stale.write_text("{}")
     with a_world(tmp_path / "data") as world:
@@ -116,11 +116,11 @@ async def test_files_stay_in_the_folder_and_stale_ones_go(tmp_path: Path, folder
             lambda connection: write_tool_schemas(connection, folder / "schemas")
         )
     assert [path.relative_to(folder).as_posix() for path in written.files] == [
-        "schemas/tools/crm/query.json"
+        "schemas/tools/sales/query.json"
     ]
     # Two projects have another `query` under the same slug: neither may refuse the other's names.
     assert orjson.loads(written.files[0].read_bytes()) == OPEN
-    assert written.skipped.keys() == {f"crm/{name}" for name in names}
+    assert written.skipped.keys() == {f"sales/{name}" for name in names}
     assert not stale.exists()
     assert not (tmp_path / "out.json").exists()
 
@@ -170,11 +170,11 @@ def test_nothing_that_a_server_sends_fails_the_check_of_a_policy(
     tmp_path: Path, folder: Path, inner: Any
 ) -> None:
     schema = arguments_schema({"type": "object", "properties": {"a": inner, "b": {}}})
-    file = folder / "schemas" / "tools" / "crm" / "query.json"
+    file = folder / "schemas" / "tools" / "sales" / "query.json"
     file.parent.mkdir(parents=True)
     file.write_bytes(orjson.dumps(schema))
-    assert _check(folder, "crm.query", "input.arguments.b == 1") == ""
-    assert "bb" in _check(folder, "crm.query", "input.arguments.bb == 1")
+    assert _check(folder, "sales.query", "input.arguments.b == 1") == ""
+    assert "bb" in _check(folder, "sales.query", "input.arguments.bb == 1")
 
 
 def test_a_schema_that_holds_itself_ends() -> None:
