@@ -5,8 +5,7 @@
 # make sbom     what is in it, as CycloneDX
 
 .DEFAULT_GOAL := run
-.PHONY: run install test check conformance bench sbom lock packages python screenshots
-.PHONY: run install test check conformance bench soak lock packages python screenshots
+.PHONY: run install test check conformance bench sbom lock packages python screenshots soak
 .DELETE_ON_ERROR:
 
 PYTHON ?= python3
@@ -61,10 +60,11 @@ tests/node/node_modules/.package-lock.json: tests/node/package-lock.json
 	  npm ci --prefix tests/node --ignore-scripts --no-audit --no-fund --loglevel error; \
 	fi
 
-# Tests look for programs on PATH; the pinned OPA may be elsewhere.
+# Tests look for programs on PATH; the pinned OPA may be elsewhere. The longest files come first,
+# or one process would be left with them at the end.
 test: packages install check tests/node/node_modules/.package-lock.json
 	@PATH="$$(dirname "$(OPA)"):$$PATH" $(BIN)/python -m pytest \
-	  --numprocesses auto --maxprocesses 4 --dist loadfile
+	  --numprocesses auto --maxprocesses 4 --dist loadfile tests/end_to_end tests/conformance tests
 
 check: install .venv/.dev
 	@$(BIN)/ruff check .

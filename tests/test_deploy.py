@@ -135,7 +135,9 @@ def test_the_unit_is_one_that_systemd_takes(tmp_path: Path) -> None:
     analyze = needs("systemd-analyze", "on Debian: apt-get install systemd")
     unit = tmp_path / "policy-gateway.service"
     text = (DEPLOY / unit.name).read_text()
-    unit.write_text(text.replace("/opt/policy-gateway/bin/gateway", sys.executable))
+    program = tmp_path / "gateway"  # no blank in its path, which a checkout's may have
+    program.symlink_to(sys.executable)
+    unit.write_text(text.replace("/opt/policy-gateway/bin/gateway", str(program)))
     done = subprocess.run([analyze, "verify", unit], capture_output=True, text=True, check=False)
     assert (done.returncode, done.stderr) == (0, "")
     for line in ("NoNewPrivileges=yes", "ProtectSystem=strict", "CapabilityBoundingSet="):

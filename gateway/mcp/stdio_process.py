@@ -4,6 +4,7 @@ Framing: 2025-11-25 and 2026-07-28, basic/transports, "stdio".
 """
 
 import asyncio
+import contextlib
 import os
 import shutil
 import signal
@@ -129,6 +130,7 @@ class Child:
             for task in (errors, reading, ending):
                 task.cancel()
             await asyncio.gather(errors, reading, ending, return_exceptions=True)
+            await self._empty_pipes()
             if self._home:
                 shutil.rmtree(self._home, ignore_errors=True)
 
@@ -168,6 +170,14 @@ class Child:
             except TimeoutError:
                 continue
         _log.info("ended", program=self._program.name, status=self._process.returncode)
+
+    async def _empty_pipes(self) -> None:
+        """A pipe that nobody reads to its end stays open, also when its writer is dead."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(self._limits.close_seconds):
+                for pipe in (self._process.stdout, self._process.stderr):
+                    while pipe is not None and await pipe.read(65536):
+                        pass
 
     def _kill(self, number: signal.Signals) -> None:
         """The whole group: without a sandbox the program may have children."""

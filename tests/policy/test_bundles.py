@@ -54,7 +54,7 @@ def test_a_bundle_holds_policies_data_and_a_manifest_that_says_where_they_came_f
     assert (manifest["roots"], manifest["rego_version"]) == ([""], 2)
     assert set(manifest["metadata"]["sources"]) == {"gateway", "lib", "policies"}
     assert sources_of(bundle) == manifest["metadata"]["sources"]
-    said = b'{"bundle":{"hides":false,"methods":[]},'
+    said = b'{"bundle":{"hides":false,"methods":[],"responses":[]},'
     assert files["data.json"] == said + b'"lib":{"n":0.10,"words":["a","\\u2028<&>"]}}'
 
 
