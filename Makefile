@@ -36,7 +36,7 @@ python:
 
 .venv/.dev: requirements-dev.lock .venv/.installed
 	@echo "Installing what the tests need into .venv"
-	@$(PIP) install --require-hashes --requirement requirements-dev.lock
+	@$(PIP) install --no-deps --require-hashes --requirement requirements-dev.lock
 	@touch $@
 
 # The servers and tools that tests talk to. Elsewhere than on Debian, or without being root, a test
