@@ -373,7 +373,7 @@ async def test_a_stream_that_breaks_tells_whoever_would_wait_for_ever(
 
 async def test_a_silent_stream_ends_at_its_idle_limit_only() -> None:
     script = Script(STREAM_HEAD, chunk(event(PROGRESS)))
-    async with world(script, idle_seconds=0.05, head_seconds=0.01) as (ups, server, _):
+    async with world(script, idle_seconds=1, head_seconds=0.5) as (ups, server, _):
         # The time-out for heads and plain answers must not count here.
         forwarded = await call(ups, server)
         items = await all_of(forwarded)
