@@ -23,7 +23,7 @@ from gateway.policy.activation import Activation, PolicyStatus
 from gateway.policy.opa import Opa, OpaStatus
 from gateway.registry.stop_file import StopFile
 from gateway.state import DATABASE, State
-from gateway.store import followers, tables
+from gateway.store import tables
 from gateway.trace import checkpoint, receipts
 
 PATH = "/metrics"
@@ -135,11 +135,11 @@ def _stored(connection: Connection, log: tuple[int, int], now: str) -> Stored:
 
 
 def _anchors(connection: Connection) -> dict[receipts.Standing, int]:
-    anchors, backends = followers.anchors.c, followers.anchor_backends.c
+    anchors, backends = tables.anchors.c, tables.anchor_backends.c
     of = (anchors.state, backends.enabled, backends.condition)
     query = (
         select(*of, func.count().label("number"))
-        .join_from(followers.anchors, followers.anchor_backends, backends.name == anchors.backend)
+        .join_from(tables.anchors, tables.anchor_backends, backends.name == anchors.backend)
         .group_by(*of)
     )
     found: dict[receipts.Standing, int] = {}

@@ -14,13 +14,13 @@ from gateway.anchors.values import Anchor, Condition, Head, Receipt, State
 from gateway.clock import after
 from gateway.ids import new_id
 from gateway.registry import outbox
-from gateway.store import followers, tables
+from gateway.store import tables
 from gateway.trace.receipts import NOT_NEWS
 
-_a = followers.anchors.c
-_t = followers.anchor_transactions.c
-_b = followers.anchor_backends.c
-_l = followers.leases.c
+_a = tables.anchors.c
+_t = tables.anchor_transactions.c
+_b = tables.anchor_backends.c
+_l = tables.leases.c
 
 
 _SCAN = 50_000
@@ -53,7 +53,7 @@ class LeaseLost(Exception):
 
 def unfinished(connection: Connection, backend: str) -> Anchor | None:
     """The anchor that is under way; there is one at most."""
-    query = select(followers.anchors).where(_a.backend == backend, _a.state != State.FINAL)
+    query = select(tables.anchors).where(_a.backend == backend, _a.state != State.FINAL)
     row = connection.execute(query.limit(1)).first()
     return None if row is None else _anchor(row)
 
@@ -61,11 +61,11 @@ def unfinished(connection: Connection, backend: str) -> Anchor | None:
 def queue(connection: Connection, backend: str, head: Head, now: str) -> Anchor:
     """Choose a head. A queued one, of which nothing has left, is superseded."""
     connection.execute(
-        delete(followers.anchors).where(_a.backend == backend, _a.state == State.QUEUED)
+        delete(tables.anchors).where(_a.backend == backend, _a.state == State.QUEUED)
     )
     anchor = Anchor(new_id("anc"), backend, head, State.QUEUED, now)
     connection.execute(
-        insert(followers.anchors).values(
+        insert(tables.anchors).values(
             id=anchor.id,
             backend=backend,
             log=head.log,
@@ -96,11 +96,9 @@ def known_root(connection: Connection, log: int, size: int) -> bytes | None:
 
 def signed(connection: Connection, anchor: Anchor, sent: Sent) -> None:
     """Keep a transaction before it is sent; from now on the anchor is not superseded."""
+    connection.execute(update(tables.anchors).where(_a.id == anchor.id).values(state=State.SENDING))
     connection.execute(
-        update(followers.anchors).where(_a.id == anchor.id).values(state=State.SENDING)
-    )
-    connection.execute(
-        insert(followers.anchor_transactions).values(
+        insert(tables.anchor_transactions).values(
             hash=sent.hash,
             anchor_id=anchor.id,
             nonce=sent.nonce,
@@ -115,7 +113,7 @@ def signed(connection: Connection, anchor: Anchor, sent: Sent) -> None:
 
 def transactions(connection: Connection, anchor_id: str) -> list[Sent]:
     """Newest first."""
-    query = select(followers.anchor_transactions).where(_t.anchor_id == anchor_id)
+    query = select(tables.anchor_transactions).where(_t.anchor_id == anchor_id)
     ordered = query.order_by(_t.nonce.desc(), _t.created_at.desc())
     return [_sent(row) for row in connection.execute(ordered)]
 
@@ -123,7 +121,7 @@ def transactions(connection: Connection, anchor_id: str) -> list[Sent]:
 def paid(connection: Connection, tx_hash: str, amount: int, now: str) -> None:
     """A receipt was seen: the money is gone, whether the transaction did its work or not."""
     connection.execute(
-        update(followers.anchor_transactions)
+        update(tables.anchor_transactions)
         .where(_t.hash == tx_hash, _t.paid.is_(None))
         .values(paid=str(amount), paid_at=now)
     )
@@ -133,20 +131,20 @@ def spent(connection: Connection, backend: str, day: str) -> int:
     """Wei paid on a UTC day, ``2026-01-31``."""
     query = (
         select(_t.paid)
-        .join(followers.anchors, _a.id == _t.anchor_id)
+        .join(tables.anchors, _a.id == _t.anchor_id)
         .where(_a.backend == backend, _t.paid_at >= day, _t.paid_at < day + "U")
     )
     return sum(int(amount) for amount in connection.execute(query).scalars())
 
 
 def last_signed_at(connection: Connection, backend: str) -> str | None:
-    query = select(func.max(_t.created_at)).join(followers.anchors, _a.id == _t.anchor_id)
+    query = select(func.max(_t.created_at)).join(tables.anchors, _a.id == _t.anchor_id)
     return connection.execute(query.where(_a.backend == backend)).scalar()
 
 
 def final(connection: Connection, anchor: Anchor, receipt: Receipt, now: str) -> None:
     connection.execute(
-        update(followers.anchors)
+        update(tables.anchors)
         .where(_a.id == anchor.id)
         .values(
             state=State.FINAL,
@@ -169,7 +167,7 @@ def register(
     before = connection.execute(select(_b.identity).where(_b.name == name)).scalar()
     if before is None:
         connection.execute(
-            insert(followers.anchor_backends).values(
+            insert(tables.anchor_backends).values(
                 name=name,
                 identity=dict(identity),
                 enabled=True,
@@ -180,7 +178,7 @@ def register(
         )
     else:
         connection.execute(
-            update(followers.anchor_backends)
+            update(tables.anchor_backends)
             .where(_b.name == name)
             .values(identity=dict(identity), enabled=True)
         )
@@ -192,7 +190,7 @@ def disable_all(connection: Connection) -> None:
 
     Those that are register again.
     """
-    connection.execute(update(followers.anchor_backends).values(enabled=False))
+    connection.execute(update(tables.anchor_backends).values(enabled=False))
 
 
 def last_writer(connection: Connection) -> str | None:
@@ -211,7 +209,7 @@ def condition(
     query = select(_b.condition).where(_b.name == name)
     before = connection.execute(query).scalar_one_or_none()
     connection.execute(
-        update(followers.anchor_backends)
+        update(tables.anchor_backends)
         .where(_b.name == name)
         .values(condition=condition, detail=detail, since=now)
     )
@@ -259,12 +257,12 @@ def take_lease(connection: Connection, name: str, holder: str, now: str, seconds
     """Take or prolong a lease; False while another holder's has not run out."""
     until = after(now, seconds)
     ours_or_over = (_l.holder == holder) | (_l.until <= now)
-    statement = update(followers.leases).where(_l.name == name, ours_or_over)
+    statement = update(tables.leases).where(_l.name == name, ours_or_over)
     if connection.execute(statement.values(holder=holder, until=until)).rowcount:
         return True
     if connection.execute(select(_l.name).where(_l.name == name)).first() is not None:
         return False
-    connection.execute(insert(followers.leases).values(name=name, holder=holder, until=until))
+    connection.execute(insert(tables.leases).values(name=name, holder=holder, until=until))
     return True
 
 
@@ -276,7 +274,7 @@ def check_lease(connection: Connection, name: str, holder: str, now: str) -> Non
 
 
 def give_lease(connection: Connection, name: str, holder: str) -> None:
-    connection.execute(delete(followers.leases).where(_l.name == name, _l.holder == holder))
+    connection.execute(delete(tables.leases).where(_l.name == name, _l.holder == holder))
 
 
 def _anchor(row: Row[Any]) -> Anchor:

@@ -9,7 +9,7 @@ from gateway.api.call import ApiCall
 from gateway.api.models import Listing, ListQuery, Output, listing
 from gateway.registry import pages
 from gateway.registry.faults import Missing
-from gateway.store import followers
+from gateway.store import tables
 from gateway.trace import receipts
 
 State = Literal["LOCAL_ONLY", "PENDING", "ANCHORED", "SKIPPED", "FAILED"]
@@ -54,7 +54,7 @@ class AnchorsOut(Listing[AnchorOut]):
 
 
 async def list_anchors(call: ApiCall, query: ListQuery) -> AnchorsOut:
-    a = followers.anchors.c
+    a = tables.anchors.c
 
     def read(connection: Connection) -> AnchorsOut:
         page = pages.page_back(
@@ -76,7 +76,7 @@ async def list_anchors(call: ApiCall, query: ListQuery) -> AnchorsOut:
 
 async def get(call: ApiCall) -> FullAnchor:
     def read(connection: Connection) -> FullAnchor:
-        query = receipts.one_by_one().where(followers.anchors.c.id == call.path["id"])
+        query = receipts.one_by_one().where(tables.anchors.c.id == call.path["id"])
         row = connection.execute(query).first()
         if row is None:
             raise Missing("anchor")

@@ -16,7 +16,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from gateway.settings import Settings, SettingsFault
 from gateway.sinks.targets import Line, SinkFault, SinkMisnamed, Target, target
-from gateway.store import followers, tables
+from gateway.store import tables
 from gateway.store.writer import Writer, WriterStopped
 
 BATCH = 500
@@ -25,7 +25,7 @@ SAVE_SECONDS = 1.0
 """How often the index is stored: what was sent since comes again after a crash."""
 MOST_BACKOFF = 60.0
 
-_c = followers.sink_cursors.c
+_c = tables.sink_cursors.c
 _t = tables.trace.c
 _log = structlog.get_logger(__name__)
 
@@ -143,9 +143,9 @@ def stored(connection: Connection, name: str) -> Cursor:
 
 def store(connection: Connection, name: str, cursor: Cursor) -> None:
     place = {"log": cursor.log, "idx": cursor.idx}
-    moved = update(followers.sink_cursors).where(_c.name == name).values(**place)
+    moved = update(tables.sink_cursors).where(_c.name == name).values(**place)
     if connection.execute(moved).rowcount == 0:
-        connection.execute(insert(followers.sink_cursors).values(name=name, **place))
+        connection.execute(insert(tables.sink_cursors).values(name=name, **place))
 
 
 def lines_from(connection: Connection, cursor: Cursor) -> Sequence[Line]:

@@ -7,10 +7,10 @@ from typing import Any, Literal
 
 from sqlalchemy import Connection, Row, Select, func, select
 
-from gateway.store import followers, tables
+from gateway.store import tables
 
-_a = followers.anchors.c
-_b = followers.anchor_backends.c
+_a = tables.anchors.c
+_b = tables.anchor_backends.c
 
 BROKEN = frozenset({"wrong_chain", "foreign_code", "fork", "refused"})
 """Conditions that only a person puts right; nothing is anchored in them."""
@@ -103,7 +103,7 @@ def standing(connection: Connection) -> LogStanding:
     t = tables.trace.c
     log = connection.execute(select(func.max(tables.logs.c.log))).scalar_one()
     last = connection.execute(select(func.max(t.idx)).where(t.log == log)).scalar()
-    query = select(followers.anchor_backends).where(_b.enabled).order_by(_b.name)
+    query = select(tables.anchor_backends).where(_b.enabled).order_by(_b.name)
     backends = [_backend(connection, row, log) for row in connection.execute(query)]
     anchored = max((backend.size for backend in backends), default=0)
     news = connection.execute(
@@ -141,6 +141,4 @@ def state_of(row: Row[Any]) -> Standing:
 def one_by_one() -> Select[Any]:
     """Anchors with their backends."""
     backend = (_b.identity, _b.enabled, _b.condition, _b.detail)
-    return select(followers.anchors, *backend).join(
-        followers.anchor_backends, _b.name == _a.backend
-    )
+    return select(tables.anchors, *backend).join(tables.anchor_backends, _b.name == _a.backend)

@@ -11,7 +11,7 @@ from sqlalchemy import Engine, create_engine, text
 
 from gateway.store import migrations
 from gateway.store.database import writing_engine
-from gateway.store.followers import every_table
+from gateway.store.tables import metadata
 
 
 def _schema(engine: Engine) -> dict[str, str]:
@@ -27,10 +27,10 @@ def test_migrations_and_tables_agree(tmp_path: Path) -> None:
     migrations.upgrade(migrated)
     with migrated.connect() as connection:
         context = MigrationContext.configure(connection, opts={"compare_type": True})
-        assert compare_metadata(context, every_table) == []
+        assert compare_metadata(context, metadata) == []
     # compare_metadata sees neither WITHOUT ROWID nor primary keys.
     direct = create_engine("sqlite://")
-    every_table.create_all(direct)
+    metadata.create_all(direct)
     schema = _schema(migrated)
     schema.pop("alembic_version")
     assert schema == _schema(direct)

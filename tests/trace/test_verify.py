@@ -17,7 +17,7 @@ from sqlalchemy import insert
 
 from gateway.registry.evidence import Wanted
 from gateway.registry.traces import Filter
-from gateway.store import followers
+from gateway.store import tables
 from gateway.trace.chain_proof import ANCHOR, ANCHORED
 from gateway.trace.ethereum import keccak256
 from gateway.trace.merkle import Frontier, consistency_proof, leaf_hash
@@ -412,8 +412,8 @@ def test_what_was_anchored_is_in_the_bundle_with_its_proof(evidence: Evidence) -
     }
     backend = {"name": BACKEND, "identity": {}, "enabled": True, "condition": "ok", "detail": ""}
     backend |= {"since": row["created_at"]}
-    world.change(lambda c: c.execute(insert(followers.anchor_backends).values(**backend)).rowcount)
-    world.change(lambda c: c.execute(insert(followers.anchors).values(**row)).rowcount)
+    world.change(lambda c: c.execute(insert(tables.anchor_backends).values(**backend)).rowcount)
+    world.change(lambda c: c.execute(insert(tables.anchors).values(**row)).rowcount)
     verdict = judge(world, write(world, evidence.bundle), writer=WRITER)
     assert verdict.checks["anchor.flare.30"] == "PASS"
     assert verdict.details["unanchored"].startswith("11 records (30..40)")

@@ -2,11 +2,11 @@
 
 from alembic import context
 
-from gateway.store.followers import every_table
+from gateway.store.tables import metadata
 
 context.configure(
     connection=context.config.attributes["connection"],
-    target_metadata=every_table,
+    target_metadata=metadata,
     # SQLite alters few things in place; Alembic then copies the table.
     render_as_batch=True,
 )

@@ -1,4 +1,4 @@
-"""The tables of what follows the log: anchors, and leases on what one process does at a time."""
+"""What follows the log: anchors, sinks, and leases on what one process does at a time."""
 
 from sqlalchemy import (
     JSON,
@@ -14,10 +14,7 @@ from sqlalchemy import (
     UniqueConstraint,
 )
 
-from gateway.store.tables import metadata
-
-every_table = metadata
-"""These, and those of `gateway.store.tables`."""
+from gateway.store.tables.shared import metadata
 
 anchors = Table(
     "anchors",

@@ -1,0 +1,80 @@
+"""The tables. Times are RFC 3339 text in UTC with microseconds, so that they sort as text."""
+
+from gateway.store.tables.control import (
+    approvals,
+    budget_windows,
+    budgets,
+    notifications,
+    outbox,
+    stops,
+)
+from gateway.store.tables.extensions import events, extension_activity, extension_agents, extensions
+from gateway.store.tables.following import (
+    anchor_backends,
+    anchor_transactions,
+    anchors,
+    leases,
+    sink_cursors,
+)
+from gateway.store.tables.log import (
+    checkpoints,
+    idempotency,
+    logs,
+    open_calls,
+    payload_keys,
+    payloads,
+    trace,
+    tree_tiles,
+)
+from gateway.store.tables.registry import (
+    agents,
+    consents,
+    keys,
+    overrides,
+    projects,
+    proposals,
+    rules,
+    servers,
+    tools,
+    user_sessions,
+    users,
+)
+from gateway.store.tables.shared import metadata
+
+__all__ = [
+    "agents",
+    "anchor_backends",
+    "anchor_transactions",
+    "anchors",
+    "approvals",
+    "budget_windows",
+    "budgets",
+    "checkpoints",
+    "consents",
+    "events",
+    "extension_activity",
+    "extension_agents",
+    "extensions",
+    "idempotency",
+    "keys",
+    "leases",
+    "logs",
+    "metadata",
+    "notifications",
+    "open_calls",
+    "outbox",
+    "overrides",
+    "payload_keys",
+    "payloads",
+    "projects",
+    "proposals",
+    "rules",
+    "servers",
+    "sink_cursors",
+    "stops",
+    "tools",
+    "trace",
+    "tree_tiles",
+    "user_sessions",
+    "users",
+]

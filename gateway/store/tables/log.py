@@ -1,0 +1,122 @@
+"""The log, its tree, and what is kept beside it."""
+
+from sqlalchemy import (
+    JSON,
+    BigInteger,
+    Boolean,
+    Column,
+    Index,
+    Integer,
+    LargeBinary,
+    SmallInteger,
+    String,
+    Table,
+    Text,
+    UniqueConstraint,
+)
+
+from gateway.store.tables.shared import metadata
+
+logs = Table(
+    "logs",
+    metadata,
+    Column("log", SmallInteger, primary_key=True),
+    Column("origin", String, nullable=False, unique=True),
+    Column("created_at", String, nullable=False),
+    # A log that is damaged, or behind what was signed of it, is sealed; the next one goes on.
+    Column("sealed_at", String),
+    Column("sealed_reason", Text),
+)
+
+checkpoints = Table(
+    "checkpoints",
+    metadata,
+    Column("log", SmallInteger, primary_key=True),
+    Column("size", BigInteger, primary_key=True),
+    Column("root", LargeBinary, nullable=False),
+    Column("note", Text, nullable=False),  # signed (C2SP tlog-checkpoint)
+    Column("ts", String, nullable=False),
+    Column("kept", Boolean, nullable=False),  # anchored; others are thinned to one a minute
+    sqlite_with_rowid=False,
+)
+
+trace = Table(
+    "trace",
+    metadata,
+    Column("log", SmallInteger, primary_key=True),
+    Column("idx", BigInteger, primary_key=True),
+    # The columns below are an index into body, nothing more; body is what was hashed.
+    Column("id", String, nullable=False),
+    Column("call_id", String),
+    Column("project_id", String, nullable=False),
+    Column("pseq", BigInteger, nullable=False),
+    Column("ts", String, nullable=False),
+    Column("kind", String, nullable=False),
+    Column("decision", String),
+    Column("reason_code", String),
+    Column("risk", String),
+    Column("agent_id", String),
+    Column("server_id", String),
+    Column("tool", String),
+    Column("body", LargeBinary, nullable=False),
+    Column("leaf", LargeBinary, nullable=False),
+    Index("ix_trace_project_id_ts", "project_id", "ts"),
+    Index("ix_trace_call_id", "call_id"),
+    UniqueConstraint("log", "project_id", "pseq"),
+)
+
+tree_tiles = Table(
+    "tree_tiles",
+    metadata,
+    Column("log", SmallInteger, primary_key=True),
+    Column("level", SmallInteger, primary_key=True),  # 1: 256 leaves, 2: 65,536, …
+    Column("n", BigInteger, primary_key=True),
+    Column("hash", LargeBinary, nullable=False),
+    sqlite_with_rowid=False,
+)
+
+payloads = Table(
+    "payloads",
+    metadata,
+    Column("log", SmallInteger, primary_key=True),
+    Column("idx", BigInteger, primary_key=True),
+    Column("field", String, primary_key=True),
+    Column("payload_key", String, nullable=False),  # <project>/<yyyy-mm>
+    Column("sealed", LargeBinary, nullable=False),  # AES-GCM over commitment nonce + value
+    Column("expires_at", String, nullable=False, index=True),
+)
+
+payload_keys = Table(
+    "payload_keys",
+    metadata,
+    Column("id", String, primary_key=True),  # <project>/<yyyy-mm>
+    Column("wrapped", LargeBinary, nullable=False),
+    Column("created_at", String, nullable=False),
+)
+
+open_calls = Table(
+    "open_calls",
+    metadata,
+    # Admitted and not settled: what a restart has to settle as unknown.
+    Column("call_id", String, primary_key=True),
+    Column("project_id", String, nullable=False),
+    Column("agent_id", String),
+    Column("server_id", String, nullable=False),
+    Column("tool", String, nullable=False),
+    Column("risk", String, nullable=False),
+    Column("holds", JSON, nullable=False),  # [[budget_id, window_start, amount], …]
+    Column("approval_id", String),
+    Column("admitted_at", String, nullable=False),
+    sqlite_with_rowid=False,
+)
+
+idempotency = Table(
+    "idempotency",
+    metadata,
+    Column("key_id", String, primary_key=True),
+    Column("idempotency_key", String, primary_key=True),
+    Column("request_sha256", String, nullable=False),
+    Column("status", Integer, nullable=False),
+    Column("response_sealed", LargeBinary, nullable=False),
+    Column("created_at", String, nullable=False),
+)
