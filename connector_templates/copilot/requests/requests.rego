@@ -77,10 +77,25 @@ _inside_content(path) if {
 	values.fold(step) in {"attachments", "body", "content", "contexts", "fields", "item", "message", "payload", "value"}
 }
 
+# A tool that reads whatever it is told to reads only while it is told to read.
+_method_writes if {
+	some [path, method] in _pairs
+	values.key(path) in {"httpmethod", "method", "requestmethod", "verb"}
+	not _inside_content(path)
+	not _reading_method(method)
+}
+
+_reading_method(method) if upper(trim_space(method)) in {"", "GET", "HEAD"}
+
+_reading_method(null)
+
 # Of an action that a reading tool is told to call nobody knows what comes of it.
 _kind(verb, path) := "admin" if {
 	verb in {"fetch", "call"}
 	object.get(_actions, paths.last(path), "read") != "read"
+} else := "admin" if {
+	verb in {"fetch", "call"}
+	_method_writes
 } else := "read" if {
 	verb in {"fetch", "call"}
 	not paths.under(path, {"$batch"})

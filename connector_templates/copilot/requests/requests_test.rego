@@ -10,6 +10,7 @@ recorded := {
 	{"m365-read"}: [
 		["fetch", {"entityUrls": ["/me/messages", "https://graph.microsoft.com/v1.0/users/ann@corp.example"]}],
 		["fetch_work_iq", {"entityUrls": "/me/events"}],
+		["fetch", {"entityUrls": ["/me/events"], "method": " get", "verb": null}],
 		["call_function", {"functionUrl": "/search/query"}],
 		["do_action", {"path": "/search/query", "body": {"requests": []}}],
 	],
@@ -86,6 +87,9 @@ test_a_reading_tool_that_is_told_to_act_is_denied if {
 	every path in ["/me/sendMail", "/me/messages/1/forward", "/me/drive/items/1/createLink", "/$batch"] {
 		"m365-admin-code-bulk" in found("fetch", {"entityUrls": [path]})
 		"m365-admin-code-bulk" in found("call_function", {"path": path})
+	}
+	every arguments in [{"method": "DELETE"}, {"HTTP-Method": "post"}, {"verb": 5}, {"options": {"requestMethod": ["GET"], "method": "PATCH"}}] {
+		"m365-admin-code-bulk" in found("fetch", object.union({"entityUrls": ["/me/messages/1"]}, arguments))
 	}
 }
 

@@ -41,7 +41,7 @@ test_bulk_queries_are_denied_in_every_spelling if {
 		"SELECT Id FROM Account LIMIT 1/**/00000", "SELECT Id FROM Account -- LIMIT 5", "SELECT Id FROM Account LIMIT :n",
 		"SELECT Id FROM Account LIMIT 1e9", "SELECT Id FROM Account LIMIT 2000 OFFSET 2000", "SELECT Id FROM Account OFFSET 2001",
 		"SELECT Id FROM Account OFFSET :n", `SELECT Id FROM Account WHERE Name = 'a\\' LIMIT 9999 --'`, "SELECT Id FROM Account WHERE Name = 'a",
-		"SELECT Id\u00a0FROM Account", "FIND {x} RETURNING Account(Id LIMIT 9000)",
+		"SELECT Id\u00a0FROM Account", "SELECT Id FROM Account; DELETE FROM Account", "SELECT Id FROM Account;", "FIND {x} RETURNING Account(Id LIMIT 9000)",
 	] {
 		denied("soqlQuery", {"query": query})
 		denied("query_records", {"soql": query})

@@ -21,9 +21,10 @@ reads if {
 	_reading[name]
 }
 
+# Servers put their own name before this one; with a verb in its place it is another tool.
 reads if {
-	some name in tool_names.plain
-	endswith(name, "queryrecords")
+	regex.match(`(?m)^(?:[a-z0-9]+[_\- ]?)*query[_\- ]?records$`, tool_names.lines)
+	not regex.match(_doing, tool_names.lines)
 }
 
 _reading := {
@@ -31,6 +32,8 @@ _reading := {
 	"getrelatedrecords", "getuserinfo", "listobjects", "listrecentsobjectrecords", "queryrecords",
 	"retrievemetadata", "runsoqlquery", "runsoslsearch", "searchrecords", "soqlquery",
 }
+
+_doing := `(?m)(?:^|[_\- ])(?:add|apply|approv|archiv|assign|call|chang|clear|clos|convert|copy|creat|deliver|do|drop|edit|email|exec|forward|grant|import|insert|invok|lock|mail|mov|notif|patch|post|publish|push|put|reset|restor|revok|run|save|send|set|shar|submit|sync|transfer|updat|upload|upsert|writ)[a-z0-9_\- ]*query[_\- ]?records$`
 
 # METADATA
 # title: SOQL

@@ -12,13 +12,15 @@ import rego.v2
 
 # METADATA
 # title: SOQL
-# description: Reads SOQL, where a backslash escapes inside '…' and no other quotes exist.
-soql(text) := _read(text, `'(?:[^'\\]|\\[\s\S])*'`, `[(),=<>!+*/:;-]`)
+# description: >-
+#   Reads SOQL, where a backslash escapes inside '…' and no other quotes exist. It knows no ";": who
+#   takes one takes a second statement too.
+soql(text) := _read(text, `'(?:[^'\\]|\\[\s\S])*'`, `[(),=<>!+*/:-]`)
 
 # METADATA
 # title: SOSL
 # description: As SOQL, but the words to search for stand in {…}.
-sosl(text) := _read(text, `\{(?:[^}\\]|\\[\s\S])*\}|'(?:[^'\\]|\\[\s\S])*'`, `[(),=<>!+*/:;-]`)
+sosl(text) := _read(text, `\{(?:[^}\\]|\\[\s\S])*\}|'(?:[^'\\]|\\[\s\S])*'`, `[(),=<>!+*/:-]`)
 
 # METADATA
 # title: SQL
