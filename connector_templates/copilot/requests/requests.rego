@@ -85,7 +85,10 @@ _method_writes if {
 	not _reading_method(method)
 }
 
-_reading_method(method) if upper(trim_space(method)) in {"", "GET", "HEAD"}
+_reading_method(method) if {
+	is_string(method)
+	upper(trim_space(method)) in {"", "GET", "HEAD"}
+}
 
 _reading_method(null)
 
