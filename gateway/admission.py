@@ -287,7 +287,8 @@ class Admission:
                 )
             )
         appended = self._log.append(connection, drafts)
-        admitted = [_open_call(claim, self._log.now) for claim in group if claim.refused is None]
+        slot, now = self._log.slot.number, self._log.now
+        admitted = [_open_call(claim, now, slot) for claim in group if claim.refused is None]
         insert_rows(connection, "open_calls", _OPEN_CALL_COLUMNS, admitted)
         return Decided(
             [
@@ -374,11 +375,11 @@ def _window(connection: Connection, budget: Budget, window: str) -> list[int]:
 
 
 _OPEN_CALL_COLUMNS = (
-    "call_id, project_id, agent_id, server_id, tool, risk, holds, approval_id, admitted_at"
+    "call_id, project_id, agent_id, server_id, tool, risk, holds, approval_id, admitted_at, slot"
 )
 
 
-def _open_call(claim: Claim, now: str) -> tuple[Any, ...]:
+def _open_call(claim: Claim, now: str, slot: int) -> tuple[Any, ...]:
     call = claim.approved.call
     caller = call.caller
     holds = [[hold.budget_id, hold.window, hold.amount] for hold in claim.holds]
@@ -386,7 +387,7 @@ def _open_call(claim: Claim, now: str) -> tuple[Any, ...]:
     return (
         *(call.id, caller.project.id, caller.agent.id if caller.agent else None),
         *(caller.server.id, call.tool_name, risk, orjson.dumps(holds).decode()),
-        *(claim.approval_id, now),
+        *(claim.approval_id, now, slot),
     )
 
 

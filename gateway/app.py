@@ -70,6 +70,7 @@ from gateway.steps.methods import Methods
 from gateway.steps.policy import Policy
 from gateway.steps.tool_pins import ToolPins
 from gateway.steps.visibility import Visibility
+from gateway.takeover import Tenure
 from gateway.trace.checkpoint import Signing
 from gateway.values import Caller, Server, Stop
 from gateway.what_if import WhatIf
@@ -427,7 +428,8 @@ async def _run(
         gateway.pipeline.breaker,
         gateway.cancel_calls,
     )
-    running = (house.run(), gateway.signing.run(), gateway.delivery.run())
+    tenure = Tenure(state)
+    running = (house.run(), gateway.signing.run(), gateway.delivery.run(), tenure.run())
     always = [asyncio.create_task(one) for one in running]
     try:
         await gateway.policy.begin()

@@ -123,7 +123,7 @@ def _stored(connection: Connection, log: tuple[int, int], now: str) -> Stored:
     a, s = tables.approvals.c, tables.stops.c
     pending = select(func.count()).where(a.state == "PENDING", a.expires_at > now)
     stops = select(func.count()).where(s.lifted_at.is_(None))
-    signed = checkpoint.latest(connection)
+    signed = checkpoint.latest(connection, log[0])
     return Stored(
         log=log,
         approvals_pending=connection.execute(pending).scalar_one(),

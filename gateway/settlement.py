@@ -122,11 +122,12 @@ class Settlement:
                 self._ledger.put(BudgetId(budget_id), window, used, held)
 
     def recover(self, connection: Connection) -> int:
-        """At start: settle as unknown what the last process admitted and left open.
+        """At start: settle as unknown what the slot's last process admitted and left open.
 
         Nobody knows whether those calls ran, so they stay charged. Returns their number.
         """
-        rows = connection.execute(select(open_calls)).all()
+        ours = open_calls.c.slot == self._log.slot.number
+        rows = connection.execute(select(open_calls).where(ours)).all()
         if not rows:
             return 0
         self._log.append(connection, [_unknown(row) for row in rows])
@@ -135,7 +136,7 @@ class Settlement:
             for budget_id, window, amount in row.holds:
                 _add(holds, budget_id, window, amount, True)
         self._charge(connection, holds)
-        connection.execute(open_calls.delete())
+        connection.execute(open_calls.delete().where(ours))
         return len(rows)
 
 

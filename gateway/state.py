@@ -3,17 +3,19 @@
 import os
 import secrets
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import structlog
 from sqlalchemy import Engine
+from sqlalchemy.exc import SQLAlchemyError
 
 from gateway import keyring
 from gateway.assets import AssetMissing, asset
 from gateway.budgets import Ledger
 from gateway.clock import Clock
+from gateway.ids import new_id
 from gateway.keyring import Keyring
 from gateway.mcp.arguments import compile_schema
 from gateway.policy.templates import Catalogue
@@ -24,7 +26,8 @@ from gateway.registry.grants import Grants
 from gateway.settlement import Settlement
 from gateway.store import migrations
 from gateway.store.database import lock_data_dir, reading_engine, writing_engine
-from gateway.store.writer import Writer
+from gateway.store.writer import Writer, WriterStopped
+from gateway.trace import slots
 from gateway.trace.checkpoint import Checkpoints
 from gateway.trace.log import Log
 
@@ -89,6 +92,7 @@ def open_state(
         try:
             yield state
         finally:
+            _give_back(state)
             state.writer.close()
             state.reader.dispose()
     finally:
@@ -112,7 +116,9 @@ def _open(data_dir: Path, keys: Keyring, outside: Path | None) -> State:
     ledger = Ledger()
     grants = Grants(keys)
     with engine.connect() as connection, connection.begin():
-        log.load(connection, f"gateway-{secrets.token_hex(4)}/trace/main")
+        # The directory is locked: whoever held the slot before is gone, whatever its lease says.
+        slot = slots.take(connection, new_id("gw"), clock.now(), sole=True)
+        log.load(connection, f"gateway-{secrets.token_hex(4)}/trace/main", slot)
         directory.load(connection)
         ledger.load(connection, clock.now())
     vacated = Vacated()
@@ -139,6 +145,13 @@ def _open(data_dir: Path, keys: Keyring, outside: Path | None) -> State:
         registry=Registry(writer, reader, log, directory, keys, clock, catalogue),
         vacated=vacated,
     )
+
+
+def _give_back(state: State) -> None:
+    slot = state.log.slot
+    if not slot.sole:
+        with suppress(SQLAlchemyError, WriterStopped):
+            state.writer.change_now(lambda connection: slots.give(connection, slot))
 
 
 def _templates() -> Catalogue:

@@ -378,11 +378,12 @@ def a_state(data_dir: Path) -> Iterator[World]:
     with open_state(data_dir, create=True) as state:
         world = World(state)
         if new:
-            world.change(_insert_one_of_each)
+            world.change(insert_one_of_each)
         yield world
 
 
-def _insert_one_of_each(connection: Connection) -> None:
+def insert_one_of_each(connection: Connection) -> None:
+    """What `a_state` has, without its log."""
     project, agent, key, server = a_project(), an_agent(), a_key(), a_server()
     definition = orjson.dumps(a_definition(), option=orjson.OPT_SORT_KEYS).decode()
     common = {"project_id": project.id, "created_at": _LONG_AGO}

@@ -25,6 +25,7 @@ LAYERS = (
     ("app", "backup", "exposition", "first_start", "housekeeping", "metrics", "policy_trail"),
     ("api", "dashboard", "extensions", "dry_run", "mcp.proxy", "mcp.scan"),
     ("pipeline", "what_if"),
+    ("takeover",),
     ("state", "notifications"),
     (
         "steps",

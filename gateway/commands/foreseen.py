@@ -9,6 +9,7 @@ from gateway.registry.faults import Fault
 from gateway.settings import SettingsFault
 from gateway.state import NotInitialised
 from gateway.store.database import DatabaseLocked
+from gateway.trace.slots import SlotLost
 
 FORESEEN = (
     SettingsFault,
@@ -20,4 +21,5 @@ FORESEEN = (
     OpaMissing,
     BundleFault,
     AssetMissing,
+    SlotLost,
 )

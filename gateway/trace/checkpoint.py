@@ -24,15 +24,12 @@ from gateway.ids import new_id
 from gateway.keyring import Keyring
 from gateway.store import tables
 from gateway.store.writer import Writer, WriterStopped
-from gateway.trace import note
+from gateway.trace import heads, note
 from gateway.trace.log import LOG_ITSELF, Head, Log, stored_hashes
 from gateway.trace.merkle import roots
 from gateway.trace.note import Checkpoint, NoteFault, VerifierKey
-from gateway.trace.record import Draft
-from gateway.values import ProjectId
+from gateway.trace.record import Draft, Field
 
-_PER_RECORD = 64
-"""Projects that one `heads` record names: it has 16 KiB."""
 _TAIL = 64 * 1024
 _EVERY_SECONDS = 1.0
 _PUBLISH_SECONDS = 60.0
@@ -52,7 +49,7 @@ class Signed:
 
 
 def latest(connection: Connection, number: int | None = None) -> Signed | None:
-    """The newest checkpoint of a log, of the log in use without a number; None before the first."""
+    """The newest checkpoint of a log, of the newest log without a number; None before the first."""
     if number is None:
         number = connection.execute(select(func.max(tables.logs.c.log))).scalar_one()
     query = select(tables.checkpoints).where(_c.log == number).order_by(_c.size.desc()).limit(1)
@@ -116,13 +113,14 @@ class Checkpoints:
 
     def before_anchor(self, connection: Connection) -> Signed:
         """Append the `heads` record and sign the head that an anchor then names."""
-        self._log.append(connection, self._heads(connection))
+        self._log.append(connection, heads.drafts(connection, self._log))
         signed = self.make(connection, keep=True)
         assert signed is not None
         return signed
 
     def open(self, connection: Connection) -> str:
-        """Hold the log against what was signed of it, before anything is appended.
+        """Hold the log against what was signed of it, before anything is appended; then say in it
+        who goes on with it, where that is another process than before.
 
         Returns why it was sealed, and is empty when all agrees.
         """
@@ -133,7 +131,22 @@ class Checkpoints:
         why = self._log.damage or self._disagrees(connection)
         if why:
             self._succeed(connection, why)
+        self._begin(connection)
         return why
+
+    def _begin(self, connection: Connection) -> None:
+        slot = self._log.slot
+        fields: dict[str, Field] = {"slot": slot.number, "epoch": slot.epoch}
+        if slot.former:
+            told: dict[str, Field] = {"former": slot.former, "by": slot.holder, "anchor": "urgent"}
+            self._append("takeover", connection, fields | told)
+        if slot.number and self._log.head.size == 0:
+            # A further slot's log: its first record names all the others.
+            fields["logs"] = heads.lines(connection, self._log)
+            self._append("genesis", connection, fields)
+
+    def _append(self, kind: str, connection: Connection, fields: dict[str, Field]) -> None:
+        self._log.append(connection, [Draft(kind, new_id("evt"), LOG_ITSELF, fields)])
 
     def warnings(self) -> dict[str, str]:
         """What an operator has to know, for readiness; empty when all is well."""
@@ -228,29 +241,6 @@ class Checkpoints:
             )
         )
         return signed
-
-    def _heads(self, connection: Connection) -> list[Draft]:
-        """Every log with its size and root, and every project's last record in this one.
-
-        So a log or the end of a project's records cannot be missing unseen below an anchor.
-        """
-        head = self._log.head
-        logs = [f"{head.origin} {head.size} {head.root.hex()}"]
-        query = select(tables.logs.c.log).where(tables.logs.c.log != head.number)
-        for number in connection.execute(query.order_by(tables.logs.c.log)).scalars():
-            if (signed := latest(connection, number)) is not None:
-                one = signed.checkpoint
-                logs.append(f"{one.origin} {one.size} {one.root.hex()}")
-        projects = [
-            f"{project_id} {pseq} {leaf.hex()}"
-            for project_id, (pseq, leaf) in sorted(self._log.project_heads().items())
-            if project_id != LOG_ITSELF
-        ]
-        groups = [projects[i : i + _PER_RECORD] for i in range(0, len(projects), _PER_RECORD)]
-        return [
-            Draft("heads", new_id("evt"), ProjectId(LOG_ITSELF), {"logs": logs, "projects": group})
-            for group in groups or [[]]
-        ]
 
 
 class Signing:

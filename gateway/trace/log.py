@@ -4,7 +4,8 @@ Nothing here commits. `Log` is a participant of `gateway.store.writer`: its size
 sequence numbers advance in memory only once the transaction is durable, so a failed write leaves
 neither a gap nor a false alarm.
 
-A database may hold several logs, one after the other: a log that was found damaged, or behind what
+A database may hold several logs: one beside the other, of each process that writes its own (see
+`gateway.trace.slots`); and one after the other, where a log that was found damaged, or behind what
 was signed of it, is sealed as it is and a successor goes on from its first record.
 """
 
@@ -18,9 +19,11 @@ from gateway.ids import new_id
 from gateway.keyring import Keyring
 from gateway.store import tables
 from gateway.store.rows import insert_rows
-from gateway.trace import payloads, record
+from gateway.trace import payloads, record, slots
 from gateway.trace.merkle import Frontier, Hashes, leaf_hash, rebuild
+from gateway.trace.names import LogName
 from gateway.trace.record import Draft, Field, Place, bounded
+from gateway.trace.slots import Slot
 from gateway.values import ProjectId
 
 MAIN_LOG = 0
@@ -80,6 +83,7 @@ class Log:
         self._keys = payloads.PayloadKeys(keyring)
         self._durable = _State(MAIN_LOG, "", Frontier(), {})
         self._pending: _State | None = None
+        self._slot: Slot | None = None
         self.damage = ""
         """Why nothing can be appended to this log; empty while it is whole."""
         self._now = ""
@@ -98,6 +102,12 @@ class Log:
     def now(self) -> str:
         """The time of the running transaction."""
         return self._now
+
+    @property
+    def slot(self) -> Slot:
+        """Held by this process; once it is lost, no transaction of the log's writer begins."""
+        assert self._slot is not None
+        return self._slot
 
     @property
     def number(self) -> int:
@@ -123,17 +133,19 @@ class Log:
             heads |= self._pending.heads
         return heads
 
-    def load(self, connection: Connection, origin: str) -> None:
-        """Rebuild the newest log's state from the database; make the first log if there is none.
+    def load(self, connection: Connection, base: str, slot: Slot) -> None:
+        """Rebuild the slot's newest log from the database; make its first one if there is none.
 
-        A tree that lacks tiles or leaves is loaded as `damage`, and only `succeed` goes on then.
+        ``base`` names the logs of a new database. A tree that lacks tiles or leaves is loaded as
+        `damage`, and only `succeed` goes on then.
         """
         trace, logs = tables.trace, tables.logs
-        if connection.execute(select(logs.c.log)).first() is None:
-            connection.execute(
-                insert(logs).values(log=MAIN_LOG, origin=origin, created_at=self._clock.now())
-            )
-        newest = connection.execute(select(logs).order_by(logs.c.log.desc()).limit(1)).one()
+        self._slot = slot
+        ours = select(logs).where(logs.c.slot == slot.number).order_by(logs.c.log.desc()).limit(1)
+        newest = connection.execute(ours).first()
+        if newest is None:
+            self._make(connection, base, slot)
+            newest = connection.execute(ours).one()
         last = connection.execute(
             select(trace.c.idx, trace.c.ts)
             .where(trace.c.log == newest.log)
@@ -150,6 +162,17 @@ class Log:
             frontier = Frontier()
         heads = self._load_heads(connection, newest.log)
         self._durable = _State(newest.log, newest.origin, frontier, heads)
+
+    def _make(self, connection: Connection, base: str, slot: Slot) -> None:
+        logs, now = tables.logs, self._clock.now()
+        first = connection.execute(select(logs.c.origin).order_by(logs.c.log).limit(1)).scalar()
+        name = LogName(LogName.parse(first or base).base, slot.number)
+        slots.numbered(
+            connection,
+            logs,
+            "log",
+            lambda _: {"slot": slot.number, "origin": str(name), "created_at": now},
+        )
 
     def _load_heads(
         self, connection: Connection, number: int
@@ -171,6 +194,8 @@ class Log:
     # --- inside a transaction, on the writing thread ---
 
     def begin(self, connection: Connection) -> None:
+        if self._slot is not None:
+            slots.check(connection, self._slot)
         self._pending = None
         self._now = self._clock.now()
         self._expiries.clear()
@@ -231,14 +256,18 @@ class Log:
         """
         logs = tables.logs
         old = self._durable
-        number = old.number + 1
-        origin = f"{old.origin.removesuffix(f'-{number}')}-{number + 1}"
+        origin = str(LogName.parse(old.origin).successor)
         connection.execute(
             update(logs)
             .where(logs.c.log == old.number)
             .values(sealed_at=self._now, sealed_reason=why)
         )
-        connection.execute(insert(logs).values(log=number, origin=origin, created_at=self._now))
+        number = slots.numbered(
+            connection,
+            logs,
+            "log",
+            lambda _: {"slot": self.slot.number, "origin": origin, "created_at": self._now},
+        )
         self._pending = _State(number, origin, Frontier(), {})
         fields: dict[str, Field] = {
             "sealed": old.origin,

@@ -10,7 +10,7 @@ import os
 from dataclasses import dataclass, field
 
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
-from sqlalchemy import Connection, insert, select
+from sqlalchemy import Connection, select, text
 
 from gateway.keyring import Keyring, decrypt, encrypt
 from gateway.store.tables import payload_keys
@@ -18,6 +18,10 @@ from gateway.trace.record import commitment
 from gateway.values import ProjectId
 
 NONCE_BYTES = 32
+_MAKE_KEY = text(
+    "INSERT INTO payload_keys (id, wrapped, created_at) VALUES (:id, :wrapped, :created_at)"
+    " ON CONFLICT DO NOTHING"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,11 +60,12 @@ class PayloadKeys:
         if key is None:
             raw = os.urandom(32)
             wrapped = encrypt(self._data, raw, key_id.encode())
-            connection.execute(
-                insert(payload_keys).values(id=key_id, wrapped=wrapped, created_at=ts)
-            )
-            self._new.append(key_id)
-            key = PayloadKey(AESGCM(raw), raw)
+            row = {"id": key_id, "wrapped": wrapped, "created_at": ts}
+            if connection.execute(_MAKE_KEY, row).rowcount:
+                self._new.append(key_id)
+                key = PayloadKey(AESGCM(raw), raw)
+            else:  # another gateway made it in this moment
+                key = self.for_reading(connection, key_id)
         self._open[key_id] = key
         return key
 

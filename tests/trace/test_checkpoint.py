@@ -271,8 +271,8 @@ def test_a_sealed_logs_head_stays_in_the_heads_of_its_successor(tmp_path: Path) 
         world.state.writer.change_now(world.state.checkpoints.before_anchor)
         (heads,) = world.records("heads")
         origins = [line.split(" ")[0] for line in heads["logs"]]
-        assert origins == [f"{world.state.log.origin}", world.state.log.origin.removesuffix("-2")]
-        assert heads["logs"][1].split(" ")[1] == "300"
+        assert origins == [world.state.log.origin.removesuffix("-2"), world.state.log.origin]
+        assert heads["logs"][0].split(" ")[1] == "300"
 
 
 # --- the file off the database ---

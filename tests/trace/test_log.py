@@ -105,7 +105,7 @@ def test_the_clock_never_shows_a_time_before_the_last_record(tmp_path: Path) -> 
         last = world.records()[-1]["ts"]
         clock = Clock(lambda: 0.0)
         with world.state.reader.connect() as connection:
-            Log(world.state.keyring, clock).load(connection, "unused")
+            Log(world.state.keyring, clock).load(connection, "unused", world.state.log.slot)
     assert clock.now() == last
 
 
@@ -117,7 +117,7 @@ def test_a_log_whose_leaves_are_missing_cannot_be_continued(tmp_path: Path) -> N
         )
         log = Log(world.state.keyring, Clock())
         with world.state.reader.connect() as connection:
-            log.load(connection, "unused")
+            log.load(connection, "unused", world.state.log.slot)
             assert "damaged" in log.damage
             with pytest.raises(LogDamaged, match="damaged"):
                 log.append(connection, [a_draft()])

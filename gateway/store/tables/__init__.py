@@ -19,6 +19,7 @@ from gateway.store.tables.following import (
 from gateway.store.tables.log import (
     checkpoints,
     idempotency,
+    log_slots,
     logs,
     open_calls,
     payload_keys,
@@ -58,6 +59,7 @@ __all__ = [
     "idempotency",
     "keys",
     "leases",
+    "log_slots",
     "logs",
     "metadata",
     "notifications",

@@ -21,11 +21,21 @@ logs = Table(
     "logs",
     metadata,
     Column("log", SmallInteger, primary_key=True),
+    Column("slot", SmallInteger, nullable=False, server_default="0"),
     Column("origin", String, nullable=False, unique=True),
     Column("created_at", String, nullable=False),
     # A log that is damaged, or behind what was signed of it, is sealed; the next one goes on.
     Column("sealed_at", String),
     Column("sealed_reason", Text),
+)
+
+log_slots = Table(
+    "log_slots",
+    metadata,
+    Column("slot", SmallInteger, primary_key=True, autoincrement=False),
+    Column("holder", String, nullable=False),  # empty when it was given back
+    Column("epoch", BigInteger, nullable=False),  # one more with each holder; see trace/slots.py
+    Column("until", String, nullable=False),
 )
 
 checkpoints = Table(
@@ -107,6 +117,7 @@ open_calls = Table(
     Column("holds", JSON, nullable=False),  # [[budget_id, window_start, amount], …]
     Column("approval_id", String),
     Column("admitted_at", String, nullable=False),
+    Column("slot", SmallInteger, nullable=False, server_default="0"),  # of whoever admitted it
     sqlite_with_rowid=False,
 )
 
