@@ -155,7 +155,7 @@ def test_neighbours_do_not_know_each_other(importer: str, forbidden: tuple[str, 
 
 
 @pytest.mark.parametrize(
-    ("library", "only"), [("opa_client", "policy/opa.py"), ("web3", "anchors/chain.py")]
+    ("library", "only"), [("opa_client", "policy/probe.py"), ("web3", "anchors/chain.py")]
 )
 def test_a_library_is_imported_in_one_place(library: str, only: str) -> None:
     users = {

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import importlib
 import os
 import signal
 import sys
@@ -12,10 +13,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-import aiohttp
 import orjson
 import structlog
-from opa_client.opa_async import AsyncOpaClient  # type: ignore[import-untyped]
 
 from gateway.policy import launch
 from gateway.policy.bundle_server import BundleServer
@@ -26,9 +25,7 @@ _log = structlog.get_logger("gateway.opa")
 LONGEST_SOCKET_PATH = 107 if sys.platform == "linux" else 103
 """`sockaddr_un` holds one byte more, for the NUL."""
 
-_AS_CALLS_ASK = {"strict-builtin-errors": True, "provenance": True}
 _STARTING_POLL = 0.02
-_ANSWER_SECONDS = 1.0
 _START_SECONDS = 20.0
 _STOP_SECONDS = 3.0
 _STEADY_SECONDS = 30.0
@@ -58,34 +55,6 @@ class OpaStatus:
     active_revision: str | None
     restarts: int
     last_error: str
-
-
-class _Client(AsyncOpaClient):  # type: ignore[misc]
-    """opa-python-client over a Unix socket. It never retries: a retry hides what is wrong."""
-
-    def __init__(self, path: Path) -> None:
-        super().__init__(host="opa", port=80, retries=0, timeout=_ANSWER_SECONDS)
-        self._path = str(path)
-
-    async def _init_session(self) -> None:
-        self._connector = aiohttp.UnixConnector(path=self._path)
-        self._session = aiohttp.ClientSession(
-            connector=self._connector, timeout=aiohttp.ClientTimeout(total=self.timeout)
-        )
-
-    async def active_revision(self) -> str | None:
-        """The revision that answers now. None: no answer.
-
-        It asks as `gateway.policy.engine` does: OPA keeps a prepared query for each way of asking,
-        so a new bundle has answered once, and is warm, before it is called active.
-        """
-        if not await self.check_health():
-            return None
-        try:
-            answer = await self.query_rule({}, "gateway", "decision", _AS_CALLS_ASK)
-            return str(answer["provenance"]["bundles"]["gateway"]["revision"])
-        except (aiohttp.ClientError, TimeoutError, ValueError, KeyError, TypeError):
-            return None
 
 
 class Opa:
@@ -268,9 +237,11 @@ class Opa:
         """Ask which revision answers, often while one is awaited; return once OPA hangs."""
         missed = 0
         give_up_starting = time.monotonic() + _START_SECONDS
-        async with _Client(self.socket_path) as client:
+        # Half a second of imports, while OPA starts and compiles on another core.
+        probes = await asyncio.to_thread(importlib.import_module, "gateway.policy.probe")
+        async with probes.Probe(self.socket_path) as probe:
             while missed < self._options.missed_checks:
-                revision = await client.active_revision()
+                revision = await probe.active_revision()
                 if revision is not None:
                     missed = 0
                     self._note(revision)

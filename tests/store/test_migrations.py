@@ -1,16 +1,18 @@
 """The migrations make what the tables say, from any version, and refuse a newer database."""
 
 from pathlib import Path
+from typing import Any
 
 import alembic.command
 import pytest
 from alembic.autogenerate import compare_metadata
 from alembic.config import Config
 from alembic.runtime.migration import MigrationContext
-from sqlalchemy import Engine, create_engine, text
+from sqlalchemy import Connection, Engine, Row, inspect, text
 
 from gateway.store import migrations
 from gateway.store.database import writing_engine
+from gateway.store.migrations import scripts
 from gateway.store.tables import metadata
 
 
@@ -22,20 +24,42 @@ def _schema(engine: Engine) -> dict[str, str]:
     return {name: " ".join(sorted(sql.replace(",", " ").split())) for name, sql in rows}
 
 
+def _content(engine: Engine) -> dict[str, list[Row[Any]]]:
+    """Every row there is: no script may bring data that a first start lacks."""
+    with engine.connect() as connection:
+        names = inspect(connection).get_table_names()
+        return {name: list(connection.execute(text(f"SELECT * FROM {name}"))) for name in names}
+
+
+def _migrated(path: Path, to: str = "head") -> Engine:
+    """A database that every script up to a version has made."""
+    engine = writing_engine(path)
+    with engine.connect() as connection, connection.begin():
+        alembic.command.upgrade(scripts.config(connection), to)
+    return engine
+
+
 def test_migrations_and_tables_agree(tmp_path: Path) -> None:
-    migrated = writing_engine(tmp_path / "migrated.db")
-    migrations.upgrade(migrated)
+    migrated = _migrated(tmp_path / "migrated.db")
     with migrated.connect() as connection:
         context = MigrationContext.configure(connection, opts={"compare_type": True})
         assert compare_metadata(context, metadata) == []
     # compare_metadata sees neither WITHOUT ROWID nor primary keys.
-    direct = create_engine("sqlite://")
-    metadata.create_all(direct)
-    schema = _schema(migrated)
-    schema.pop("alembic_version")
-    assert schema == _schema(direct)
+    fresh = writing_engine(tmp_path / "fresh.db")
+    migrations.upgrade(fresh)
+    assert _schema(migrated) == _schema(fresh)
+    assert _content(migrated) == _content(fresh)
     migrated.dispose()
-    direct.dispose()
+    fresh.dispose()
+
+
+def test_an_earlier_database_is_brought_to_the_newest_schema(tmp_path: Path) -> None:
+    engine = _migrated(tmp_path / "gateway.db", "0001")
+    migrations.upgrade(engine)
+    with engine.connect() as connection:
+        assert migrations.revision(connection) == migrations.newest()
+    assert migrations.newest() in scripts.known()
+    engine.dispose()
 
 
 def test_upgrading_twice_changes_nothing(tmp_path: Path) -> None:
@@ -60,8 +84,8 @@ def test_a_database_of_a_later_gateway_is_left_alone(tmp_path: Path) -> None:
 def test_a_migration_that_fails_leaves_nothing_behind(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    engine = writing_engine(tmp_path / "gateway.db")
-
+    engine = _migrated(tmp_path / "gateway.db", "0001")
+    before = _schema(engine)
     migrate = alembic.command.upgrade
 
     def fail(config: Config, to: str) -> None:
@@ -69,6 +93,23 @@ def test_a_migration_that_fails_leaves_nothing_behind(
         raise RuntimeError("power cut")
 
     monkeypatch.setattr("alembic.command.upgrade", fail)
+    with pytest.raises(RuntimeError):
+        migrations.upgrade(engine)
+    assert _schema(engine) == before
+    engine.dispose()
+
+
+def test_a_first_start_that_fails_leaves_nothing_behind(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine = writing_engine(tmp_path / "gateway.db")
+    create = metadata.create_all
+
+    def fail(connection: Connection) -> None:
+        create(connection)
+        raise RuntimeError("power cut")
+
+    monkeypatch.setattr(metadata, "create_all", fail)
     with pytest.raises(RuntimeError):
         migrations.upgrade(engine)
     assert _schema(engine) == {}
