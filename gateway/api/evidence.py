@@ -15,7 +15,7 @@ from starlette.responses import Response, StreamingResponse
 
 from gateway.api.call import ApiCall
 from gateway.api.models import Output, Query
-from gateway.api.traces import Wanted
+from gateway.api.traces import Searched, Wanted
 from gateway.registry import erasure, evidence, traces
 from gateway.registry.core import Actor, Change
 from gateway.registry.erasure import Erasing
@@ -75,7 +75,7 @@ class EvidenceBody(Wanted, Input):
     previous_sizes: _Sizes = ()
 
 
-class ExportQuery(Wanted, Query):
+class ExportQuery(Searched, Query):
     format: Literal["csv", "ndjson"] = "ndjson"
 
 
@@ -143,7 +143,7 @@ async def bundle(call: ApiCall, body: EvidenceBody) -> Response:
 
 async def export(call: ApiCall, query: ExportQuery) -> Response:
     """Every record of the filter, oldest first, as it comes from the database."""
-    wanted = query.as_filter()
+    wanted = query.as_searched(call)
     await _note_reading(call, "audit_read.export", query.model_dump(mode="json"))
     as_csv = query.format == "csv"
     lines = _csv(call, wanted) if as_csv else _ndjson(call, wanted)

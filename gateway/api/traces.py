@@ -12,9 +12,13 @@ from gateway.api.models import Listing, ListQuery, Output, listing
 from gateway.registry import traces
 from gateway.registry.faults import Forbidden
 from gateway.registry.fields import Id, Time
+from gateway.registry.search import sought
 from gateway.values import Risk, Role
 
 _Tool = Annotated[str, Field(min_length=1, max_length=512)]
+_Policy = Annotated[
+    str, Field(min_length=1, max_length=512, description="The id of a policy that was named")
+]
 
 
 class Wanted(BaseModel):
@@ -31,6 +35,7 @@ class Wanted(BaseModel):
     tool: _Tool | None = None
     risk: Risk | None = None
     kind: Id | None = None
+    policy: _Policy | None = None
 
     def as_filter(self) -> traces.Filter:
         return traces.Filter(
@@ -43,10 +48,32 @@ class Wanted(BaseModel):
             tool=self.tool,
             risk=self.risk,
             kind=self.kind,
+            policy=self.policy,
         )
 
 
-class TracesQuery(Wanted, ListQuery):
+class Searched(Wanted):
+    q: Annotated[
+        str | None,
+        Field(
+            min_length=1,
+            max_length=200,
+            description="Part of the name of a tool, agent or server, of a reason or a policy",
+        ),
+    ] = None
+
+    def as_searched(self, call: ApiCall) -> traces.Filter:
+        """With what `q` means in the caller's project."""
+        if self.q is None:
+            return self.as_filter()
+        registry = call.context.registry
+        view = registry.directory.view(call.project_id)
+        return replace(
+            self.as_filter(), search=sought(view, registry.templates.templates(), self.q)
+        )
+
+
+class TracesQuery(Searched, ListQuery):
     pass
 
 
@@ -88,7 +115,7 @@ class FullTrace(Output):
 
 
 async def list_traces(call: ApiCall, query: TracesQuery) -> Listing[TraceOut]:
-    wanted = replace(query.as_filter(), sender=_sender(call))
+    wanted = replace(query.as_searched(call), sender=_sender(call))
     page = await call.read(
         lambda c: traces.listed(c, call.project_id, wanted, call.now, query.cursor, query.limit)
     )

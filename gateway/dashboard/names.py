@@ -16,9 +16,15 @@ def names_of(page: Page) -> Mapping[str, str]:
 
 
 def policies_of(page: Page) -> Mapping[str, str]:
-    """The rules that decisions name, in the words of whoever made them."""
-    view = page.context.api.registry.directory.view(page.person.project_id)
-    return {f"rule:{rule.id}": f"rule: {rule.reason or rule.tool_pattern}" for rule in view.rules}
+    """What decisions name: rules in their makers' words, templates' policies by title."""
+    registry = page.context.api.registry
+    view = registry.directory.view(page.person.project_id)
+    found = {f"rule:{rule.id}": f"rule: {rule.reason or rule.tool_pattern}" for rule in view.rules}
+    bound = {server.template for server in view.servers.values()}
+    for name, template in registry.templates.templates().items():
+        if name in bound:
+            found |= {policy.id: policy.title for policy in template.policies}
+    return found
 
 
 def choices_of(page: Page) -> dict[str, list[tuple[str, str]]]:

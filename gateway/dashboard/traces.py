@@ -1,6 +1,7 @@
 """Calls and changes as the trace keeps them: a list by filter, and each one's whole story."""
 
 import asyncio
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -20,16 +21,17 @@ from gateway.dashboard.page import Page, PageRoute
 from gateway.policy.explain import Explanation, explain
 from gateway.policy.sources import BundleFault
 from gateway.refusals import REASONS
-from gateway.registry import recorded, traces
+from gateway.registry import pages, recorded, traces
 from gateway.values import Risk
 
 _PATH = "/traces"
 FILTERS = (
     *("time_range", "from", "to", "decision", "risk", "agent_id", "server_id", "tool"),
-    "kind",
+    *("kind", "policy", "q"),
 )
 EVERYTHING = "all"
 _SIZE = 50
+_AN_ID = re.compile(r"(?:trc|evt|req)_[0-9a-f]{32}")
 _EVIDENCE = {
     **EvidenceBody.model_json_schema(by_alias=True),
     "properties": {
@@ -57,8 +59,8 @@ class Step:
 
 async def index(page: Page) -> Response:
     wanted = {"kind": "decision", **_wanted(page)}
-    if trace_id := page.query.get("id", "").strip():
-        return page.to(f"{_PATH}/{trace_id}")
+    if _AN_ID.fullmatch(wanted.get("q", "")):
+        return page.to(f"{_PATH}/{wanted['q']}")
     found, fault = Listing[TraceOut](items=[], next_cursor=None), None
     try:
         found = await _page(page, wanted, page.query.get("cursor"), _SIZE)
@@ -77,6 +79,8 @@ async def index(page: Page) -> Response:
         fault=fault,
         names=names_of(page),
         choices=choices_of(page),
+        policies=policies_of(page),
+        reach=pages.REACH,
         risks=[risk.value for risk in Risk],
     )
 
@@ -303,7 +307,8 @@ async def _approval(page: Page, decision: RecordOut | None) -> OpenedApproval | 
 
 
 def _wanted(page: Page) -> dict[str, str]:
-    return {name: page.query[name] for name in FILTERS if page.query.get(name)}
+    given = {name: page.query.get(name, "").strip() for name in FILTERS}
+    return {name: text for name, text in given.items() if text}
 
 
 async def _page(

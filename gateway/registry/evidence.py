@@ -136,7 +136,7 @@ class BundleWriter:
         asked = self.wanted.filter
         narrowing = {
             name: getattr(asked, name)
-            for name in ("decision", "agent_id", "server_id", "tool", "risk", "kind")
+            for name in ("decision", "agent_id", "server_id", "tool", "risk", "kind", "policy")
             if getattr(asked, name) is not None
         }
         return {

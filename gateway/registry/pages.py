@@ -14,6 +14,8 @@ from sqlalchemy import Column, Connection, Row, Select, Table, select, tuple_
 from gateway.registry.faults import Invalid, Missing
 
 MAX_LIMIT = 200
+REACH = 100_000
+"""Rows that are looked through for one page. A filter that nothing fits would read them all."""
 
 Item = TypeVar("Item")
 
@@ -59,16 +61,32 @@ def page_back(
     by: tuple[Column[Any], Column[Any]],
     cursor: str | None,
     limit: int,
+    among: Select[Any] | None = None,
 ) -> Page[Row[Any]]:
-    """As `page`, newest first, in the order of a time and a number that settles ties."""
+    """As `page`, newest first, in the order of a time and a number that settles ties.
+
+    `among` is what is looked through for rows of the query, `REACH` of them at most: the page is
+    then short, or empty, and its cursor goes on where looking ended.
+    """
     first, second = by
+    order = (first.desc(), second.desc())
     if cursor is not None:
-        query = query.where(tuple_(first, second) < tuple_(*decode(cursor, (str, int))))
-    rows = list(connection.execute(query.order_by(first.desc(), second.desc()).limit(limit + 1)))
+        before = tuple_(first, second) < tuple_(*decode(cursor, (str, int)))
+        query = query.where(before)
+        among = None if among is None else among.where(before)
+    end = None
+    if among is not None:
+        columns = among.with_only_columns(first, second).order_by(*order)
+        end = connection.execute(columns.offset(REACH - 1).limit(1)).first()
+    if end is not None:
+        query = query.where(tuple_(first, second) >= tuple_(*end))
+    rows = list(connection.execute(query.order_by(*order).limit(limit + 1)))
     more = len(rows) > limit
     rows = rows[:limit]
-    last = [getattr(rows[-1], first.name), getattr(rows[-1], second.name)] if more else []
-    return Page(rows, encode(last) if more else None)
+    if more:
+        end = rows[-1]
+    last = [] if end is None else [getattr(end, first.name), getattr(end, second.name)]
+    return Page(rows, encode(last) if last else None)
 
 
 def one(connection: Connection, table: Table, project_id: str, row_id: str, noun: str) -> Row[Any]:

@@ -13,6 +13,7 @@ from gateway.keyring import Keyring
 from gateway.registry import pages
 from gateway.registry.faults import Missing
 from gateway.registry.pages import Page
+from gateway.registry.search import Sought, by_policy
 from gateway.store import tables
 from gateway.trace import payloads
 from gateway.trace.payloads import PayloadErased, PayloadKeys
@@ -50,6 +51,9 @@ class Filter:
     tool: str | None = None
     risk: str | None = None
     kind: str | None = None
+    policy: str | None = None
+    """A policy that the decision names."""
+    search: Sought | None = None
     sender: str | None = None
     """Only records of events that this extension sent."""
 
@@ -71,6 +75,15 @@ class Filter:
             found = max(found or "", clock.after(now, -_RANGES[self.time_range]))
         return found
 
+    def times(self, now: str) -> list[ColumnElement[bool]]:
+        """The period alone."""
+        found = []
+        if (start := self.since(now)) is not None:
+            found.append(_t.ts >= start)
+        if self.end is not None:
+            found.append(_t.ts < self.end)
+        return found
+
     def conditions(self, now: str) -> list[ColumnElement[bool]]:
         equal = {
             _t.agent_id: self.agent_id,
@@ -81,12 +94,13 @@ class Filter:
         }
         found = [column == wanted for column, wanted in equal.items() if wanted is not None]
         found += self._decided()
-        if (start := self.since(now)) is not None:
-            found.append(_t.ts >= start)
+        found += self.times(now)
         if self.sender is not None:
             found.append(_t.call_id.in_(_sent_by(self.sender)))
-        if self.end is not None:
-            found.append(_t.ts < self.end)
+        if self.policy is not None:
+            found.append(by_policy(self.policy))
+        if self.search is not None:
+            found.append(self.search.condition())
         return found
 
 
@@ -106,9 +120,10 @@ def listed(
     cursor: str | None,
     limit: int,
 ) -> Page[Row[Any]]:
-    """Newest first."""
+    """Newest first. A page may be short, or empty, before the last: see `pages.page_back`."""
     query = select(*_LISTED).where(_t.project_id == project_id, *wanted.conditions(now))
-    return pages.page_back(connection, query, (_t.ts, _t.idx), cursor, limit)
+    among = select(_t.ts).where(_t.project_id == project_id, *wanted.times(now))
+    return pages.page_back(connection, query, (_t.ts, _t.idx), cursor, limit, among)
 
 
 def get(

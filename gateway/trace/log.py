@@ -70,7 +70,7 @@ class Head:
 
 _TRACE_COLUMNS = (
     "log, idx, id, call_id, project_id, pseq, ts, kind, decision, reason_code, risk, agent_id,"
-    " server_id, tool, body, leaf"
+    " server_id, tool, policies, body, leaf"
 )
 _PAYLOAD_COLUMNS = "log, idx, field, payload_key, sealed, expires_at"
 
@@ -308,7 +308,7 @@ class Log:
         rows.append(
             (state.number, idx, draft.id, draft.call_id, draft.project_id, place.pseq, self._now)
             + (draft.kind, get("decision"), get("reason_code"), get("risk"), get("agent"))
-            + (get("server"), get("tool"), body, leaf)
+            + (get("server"), get("tool"), record.listed_policies(get("rules")), body, leaf)
         )
         return Appended(draft.id, idx, self._now, leaf)
 

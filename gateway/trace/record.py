@@ -20,6 +20,9 @@ MAX_BODY = 16 * 1024
 MAX_NAME = 128
 """Bytes of UTF-8 that a name keeps in a record; the whole name is a payload."""
 
+MAX_LISTED = 1500
+"""Of policies, in bytes of UTF-8: with the other columns below what PostgreSQL indexes (2,704)."""
+
 
 class RecordTooLarge(Exception):
     """A record over 16 KiB: what is long belongs into a payload."""
@@ -81,6 +84,19 @@ def body(draft: Draft, place: Place, commitments: Mapping[str, str]) -> bytes:
     if len(raw) > MAX_BODY:
         raise RecordTooLarge(f"record {draft.id} has {len(raw)} bytes, over {MAX_BODY}")
     return raw
+
+
+def listed_policies(ids: Field) -> str | None:
+    """The ids of policies as a column of text, each between line breaks; None for no ids.
+
+    What an index entry has no room for is left out: `MAX_LISTED` bytes.
+    """
+    if not isinstance(ids, list) or not ids:
+        return None
+    text = "\n".join(("", *ids, ""))
+    while len(text.encode()) > MAX_LISTED:
+        text = text[: text.rindex("\n", 0, -1) + 1]
+    return text
 
 
 def bounded(name: str) -> str:

@@ -1,6 +1,7 @@
 """The trace over the API: filters, a call with its payloads, what is erased stays proven."""
 
 from typing import Any
+from urllib.parse import quote
 
 import pytest
 from sqlalchemy import delete
@@ -54,6 +55,44 @@ async def test_each_filter_leaves_what_it_names(world: World) -> None:
         "kind=decision&from=2001-01-01T00:00:00%2B02:00": [blocked, passed],
     }.items():
         assert await _ids(world, query) == expected, query
+
+
+async def test_a_policy_that_a_decision_names_finds_it_and_only_as_a_whole(world: World) -> None:
+    first = _append(world, tool="t", rules=["no_export", "rule:pol_1"])
+    second = _append(world, tool="t", rules=["no_export_2"])
+    assert await _ids(world, "policy=no_export") == [first]
+    assert await _ids(world, "policy=rule:pol_1") == [first]
+    assert await _ids(world, "policy=no_export_2") == [second]
+    assert await _ids(world, "policy=no%25") == []
+
+
+async def test_a_search_finds_a_call_by_the_words_that_people_know_it_by(world: World) -> None:
+    agent = await _made(world, "agents", {"name": "Sales-Assistant", "owner": "Kim"})
+    rule = {"action": "DENY", "tool_pattern": "x*", "reason": "Nobody exports all at once"}
+    rule_id = (await _made(world, "mcp/policies", rule))["id"]
+    by_tool = _append(world, decision="ALLOW", tool="bulk_export")
+    by_agent = _append(world, decision="ALLOW", tool="t", agent=agent["id"])
+    by_rule = _append(world, decision="ALLOW", tool="t", rules=[f"rule:{rule_id}"])
+    by_reason = _append(world, decision="ALLOW", tool="t", reason_code="budget_exceeded")
+    by_policy = _append(world, decision="ALLOW", tool="t", rules=["salesforce.wide_reading"])
+    for text, expected in {
+        "BULK_exp": [by_tool],
+        "assistant": [by_agent],
+        "exports all": [by_rule],
+        "budget is used": [by_reason],
+        "wide_read": [by_policy],
+        "bulk%": [],
+        "nothing of the kind": [],
+    }.items():
+        assert await _ids(world, f"kind=decision&q={quote(text)}") == expected, text
+
+
+async def _made(world: World, path: str, body: dict[str, Any]) -> dict[str, Any]:
+    async with world.client(Role.ADMIN) as client:
+        answer = await client.post(path, json=body)
+        assert answer.is_success, answer.text
+        made: dict[str, Any] = answer.json()
+        return made
 
 
 async def test_a_call_is_shown_whole_with_its_payloads_opened(world: World) -> None:

@@ -116,6 +116,20 @@ def test_a_first_start_that_fails_leaves_nothing_behind(
     engine.dispose()
 
 
+def test_the_policies_of_earlier_records_are_listed_too(tmp_path: Path) -> None:
+    engine = _migrated(tmp_path / "gateway.db", "0018")
+    row = "INSERT INTO trace (log, idx, id, project_id, pseq, ts, kind, body, leaf) VALUES "
+    with engine.begin() as connection:
+        for idx, body in enumerate(('{"rules":["a","b"]}', '{"rules":[]}', "{}")):
+            values = f"(0, {idx}, 'trc_{idx}', 'prj', {idx}, '2027', 'decision', "
+            connection.exec_driver_sql(f"{row}{values}CAST('{body}' AS BLOB), x'00')")
+    migrations.upgrade(engine)
+    with engine.connect() as connection:
+        query = text("SELECT policies FROM trace ORDER BY idx")
+        assert connection.execute(query).scalars().all() == ["\na\nb\n", None, None]
+    engine.dispose()
+
+
 def test_the_scripts_are_part_of_the_package() -> None:
     folder = Path(migrations.__file__).parent
     assert (folder / "env.py").is_file()

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from gateway.trace.record import (
     MAX_BODY,
+    MAX_LISTED,
     MAX_NAME,
     Draft,
     Field,
@@ -19,6 +20,7 @@ from gateway.trace.record import (
     body,
     bounded,
     commitment,
+    listed_policies,
 )
 from gateway.values import ProjectId
 
@@ -85,3 +87,14 @@ def test_a_bounded_name_is_a_beginning_of_the_name_and_short_enough(name: str) -
 def test_a_commitment_is_the_hmac_under_its_nonce() -> None:
     expected = hmac.new(b"n" * 32, b"value", hashlib.sha256).hexdigest()
     assert commitment(b"n" * 32, b"value") == f"hmac-sha256:{expected}"
+
+
+def test_policies_are_listed_whole_as_far_as_an_index_entry_has_room() -> None:
+    assert listed_policies(["a", "b"]) == "\na\nb\n"
+    assert (listed_policies([]), listed_policies(None)) == (None, None)
+    many = [f"{n:02d}" + "ü" * 60 for n in range(32)]
+    text = listed_policies(many)
+    assert text is not None
+    kept = text.strip("\n").split("\n")
+    assert kept == many[: len(kept)]
+    assert MAX_LISTED - 130 < len(text.encode()) <= MAX_LISTED

@@ -50,6 +50,11 @@ checkpoints = Table(
     sqlite_with_rowid=False,
 )
 
+LISTED_BY = (
+    *("project_id", "ts", "idx", "kind", "decision", "reason_code", "risk", "agent_id"),
+    *("server_id", "tool", "policies"),
+)
+
 trace = Table(
     "trace",
     metadata,
@@ -68,9 +73,11 @@ trace = Table(
     Column("agent_id", String),
     Column("server_id", String),
     Column("tool", String),
+    Column("policies", Text),  # ids, each between line breaks
     Column("body", LargeBinary, nullable=False),
     Column("leaf", LargeBinary, nullable=False),
-    Index("ix_trace_project_id_ts", "project_id", "ts"),
+    # All that a list may be narrowed by: a row is looked up only once it fits.
+    Index("ix_trace_listed", *LISTED_BY),
     Index("ix_trace_call_id", "call_id"),
     UniqueConstraint("log", "project_id", "pseq"),
 )
