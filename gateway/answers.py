@@ -9,11 +9,17 @@ from typing import Any
 
 import orjson
 
+from gateway.flows import ByteStream
 from gateway.mcp.strictness import BadMessage
 from gateway.refusals import REASONS, Refused, Unauthenticated
 from gateway.values import Answer, Call, Era
 
 _JSON = (b"content-type", b"application/json")
+EVENT_HEADERS = (
+    (b"content-type", b"text/event-stream"),
+    (b"cache-control", b"no-cache"),
+    (b"x-accel-buffering", b"no"),
+)
 _PROTOCOLS_OWN = frozenset({-32602, -32020})
 _STATUS = {"trace_unavailable": 503, "header_mismatch": 400}
 META_KEY = "policy-gateway/refusal"
@@ -74,6 +80,23 @@ def failed_message(rpc_id: str | int | None, reason: str) -> Answer:
     refused = Refused(reason)
     body = _error(rpc_id, refused.code, refused.message, error_data(refused, None))
     return Answer(200 if rpc_id is not None else 502, (_JSON,), body)
+
+
+def told(body: bytes) -> Answer:
+    """What the gateway answers in place of an upstream."""
+    return Answer(200, (_JSON,), body)
+
+
+def streamed(events: ByteStream) -> Answer:
+    """As `told`, in events as they come."""
+    return Answer(200, EVENT_HEADERS, stream=events)
+
+
+def rpc_error(
+    status: int, rpc_id: str | int, code: int, message: str, data: Mapping[str, Any]
+) -> Answer:
+    """An error of the protocol's own."""
+    return Answer(status, (_JSON,), _error(rpc_id, code, message, data))
 
 
 def bad_message(bad: BadMessage) -> Answer:

@@ -71,6 +71,8 @@ from gateway.steps.policy import Policy
 from gateway.steps.tool_pins import ToolPins
 from gateway.steps.visibility import Visibility
 from gateway.takeover import Tenure
+from gateway.task_runs import TaskRuns
+from gateway.tasks import OwnTasks
 from gateway.trace.checkpoint import Signing
 from gateway.values import Caller, Server, Stop
 from gateway.what_if import WhatIf
@@ -247,9 +249,11 @@ def build(
 
 
 def _in_band(settings: Settings, state: State, sock: socket.socket) -> InBand:
-    continuations = Continuations(Seals(state.keyring.handles))
+    seals = Seals(state.keyring.handles)
     public_url = settings.public_url or url_of(sock, secure=settings.tls_cert is not None)
-    return InBand(continuations, state.registry, public_url, settings.approval_hold_seconds)
+    own = OwnTasks(state.registry, seals, public_url)
+    held = settings.approval_hold_seconds
+    return InBand(Continuations(seals), own, state.registry, public_url, held)
 
 
 def _admission(state: State, stop_file: StopFile) -> Admission:
@@ -428,8 +432,11 @@ async def _run(
         gateway.pipeline.breaker,
         gateway.cancel_calls,
     )
-    tenure = Tenure(state)
-    running = (house.run(), gateway.signing.run(), gateway.delivery.run(), tenure.run())
+    tenure, runs = Tenure(state), TaskRuns(gateway.pipeline, state.registry)
+    running = (
+        *(house.run(), gateway.signing.run(), gateway.delivery.run()),
+        *(tenure.run(), runs.run()),
+    )
     always = [asyncio.create_task(one) for one in running]
     try:
         await gateway.policy.begin()

@@ -10,7 +10,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from gateway.budget_alerts import BudgetAlerts
 from gateway.refused_calls import RefusedCalls
-from gateway.registry import budgets, erasure, outbox, stops
+from gateway.registry import budgets, erasure, outbox, stops, tasks
 from gateway.registry.breaker_trips import note
 from gateway.registry.core import Actor, Change
 from gateway.registry.stop_file import StopFile
@@ -92,7 +92,7 @@ class Housekeeping:
         if now[:13] == self._forgot_at:
             return
         self._forgot_at = now[:13]
-        for forget in (budgets.forget, outbox.forget):
+        for forget in (budgets.forget, outbox.forget, tasks.forget):
             await asyncio.wait([self.state.writer.change(partial(forget, now=now))])
         await self._expire()
 

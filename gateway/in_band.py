@@ -1,30 +1,36 @@
 """The agent's side of an approval, within the protocol that it speaks.
 
-A call that waits for a person is answered by what its client declared: with the page on which the
-call is approved and a state that comes back with the retry (2026-07-28, `input_required`), with an
-error that names the page (2025-11-25, -32042), or with plain -31004. Where calls are held, the
-answer is kept open until a person has decided, and then the call is asked about anew.
+A call that waits for a person is answered by what its client declared: with a task that the
+gateway carries out itself, with the page on which the call is approved and a state that comes back
+with the retry (2026-07-28, `input_required`), with an error that names the page (2025-11-25,
+-32042), or with plain -31004. Where calls are held, the answer is kept open until a person has
+decided, and then the call is asked about anew.
 """
 
 import time
-from collections import OrderedDict
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import orjson
+import structlog
+from sqlalchemy.exc import SQLAlchemyError
 
 from gateway import answers
 from gateway.flows import ByteStream
 from gateway.mcp.continuations import Continuations, as_event, progress_event
+from gateway.mcp.declared import capabilities, shows_pages, takes_tasks
 from gateway.mcp.envelope import Message, RequestMessage
 from gateway.mcp.headers import value_of
 from gateway.mcp.sse import data_of, error_event, with_data
+from gateway.mcp.tasks import advertised
 from gateway.refusals import REASONS, Refused
 from gateway.registry import approvals
-from gateway.registry.core import Registry
-from gateway.rounds import Continuation
-from gateway.values import Answer, Call, Caller, Era, Json, Permit, ProjectId
+from gateway.registry.core import Actor, Change, Registry
+from gateway.store.writer import WriterStopped
+from gateway.tasks import OwnTasks
+from gateway.values import Answer, Call, Era, Permit, ProjectId
 
 RETRY_SECONDS = 20.0
 """How long a retry waits for the decision: clients retry at once, and ten times at most."""
@@ -33,8 +39,8 @@ LOOK_SECONDS = 1.0
 """How often it is looked for what other gateways decided."""
 URL_ELICITATION_REQUIRED = -32042
 _WAITING = frozenset({"approval_required", "approval_expired"})
-_CAPABILITIES = "io.modelcontextprotocol/clientCapabilities"
-_SESSIONS = 10_000
+
+_log = structlog.get_logger(__name__)
 
 Again = Callable[[], Awaitable[Answer]]
 
@@ -45,6 +51,7 @@ class InBand:
     def __init__(
         self,
         continuations: Continuations,
+        tasks: OwnTasks,
         registry: Registry,
         public_url: str,
         hold_seconds: float,
@@ -53,44 +60,45 @@ class InBand:
         self._registry = registry
         self._public_url = public_url
         self._hold_seconds = hold_seconds
+        self.tasks = tasks
         self._closing = False
-        self._shows_pages: OrderedDict[tuple[str, bytes], None] = OrderedDict()
 
     def close(self) -> None:
         """Held calls end as ones that still wait."""
         self._closing = True
+        self.tasks.close()
 
-    def met(self, caller: Caller, message: Message | None, answer: Answer) -> None:
-        """Keep in mind what a client of the legacy era declared when its session began.
+    def met(self, message: Message | None, answer: Answer) -> Answer:
+        """The answer to what is no tool call, which tells a client that takes tasks of ours."""
+        if not isinstance(message, RequestMessage) or message.method != "server/discover":
+            return answer
+        if not takes_tasks(capabilities(message.params)):
+            return answer
+        if answer.stream is None:
+            return replace(answer, body=advertised(answer.body))
+        return replace(answer, stream=_rewritten(answer.stream, b"capabilities", advertised))
 
-        Forgotten by a restart; the session's calls are then answered with plain -31004.
-        """
-        if not isinstance(message, RequestMessage) or message.method != "initialize":
-            return
-        session = value_of(answer.headers, b"mcp-session-id")
-        if session and _shows_pages(message.params.get("capabilities")):
-            self._shows_pages[caller.key.id, session] = None
-            if len(self._shows_pages) > _SESSIONS:
-                self._shows_pages.popitem(last=False)
-
-    def answer(self, call: Call, refused: Refused, trace_id: str, again: Again | None) -> Answer:
+    async def answer(
+        self, call: Call, refused: Refused, trace_id: str, again: Again | None
+    ) -> Answer:
         """What a refused call is told; ``again`` makes the same call anew, None: do not wait."""
         told = answers.refused_call(call, refused, trace_id)
         if refused.reason not in _WAITING:
             return told
+        if call.of_task is not None:
+            await self.tasks.wait_again(call.of_task, refused, call.caller)
+            return told
+        if self.tasks.takes(call) and (begun := await self.tasks.begin(call, refused)) is not None:
+            return replace(told, body=begun)
         told = replace(told, body=self._asked(call, refused, trace_id) or told.body)
         seconds = max(self._hold_seconds, RETRY_SECONDS if call.is_retry else 0.0)
         takes_events = b"text/event-stream" in value_of(call.request.headers, b"accept")
         if again is None or seconds == 0 or not takes_events:
             return told
         headers = tuple(h for h in told.headers if h[0] != b"content-type")
-        headers += (
-            (b"content-type", b"text/event-stream"),
-            (b"cache-control", b"no-cache"),
-            (b"x-accel-buffering", b"no"),
-        )
-        events = self._held(call, str(refused.data["approval_id"]), told, seconds, again)
-        return Answer(200, headers, stream=events)
+        held = _Held(self, call, str(refused.data["approval_id"]))
+        held.events = self._held(held, told, seconds, again)
+        return Answer(200, headers + answers.EVENT_HEADERS, stream=held)
 
     def carry(self, permit: Permit, answer: Answer) -> Answer:
         """The answer to a call under a grant: where it asks for input, the retry goes on under
@@ -100,7 +108,8 @@ class InBand:
             return answer
         caller = permit.call.caller
         if answer.stream is not None:
-            return replace(answer, stream=self._carried(caller, grant, answer.stream))
+            under = partial(self.continuations.under, caller, grant)
+            return replace(answer, stream=_rewritten(answer.stream, b"input_required", under))
         return replace(answer, body=self.continuations.under(caller, grant, answer.body))
 
     def _asked(self, call: Call, refused: Refused, trace_id: str) -> bytes | None:
@@ -111,11 +120,12 @@ class InBand:
             "url": f"{self._public_url}/dashboard/approvals/{approval_id}",
             "elicitationId": approval_id,
             "message": f"{REASONS['approval_required'].message} An approver signs in on this page, "
-            "sees the whole call, and decides; opening it approves nothing.",
+            "sees the whole call, and decides; approving sends exactly this call, once. Opening "
+            "the page approves nothing.",
         }
         data = answers.error_data(refused, trace_id)
         if call.era is Era.LEGACY:
-            if (call.caller.key.id, (call.session or "").encode()) not in self._shows_pages:
+            if not call.request.shows_pages:
                 return None
             error = {
                 "code": URL_ELICITATION_REQUIRED,
@@ -123,7 +133,7 @@ class InBand:
                 "data": {"elicitations": [page], **data},
             }
             return orjson.dumps({"jsonrpc": "2.0", "id": call.rpc_id, "error": error})
-        if not _shows_pages(_declared(call)):
+        if not shows_pages(capabilities(call.params)):
             return None
         result = {
             "resultType": "input_required",
@@ -134,25 +144,30 @@ class InBand:
         return orjson.dumps({"jsonrpc": "2.0", "id": call.rpc_id, "result": result})
 
     async def _held(
-        self, call: Call, approval_id: str, told: Answer, seconds: float, again: Again
+        self, held: "_Held", told: Answer, seconds: float, again: Again
     ) -> AsyncGenerator[bytes, None]:
         steps = 1
+        call = held.call
         yield _sign_of_life(call, steps)
         ends = time.monotonic() + seconds
         while True:
             seen = self._registry.changes
-            if not await self._pending(call.caller.project.id, approval_id):
+            if not await self._pending(call.caller.project.id, held.approval_id):
                 break
             if self._closing or time.monotonic() >= ends:
+                held.over = True
                 yield as_event(told.body)
                 return
             quiet = time.monotonic() + KEEP_ALIVE_SECONDS
             while self._registry.changes == seen and time.monotonic() < min(quiet, ends):
                 await self._registry.changed(seen, LOOK_SECONDS)
-                if self._closing or not await self._pending(call.caller.project.id, approval_id):
+                if self._closing or not await self._pending(
+                    call.caller.project.id, held.approval_id
+                ):
                     break
             steps += 1
             yield _sign_of_life(call, steps)
+        held.over = True
         answer = await again()
         if answer.stream is None:
             yield as_event(_message(call, answer))
@@ -167,27 +182,59 @@ class InBand:
         row = await self._registry.read(lambda c: approvals.get(c, project_id, approval_id))
         return approvals.effective_status(row, self._registry.clock.now()) == "PENDING"
 
-    async def _carried(
-        self, caller: Caller, grant: Continuation, stream: ByteStream
-    ) -> AsyncGenerator[bytes, None]:
+    async def left(self, call: Call, approval_id: str) -> None:
+        """The client of a held call hung up, which in the modern era is how it cancels: nobody
+        has to decide any more. In the legacy era it may come back and ask again."""
+        if call.era is Era.LEGACY or self._closing:
+            return
+        caller = call.caller
+
+        def abandon(change: Change) -> None:
+            row = approvals.get(change.connection, caller.project.id, approval_id)
+            # Who asked before, and polls, waits still.
+            if call.is_retry or row.trace_id == call.id:
+                approvals.abandon(change, approval_id, "its client hung up")
+
         try:
-            async for event in stream:
-                data = data_of(event) if b"input_required" in event else b""
-                under = self.continuations.under(caller, grant, data)
-                yield event if under == data else with_data(event, under)
-        finally:
-            await stream.aclose()
+            await self._registry.change(Actor.of(caller.key), abandon)
+        except (SQLAlchemyError, WriterStopped) as fault:
+            _log.error("an abandoned approval stays", approval=approval_id, why=str(fault))
 
 
-def _declared(call: Call) -> Json:
-    meta = call.params.get("_meta")
-    return meta.get(_CAPABILITIES) if isinstance(meta, Mapping) else None
+class _Held:
+    """The stream of a call that waits: closed before its approval was decided, it was abandoned."""
+
+    def __init__(self, in_band: InBand, call: Call, approval_id: str) -> None:
+        self.call = call
+        self.approval_id = approval_id
+        self.over = False
+        self.events: AsyncGenerator[bytes, None]
+        self._in_band = in_band
+
+    def __aiter__(self) -> "_Held":
+        return self
+
+    async def __anext__(self) -> bytes:
+        return await self.events.__anext__()
+
+    async def aclose(self) -> None:
+        await self.events.aclose()
+        if not self.over:
+            self.over = True
+            await self._in_band.left(self.call, self.approval_id)
 
 
-def _shows_pages(capabilities: Json) -> bool:
-    """Whether a client declares elicitation by URL."""
-    elicitation = capabilities.get("elicitation") if isinstance(capabilities, Mapping) else None
-    return isinstance(elicitation, Mapping) and isinstance(elicitation.get("url"), Mapping)
+async def _rewritten(
+    stream: ByteStream, mark: bytes, rewrite: Callable[[bytes], bytes]
+) -> AsyncGenerator[bytes, None]:
+    """A stream whose messages are rewritten where the mark stands in them."""
+    try:
+        async for event in stream:
+            data = data_of(event) if mark in event else b""
+            written = rewrite(data) if data else data
+            yield event if written == data else with_data(event, written)
+    finally:
+        await stream.aclose()
 
 
 def _sign_of_life(call: Call, step: int) -> bytes:

@@ -28,6 +28,7 @@ from gateway.in_band import Again, InBand
 from gateway.mcp.envelope import BadMessage, Message, RequestMessage, parse, tool_call
 from gateway.mcp.handles import Handles
 from gateway.mcp.relay import Relay
+from gateway.mcp.tasks import METHODS as TASK_METHODS
 from gateway.mcp.upstream import Upstreams
 from gateway.outcome import Outcome
 from gateway.refusals import Refused, Unauthenticated
@@ -43,6 +44,7 @@ from gateway.steps.enforcement import enforce, strictest
 from gateway.steps.inspection import Inspected, Inspection, outcome_of_stream, withheld
 from gateway.steps.policy import Policy
 from gateway.steps.tool_pins import ToolPins
+from gateway.tasks import Kept
 from gateway.values import (
     Action,
     Answer,
@@ -106,10 +108,28 @@ class Pipeline:
             return await self._reject(caller, bad)
         if isinstance(message, RequestMessage) and message.method == "tools/call":
             return await self.call_tool(self._call(caller, request, message))
+        if isinstance(message, RequestMessage) and message.method in TASK_METHODS:
+            task_id = self.in_band.tasks.named(caller, message)
+            if task_id is not None:
+                return await self._own_task(caller, request, message, task_id)
         request = self.handles.inward(caller, request, message)
         return await self._pass_on(caller, request, message)
 
+    async def carry_out(self, kept: Kept) -> Answer:
+        """A call that was kept as a task, made anew, and not held open should it wait again.
+
+        Raises `Unauthenticated` when its key may call no longer, `BadMessage`.
+        """
+        caller = self.authenticate.again(kept.project_id, kept.key_id, kept.request)
+        message = parse(kept.request.body, kept.request.headers)
+        assert isinstance(message, RequestMessage)
+        call = self._call(caller, kept.request, message)
+        return await self.call_tool(
+            replace(call, id=kept.call_id, of_task=kept.task_id), waits=False
+        )
+
     def _call(self, caller: Caller, request: Request, message: RequestMessage) -> Call:
+        sent = request
         resumed = self.in_band.continuations.resume(caller, request, message)
         message = resumed.message
         request = self.handles.inward(caller, resumed.request, message)
@@ -132,6 +152,7 @@ class Pipeline:
             params=asked.params,
             session=message.session,
             continues=resumed.continues,
+            sent=sent,
         )
 
     async def call_tool(self, call: Call, *, waits: bool = True) -> Answer:
@@ -250,7 +271,7 @@ class Pipeline:
         except Refused as refused:
             self._met(call, refused, approved.decision)
             trace_id = call.id if refused.leaf else self.refused_calls.count(call, refused)
-            return Settled(self.in_band.answer(call, refused, trace_id, again))
+            return Settled(await self.in_band.answer(call, refused, trace_id, again))
         except Exception as fault:  # noqa: BLE001 - nothing is durable, so nothing is sent
             _log.error("the decision could not be written", call=call.id, error=repr(fault))
             self._count(approved.decision, "trace_unavailable")
@@ -362,8 +383,24 @@ class Pipeline:
             rpc_id = message.id if isinstance(message, RequestMessage) else None
             return answers.refused_message(rpc_id, refused)
         answer = await self.relay.pass_on(caller, request, message)
-        self.in_band.met(caller, message, answer)
-        return answer
+        return self.in_band.met(message, answer)
+
+    async def _own_task(
+        self, caller: Caller, request: Request, message: RequestMessage, task_id: str
+    ) -> Answer:
+        """What is asked of a task that the gateway made; its server may have one of its own."""
+        tasks = self.in_band.tasks
+        try:
+            self.emergency_stop.check(caller)
+            row = await tasks.find(caller, task_id)
+            onward = tasks.onward(caller, request, message, row)
+            if onward is None:
+                await self.relay.allow(caller, request, message)
+                return await tasks.answer(caller, request, message, row)
+        except Refused as refused:
+            return answers.refused_message(message.id, refused)
+        inward = self.handles.inward(caller, onward.request, onward.message)
+        return onward.renamed(await self._pass_on(caller, inward, onward.message))
 
 
 async def _drop(task: "asyncio.Task[Answer]") -> Answer:

@@ -277,6 +277,8 @@ class Request:
     client_ip: str
     gone: Callable[[], bool]
     """True once the caller has hung up; costs no I/O."""
+    shows_pages: bool = False
+    """The session's client declared, when it began, that it shows a person pages (legacy era)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -318,6 +320,10 @@ class Call:
     event: Event | None = None
     """What the Extension API was told of it; None at the proxy."""
     continues: Continuation | None = None
+    sent: Request | None = None
+    """As the client sent it, with the names that it was given; `request` has the upstream's."""
+    of_task: str | None = None
+    """The gateway's own task that is being carried out."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -30,6 +30,7 @@ from gateway.steps.methods import Methods
 from gateway.steps.policy import Policy
 from gateway.steps.tool_pins import ToolPins
 from gateway.steps.visibility import Visibility
+from gateway.tasks import OwnTasks
 from gateway.values import (
     Action,
     Answer,
@@ -195,6 +196,7 @@ def a_line(
     now, directory = state.clock.now, state.directory
     fake, upstreams = FakePolicy(), FakeUpstreams(world)
     stop_file = StopFile(state.data_dir)
+    seals = Seals(state.keyring.handles)
     screening = Screening(_NoEngine(), lambda: inspects, now)
     pipeline = Pipeline(
         directory=directory,
@@ -213,7 +215,11 @@ def a_line(
         refused_calls=RefusedCalls(state.writer, state.log, now),
         relay=Relay(upstreams, state.registry, Unhiding(), Unheard(upstreams), screening),
         in_band=InBand(
-            Continuations(Seals(state.keyring.handles)), state.registry, PUBLIC_URL, hold_seconds
+            Continuations(seals),
+            OwnTasks(state.registry, seals, PUBLIC_URL),
+            state.registry,
+            PUBLIC_URL,
+            hold_seconds,
         ),
         running=set(),
     )

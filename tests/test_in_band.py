@@ -13,7 +13,7 @@ from gateway.registry import approvals, stops
 from gateway.registry.approvals import Verb
 from gateway.registry.core import Actor
 from gateway.registry.stops import NewStop
-from gateway.values import Action, Answer, Fate, Forwarded, ProjectId, Request, Role
+from gateway.values import Action, Answer, Caller, Fate, Forwarded, ProjectId, Request, Role
 from tests.builders import TOOL, World, a_request, a_state
 from tests.pipeline_world import JSON_ANSWER, PUBLIC_URL, RESULT, Line, a_line
 
@@ -133,32 +133,49 @@ async def test_a_state_approves_no_other_call(world: World, line: Line, change: 
     assert line.upstreams.sent == []
 
 
-async def test_a_legacy_session_that_declared_pages_gets_the_error_of_its_revision(
-    world: World, line: Line
-) -> None:
-    initialize = {"protocolVersion": "2025-11-25", "capabilities": PAGES, "clientInfo": {}}
-    body = {"jsonrpc": "2.0", "id": 0, "method": "initialize", "params": initialize}
-    begun = Forwarded(
-        Fate.ANSWERED,
-        200,
-        ((b"content-type", b"application/json"), (b"mcp-session-id", b"s1")),
-        body=RESULT,
-    )
+async def _begins(line: Line, capabilities: dict[str, Any]) -> bytes:
+    """A legacy session; what its client is given as its name."""
 
-    async def relay(*_: Any, **__: Any) -> Forwarded:
-        return begun
+    async def relay(caller: Caller, request: Request, **_: Any) -> Forwarded:
+        headers = line.pipeline.handles.headers_outward(
+            caller, ((b"mcp-session-id", b"s1"),), shows_pages=request.shows_pages
+        )
+        return replace(JSON_ANSWER, headers=(*JSON_ANSWER.headers, *headers))
 
     line.upstreams.relay = relay  # type: ignore[method-assign]
-    await line.handle(a_request(orjson.dumps(body)))
-    call = a_request()
-    within = replace(call, headers=(*call.headers, (b"mcp-session-id", b"s1")))
-    error = (await told(line, within))["error"]
-    assert error["code"] == -32042
-    (page,) = error["data"]["elicitations"]
-    assert page["url"].startswith(PUBLIC_URL)
-    assert page["elicitationId"] == error["data"]["approval_id"]
-    other = replace(call, headers=(*call.headers, (b"mcp-session-id", b"s2")))
-    assert (await told(line, other))["error"]["code"] == -31004
+    params = {"protocolVersion": "2025-11-25", "capabilities": capabilities, "clientInfo": {}}
+    body = {"jsonrpc": "2.0", "id": 0, "method": "initialize", "params": params}
+    answer = await line.handle(a_request(orjson.dumps(body)))
+    # A later answer names the session as the first did: clients take up the latest name.
+    session = dict(answer.headers)[b"mcp-session-id"]
+    ping = {"jsonrpc": "2.0", "id": 1, "method": "ping"}
+    later = await line.handle(within(a_request(orjson.dumps(ping)), session))
+    assert dict(later.headers)[b"mcp-session-id"] == session
+    return session
+
+
+def within(request: Request, session: bytes) -> Request:
+    return replace(request, headers=(*request.headers, (b"mcp-session-id", session)))
+
+
+async def test_a_legacy_session_that_declared_pages_gets_the_error_of_its_revision(
+    tmp_path: Path,
+) -> None:
+    with a_state(tmp_path / "kept") as world:
+        first = a_line(world)
+        with_pages, without = await _begins(first, PAGES), await _begins(first, {})
+        assert with_pages != without
+    # What a client declared once outlives the gateway that it declared it to.
+    with a_state(tmp_path / "kept") as world:
+        line = a_line(world)
+        line.policy.action = Action.REQUIRE_APPROVAL
+        error = (await told(line, within(a_request(), with_pages)))["error"]
+        assert error["code"] == -32042
+        (page,) = error["data"]["elicitations"]
+        assert page["url"].startswith(PUBLIC_URL)
+        assert page["elicitationId"] == error["data"]["approval_id"]
+        for session in (without, b"s1"):
+            assert (await told(line, within(a_request(), session)))["error"]["code"] == -31004
 
 
 @pytest.fixture
@@ -209,6 +226,49 @@ async def test_a_held_call_ends_with_the_gateway_or_its_caller(patient: Line) ->
     patient.pipeline.in_band.close()
     assert b"-31004" in await read(answer)
     assert patient.upstreams.sent == []
+
+
+@pytest.mark.parametrize("begun", [True, False])
+async def test_a_call_that_its_client_abandons_is_no_question_any_more(
+    world: World, patient: Line, begun: bool
+) -> None:
+    stream = (await patient.handle(modern())).stream
+    assert stream is not None
+    if begun:
+        await stream.__anext__()
+    await stream.aclose()
+    assert world.approvals() == [("WITHDRAWN", None)]
+    (event,) = world.records("event")
+    assert event["event"] == "approval.withdrawn"
+    # Another try is another question: nobody denied this one.
+    again = (await patient.handle(modern())).stream
+    assert again is not None
+    await again.__anext__()
+    assert [state for state, _ in world.approvals()] == ["WITHDRAWN", "PENDING"]
+    await decides(world)
+    assert b"".join([chunk async for chunk in again]).rstrip().endswith(RESULT)
+    await again.aclose()
+    assert world.approvals()[1] == ("APPROVED", patient.upstreams.sent[0])
+
+
+async def test_a_legacy_client_that_hangs_up_cancels_nothing(world: World, patient: Line) -> None:
+    stream = (await patient.handle(a_request())).stream
+    assert stream is not None
+    await stream.__anext__()
+    await stream.aclose()
+    assert world.approvals() == [("PENDING", None)]
+
+
+async def test_who_polls_waits_still_when_a_second_caller_hangs_up(
+    world: World, patient: Line
+) -> None:
+    plain = modern()
+    polls = tuple((n, b"application/json" if n == b"accept" else v) for n, v in plain.headers)
+    assert (await told(patient, replace(plain, headers=polls)))["error"]["code"] == -31004
+    stream = (await patient.handle(plain)).stream
+    assert stream is not None
+    await stream.aclose()
+    assert world.approvals() == [("PENDING", None)]
 
 
 def input_required(state: str | None = "upstream-state") -> Forwarded:

@@ -9,7 +9,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 
-from gateway.mcp.envelope import ClientResponse, Message
+from gateway.mcp.declared import shows_pages
+from gateway.mcp.envelope import ClientResponse, Message, RequestMessage
 from gateway.mcp.headers import Header
 from gateway.mcp.lossless import Unreadable, read_json, write_json
 from gateway.mcp.routing import header_value
@@ -66,14 +67,19 @@ class Handles:
             if params is not message.params:
                 body = write_json({**read_json(body), "params": params})
                 task = params.get("taskId")
-        headers = self._headers_inward(caller, request.headers, task)
-        if headers is request.headers and body is request.body:
+        headers, pages = self._headers_inward(caller, request.headers, task)
+        pages = pages or _begins_with_pages(message)
+        if headers is request.headers and body is request.body and not pages:
             return request
-        return replace(request, headers=headers, body=body)
+        return replace(request, headers=headers, body=body, shows_pages=pages)
 
-    def headers_outward(self, caller: Caller, headers: tuple[Header, ...]) -> tuple[Header, ...]:
+    def headers_outward(
+        self, caller: Caller, headers: tuple[Header, ...], *, shows_pages: bool = False
+    ) -> tuple[Header, ...]:
+        """``shows_pages`` is kept in the session's name: it is declared once, and outlives us."""
+        kind: Kind = "session+pages" if shows_pages else "session"
         return tuple(
-            (name, self._seals.seal("session", caller, value))
+            (name, self._seals.seal(kind, caller, value))
             if name == b"mcp-session-id" and value
             else (name, value)
             for name, value in headers
@@ -110,17 +116,22 @@ class Handles:
 
     def _headers_inward(
         self, caller: Caller, headers: tuple[Header, ...], task: str | None
-    ) -> tuple[Header, ...]:
+    ) -> tuple[tuple[Header, ...], bool]:
+        """The headers, and whether the session is one whose client shows pages."""
         opened = []
+        pages = False
         for name, value in headers:
             if value and (kind := _HEADERS.get(name)) is not None:
+                if kind == "session" and not self._seals.opens(kind, caller, value):
+                    pages = self._seals.opens("session+pages", caller, value)
+                    kind = "session+pages" if pages else kind
                 opened.append((name, self._seals.open(kind, caller, value)))
             elif task is not None and name == b"mcp-name":
                 opened.append((name, header_value(task)))
         if not opened:
-            return headers
+            return headers, False
         renamed = dict(opened)  # the parser lets none of them stand twice
-        return tuple((name, renamed.get(name, value)) for name, value in headers)
+        return tuple((name, renamed.get(name, value)) for name, value in headers), pages
 
     def _response_inward(self, caller: Caller, body: bytes) -> bytes:
         if b"related-task" not in body:
@@ -148,6 +159,13 @@ class Handles:
 
         inner = _renamed(message.get(part), places, sealed)
         return message if inner is message.get(part) else {**message, part: inner}
+
+
+def _begins_with_pages(message: Message | None) -> bool:
+    """Whether a session begins here whose client shows pages (2025-11-25, "Initialization")."""
+    if not isinstance(message, RequestMessage) or message.method != "initialize":
+        return False
+    return shows_pages(message.params.get("capabilities"))
 
 
 def _renamed(value: Json, places: _Places, rename: Callable[[Kind, str], str]) -> Json:

@@ -84,6 +84,10 @@ class Relay:
         # Clients tell the protocol's era, and the end of a session, by such a status.
         return replace(withheld, status=answer.status) if answer.status >= 400 else withheld
 
+    async def allow(self, caller: Caller, request: Request, message: Message) -> None:
+        """Ask about a message that the gateway answers itself. Raises `Refused`."""
+        await self._conversation.say(caller, request, message)
+
     async def hear(self, call: Call, forwarded: Forwarded) -> Forwarded:
         """What may be passed on of the answer to a tool call."""
         exchange = Exchange(

@@ -15,7 +15,7 @@ from cryptography.hazmat.primitives.ciphers.aead import AESSIV
 
 from gateway.values import Caller
 
-Kind = Literal["session", "event", "task", "state", "approval"]
+Kind = Literal["session", "session+pages", "event", "task", "task of ours", "state", "approval"]
 _Bound = tuple[bytes, bytes, bytes, bytes]
 
 _REMEMBERED = 4096

@@ -323,7 +323,8 @@ class Upstreams:
         self, running: _Running, exchange: Exchange | SseAnswer, *, streaming: bool
     ) -> tuple[Header, ...]:
         kept = to_caller(exchange.headers, streaming=streaming)
-        return self._handles.headers_outward(running.caller, kept)
+        pages = running.request.shows_pages
+        return self._handles.headers_outward(running.caller, kept, shows_pages=pages)
 
     def _stream(self, running: _Running, exchange: Exchange | SseAnswer) -> RelayedEvents:
         running.stream = RelayedEvents(

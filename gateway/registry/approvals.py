@@ -10,7 +10,7 @@ from pydantic import Field
 from sqlalchemy import ColumnElement, Connection, Row, and_, func, or_, select, update
 
 from gateway.keyring import Keyring, decrypt
-from gateway.registry import pages, users
+from gateway.registry import pages, tasks, users
 from gateway.registry.core import Actor, Change
 from gateway.registry.faults import Conflict, Forbidden, Invalid, Missing
 from gateway.registry.fields import Description, Input, folded
@@ -43,13 +43,18 @@ def open_call(keyring: Keyring, row: Row[Any]) -> bytes:
 
 def effective_status(row: Row[Any], now: str) -> Status:
     """What an approval is worth now, whatever state was last written."""
-    if row.spent_by is not None:
+    return status_of(row.state, row.spent_by, row.expires_at, now)
+
+
+def status_of(state: str, spent_by: str | None, expires_at: str, now: str) -> Status:
+    """`effective_status` of an approval of which only these are at hand."""
+    if spent_by is not None:
         return "CONSUMED"
-    if row.state in ("DENIED", "WITHDRAWN"):
+    if state in ("DENIED", "WITHDRAWN"):
         return "DENIED"
-    if row.expires_at <= now:
+    if expires_at <= now:
         return "EXPIRED"
-    return "APPROVED" if row.state == "APPROVED" else "PENDING"
+    return "APPROVED" if state == "APPROVED" else "PENDING"
 
 
 def _has_status(status: Status, now: str) -> ColumnElement[bool]:
@@ -191,6 +196,10 @@ def withdraw(change: Change, scope: ColumnElement[bool], reason: str) -> int:
     """
     # A call under way may still not leave, and then gives its grant back: void that one too.
     unspent = _a.spent_by.is_(None) | _a.spent_by.in_(select(tables.open_calls.c.call_id))
+    covered = select(_a.id).where(_a.project_id == change.project_id, scope)
+    tasks.cancel(
+        change.connection, tasks.of_approvals(covered), f"Cancelled: {reason}.", change.now
+    )
     # A call that was approved and sent does not go on either.
     change.connection.execute(
         update(tables.approvals)
@@ -215,8 +224,35 @@ def withdraw(change: Change, scope: ColumnElement[bool], reason: str) -> int:
     return count
 
 
+def abandon(change: Change, approval_id: str, why: str) -> bool:
+    """Whoever asked does not want the call any more; False when it was decided, or has expired.
+
+    Withdrawn, not denied: asked again, the same call is a new question to a person.
+    """
+    withdrawn = change.connection.execute(
+        update(tables.approvals)
+        .where(_a.id == approval_id, _a.project_id == change.project_id)
+        .where(_a.state == "PENDING", _a.expires_at > change.now)
+        .values(
+            state="WITHDRAWN",
+            decided_by=change.by.person,
+            decided_at=change.now,
+            decision_reason=why,
+        )
+    )
+    if withdrawn.rowcount != 1:
+        return False
+    row = get(change.connection, change.project_id, approval_id)
+    change.record("approval.withdrawn", approval_id, codes=_codes(row), reason=why)
+    return True
+
+
 def of_agent(agent_id: str, key_ids: tuple[str, ...] = ()) -> ColumnElement[bool]:
     return or_(_a.agent_id == agent_id, _a.key_id.in_(key_ids))
+
+
+def of_key(key_id: str) -> ColumnElement[bool]:
+    return _a.key_id == key_id
 
 
 def of_server(server_id: str) -> ColumnElement[bool]:

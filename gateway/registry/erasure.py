@@ -9,7 +9,7 @@ import structlog
 from sqlalchemy import Connection, delete, select, update
 
 from gateway.ids import new_id
-from gateway.registry import traces
+from gateway.registry import tasks, traces
 from gateway.registry.core import Change
 from gateway.registry.faults import Conflict
 from gateway.registry.fields import Input, Reason
@@ -96,6 +96,7 @@ def _forget_approvals(connection: Connection, project_id: str, trace_id: str) ->
     if connection.execute(pending).first() is not None:
         raise Conflict("An approval of this call is pending; decide it first.")
     connection.execute(update(tables.approvals).where(*mine).values(call_sealed=b""))
+    tasks.erase(connection, project_id, trace_id)
 
 
 def expire(connection: Connection, log: Log, vacated: Vacated) -> int:

@@ -9,12 +9,13 @@ from pydantic import Field
 from sqlalchemy import Connection, Row, func, insert, select, update
 
 from gateway.ids import new_id
-from gateway.registry import pages
+from gateway.registry import approvals, pages
 from gateway.registry.core import Change
 from gateway.registry.faults import Conflict, Invalid, Missing
 from gateway.registry.fields import Id, Input, Name, Time
 from gateway.registry.pages import Page
 from gateway.store import tables
+from gateway.trace.record import Field as Code
 from gateway.values import Role
 
 PREFIXES = {
@@ -105,7 +106,9 @@ def revoke(change: Change, key_id: str) -> Row[Any]:
     change.connection.execute(
         update(tables.keys).where(tables.keys.c.id == key_id).values(state="REVOKED")
     )
-    change.record("key.revoked", key_id, codes={"key": key_id, "role": row.role})
+    voided = approvals.withdraw(change, approvals.of_key(key_id), "the key was revoked")
+    codes: dict[str, Code] = {"key": key_id, "role": row.role, "approvals_withdrawn": voided}
+    change.record("key.revoked", key_id, codes=codes)
     return get(change.connection, change.project_id, key_id)
 
 

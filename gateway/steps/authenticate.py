@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 from gateway.refusals import Unauthenticated
 from gateway.registry.directory import Directory, ProjectView
-from gateway.values import Agent, AgentId, Caller, Key, Request, Role, ServerId
+from gateway.values import Agent, AgentId, Caller, Key, KeyId, ProjectId, Request, Role, ServerId
 
 CHALLENGE = 'Bearer realm="mcp-gateway"'
 
@@ -37,6 +37,16 @@ class Authenticate:
             raise Unauthenticated(
                 429, "Too many calls with this key; wait and try again.", retry_after=int(wait) + 1
             )
+        return self._caller(key, request)
+
+    def again(self, project_id: ProjectId, key_id: KeyId, request: Request) -> Caller:
+        """Who made a call that was kept, as that key stands now. Raises `Unauthenticated`."""
+        key = self._directory.view(project_id).keys.get(key_id)
+        if key is None or (key.expires_at is not None and key.expires_at <= self._now()):
+            raise Unauthenticated(401, "The key is unknown, expired or revoked.", CHALLENGE)
+        return self._caller(key, request)
+
+    def _caller(self, key: Key, request: Request) -> Caller:
         view = self._directory.view(key.project_id)
         agent, asserted = self._agent(key, view, request)
         server = view.servers.get(ServerId(request.server_id))

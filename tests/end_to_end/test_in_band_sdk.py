@@ -2,17 +2,18 @@
 
 import asyncio
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import asynccontextmanager
-from typing import Any
+from typing import Any, Literal
 
 import httpx
 import httpx2
 import pytest
 from mcp import Client
+from mcp.client.extension import ClaimContext, ClientExtension, ResultClaim
 from mcp.client.streamable_http import streamable_http_client
 from mcp.shared.exceptions import MCPError
-from mcp.types import ElicitResult
+from mcp.types import CallToolResult, ElicitResult, Request, RequestParams, Result
 
 from gateway.demo.instructions import APPROVER, Demo
 from tests.end_to_end.demonstration import need_opa, running
@@ -62,10 +63,14 @@ async def approve_on_the_page(demo: Demo, url: str, tool: str = "delete_record")
         login = {"name": APPROVER, "password": demo.approver_password, "next": path}
         page = await browser.post(f"{demo.base_url}/dashboard/sign-in", data=login)
         assert tool in page.text
+        assert "Approving sends exactly this call, once." in page.text
+        textarea = re.search(r"<textarea[^>]*>", page.text)
+        assert textarea is not None
+        assert " required" not in textarea[0]  # no policy wants a reason here
         form = re.search(f'action="{path}/approve".*?</form>', page.text, re.S)
         assert form is not None
         hidden = re.findall(r'type="hidden" name="(\w+)" value="([^"]*)"', form[0])
-        decided = await browser.post(f"{url}/approve", data={**dict(hidden), "reason": "seen"})
+        decided = await browser.post(f"{url}/approve", data={**dict(hidden), "reason": ""})
         assert "may pass once" in decided.text
 
 
@@ -132,3 +137,74 @@ async def test_a_held_call_completes_without_any_capability(patient: Demo, mode:
         await approver.post(f"{api}/{waiting[0]['id']}/approve", json={"reason": "seen"})
         answer = await asyncio.wait_for(calling, PATIENCE)
     assert answer.is_error is False
+
+
+class TaskHandle(Result):
+    """`CreateTaskResult` of the tasks extension."""
+
+    result_type: Literal["task"] = "task"
+    task_id: str
+    status: str
+
+
+class TaskId(RequestParams):
+    task_id: str
+
+
+class GetTask(Request[TaskId, Literal["tasks/get"]]):
+    method: Literal["tasks/get"] = "tasks/get"
+    params: TaskId
+    name_param = "taskId"
+
+
+class TaskSeen(Result):
+    """`GetTaskResult`."""
+
+    status: str
+    result: dict[str, Any] | None = None
+
+
+class TakesTasks(ClientExtension):
+    """The tasks extension as a client of the SDK has it: a handle, polled until it is over."""
+
+    identifier = "io.modelcontextprotocol/tasks"
+
+    def __init__(self) -> None:
+        self.handles: list[TaskHandle] = []
+
+    def claims(self) -> Sequence[ResultClaim[Any]]:
+        return [ResultClaim(result_type="task", model=TaskHandle, resolve=self._resolve)]
+
+    async def _resolve(self, handle: TaskHandle, context: ClaimContext) -> CallToolResult:
+        self.handles.append(handle)
+        ask = GetTask(params=TaskId(task_id=handle.task_id))
+        while True:
+            seen = await context.session.send_request(ask, TaskSeen)
+            if seen.status == "completed":
+                return CallToolResult.model_validate(seen.result)
+            assert seen.status == "working", seen
+            await asyncio.sleep(0.2)
+
+
+async def test_a_client_with_the_tasks_extension_gets_the_result_of_an_approved_call(
+    demo: Demo,
+) -> None:
+    extension = TakesTasks()
+    headers = {"Authorization": f"Bearer {demo.approver_key}"}
+    api = f"{demo.base_url}/api/v1/approvals"
+    async with (
+        connected(demo, "2026-07-28", extensions=[extension]) as client,
+        httpx.AsyncClient(headers=headers, trust_env=False, timeout=PATIENCE) as approver,
+    ):
+        calling = asyncio.create_task(client.call_tool("delete_record", {"record_id": "OPP-0005"}))
+        waiting: list[dict[str, Any]] = []
+        while not (waiting and extension.handles):
+            await asyncio.sleep(0.2)
+            waiting = (await approver.get(f"{api}?status=PENDING")).json()["items"]
+        assert not calling.done()
+        path = f"{api}/{waiting[0]['id']}"
+        assert (await approver.post(f"{path}/approve", json={})).status_code == 200
+        answer = await asyncio.wait_for(calling, PATIENCE)
+        assert (await approver.get(path)).json()["status"] == "CONSUMED"
+    assert answer.is_error is False
+    assert len(extension.handles) == 1

@@ -7,6 +7,7 @@ from gateway.store.tables.control import (
     notifications,
     outbox,
     stops,
+    tasks,
 )
 from gateway.store.tables.extensions import events, extension_activity, extension_agents, extensions
 from gateway.store.tables.following import (
@@ -74,6 +75,7 @@ __all__ = [
     "servers",
     "sink_cursors",
     "stops",
+    "tasks",
     "tools",
     "trace",
     "tree_tiles",

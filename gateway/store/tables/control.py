@@ -78,6 +78,30 @@ approvals = Table(
     Index("ix_approvals_trace_id", "trace_id"),
 )
 
+tasks = Table(
+    "tasks",
+    metadata,
+    # Calls that wait for a person and are carried out by the gateway itself.
+    Column("id", String, primary_key=True),
+    project(),
+    Column("key_id", String, nullable=False),
+    Column("server_id", String, nullable=False),
+    Column("approval_id", String, nullable=False, index=True),
+    Column("trace_id", String, nullable=False),  # of the call that asked
+    Column("state", String, nullable=False),  # see gateway.registry.tasks
+    Column("round", Integer, nullable=False),  # of questions that its tool asked
+    Column("request_sealed", LargeBinary, nullable=False),
+    Column("result_sealed", LargeBinary),  # result or error, or what the tool asks
+    Column("told", Text, nullable=False),  # why it is where it is, for the client
+    Column("call_id", String),  # under which it is carried out
+    Column("lease_owner", String),
+    Column("lease_until", String),
+    Column("created_at", String, nullable=False),
+    Column("updated_at", String, nullable=False),
+    Column("expires_at", String, nullable=False),
+    Index("ix_tasks_state_expires_at", "state", "expires_at"),
+)
+
 notifications = Table(
     "notifications",
     metadata,
