@@ -390,17 +390,18 @@ def _api_context(gateway: Gateway) -> ApiContext:
 
 
 def _dashboard_context(gateway: Gateway) -> DashboardContext:
-    sign_ins = TokenBuckets(per_second=SIGN_INS_PER_SECOND, burst=SIGN_INS_AT_ONCE)
     public_url = gateway.settings.public_url or gateway.public_url
     return DashboardContext(
         api=_api_context(gateway),
         secure=public_url.startswith("https:"),
         trusted_proxies=gateway.settings.trusted_proxies,
-        take=sign_ins.take,
+        take=TokenBuckets(per_second=SIGN_INS_PER_SECOND, burst=SIGN_INS_AT_ONCE).take,
         opa=opa_binary.find(),
         identity=gateway.settings,
         private_allowed=gateway.settings.private_upstreams,
         ending=lambda: gateway.bundles.closed,
+        coverage=gateway.policy.coverage,
+        counters=gateway.pipeline.counters,
     )
 
 

@@ -36,6 +36,23 @@ class Durations:
         self.counts[bisect_left(BOUNDS, took)] += 1
         self.seconds += took
 
+    def quantile(self, share: float) -> float | None:
+        """Seconds below which this share of what was counted lies; None when nothing was.
+
+        Taken to be even within a bucket; beyond the last bound it is that bound.
+        """
+        wanted = share * sum(self.counts)
+        if not wanted:
+            return None
+        below = 0
+        for number, bound in enumerate(BOUNDS):
+            inside = self.counts[number]
+            if below + inside >= wanted:
+                start = BOUNDS[number - 1] if number else 0.0
+                return start + (bound - start) * (wanted - below) / inside
+            below += inside
+        return BOUNDS[-1]
+
 
 @dataclass(frozen=True, slots=True)
 class Counters:

@@ -12,7 +12,7 @@ import pytest
 import yaml
 from prometheus_client.parser import text_string_to_metric_families
 
-from gateway.counters import BOUNDS, Counters
+from gateway.counters import BOUNDS, Counters, Durations
 from gateway.metrics import CONTENT_TYPE, Metrics
 from gateway.policy.activation import Active, Failure, PolicyStatus
 from gateway.policy.engine import EngineFault
@@ -252,3 +252,17 @@ def test_a_duration_lies_in_the_bucket_that_its_bound_closes() -> None:
     assert policy.counts == [0] * len(BOUNDS) + [1]
     policy.since(float("inf"))
     assert policy.counts[0] == 1
+
+
+def test_a_quantile_lies_in_the_bucket_that_holds_it() -> None:
+    took = Durations()
+    assert took.quantile(0.5) is None
+    took.counts[2] = 98  # up to 2.5 ms
+    took.counts[6] = 2  # up to 50 ms
+    half, most = took.quantile(0.5), took.quantile(0.99)
+    assert half is not None
+    assert most is not None
+    assert 0.001 < half <= 0.0025
+    assert 0.025 < most <= 0.05
+    took.counts[-1] = 1000
+    assert took.quantile(0.5) == 30.0

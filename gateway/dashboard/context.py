@@ -5,9 +5,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from gateway.api.context import ApiContext
+from gateway.counters import Counters
 from gateway.edge import Network
 from gateway.oidc_settings import OidcSettings
+from gateway.policy.coverage import Coverage
 from gateway.registry.core import Registry
+from gateway.registry.fired import Firings
 from gateway.registry.overview import PastHours
 
 
@@ -27,8 +30,12 @@ class DashboardContext:
     """Private networks in which it may be."""
     ending: Callable[[], bool] = lambda: False
     """The gateway is about to end, and streams with it."""
-
+    coverage: Callable[[], Coverage] = lambda: Coverage("unknown")
+    """How far the tests of the active policy reach; asking begins to measure it."""
+    counters: Counters = field(default_factory=Counters)
+    """What this process measured since it started."""
     past_hours: PastHours = field(default_factory=PastHours)
+    firings: Firings = field(default_factory=Firings)
 
     @property
     def registry(self) -> Registry:

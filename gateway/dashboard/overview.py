@@ -7,6 +7,7 @@ from typing import Literal
 from starlette.responses import Response
 
 from gateway.api.anchors import AnchorsOut
+from gateway.counters import Counters
 from gateway.dashboard.names import names_of, policies_of
 from gateway.dashboard.page import Page, PageRoute
 from gateway.registry.overview import Hour, Summary, summary
@@ -35,6 +36,15 @@ class Panel:
     href: str = ""
     names: Mapping[str, str] = field(default_factory=dict)
     tones: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Time:
+    """How long a step of calls took in this process, in microseconds."""
+
+    step: str
+    p50: int | None
+    p99: int | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,6 +95,7 @@ async def show(page: Page) -> Response:
         names=names,
         checks=readiness.checks,
         policy=policy,
+        times=_times(page.context.counters),
         anchors=await page.desk.read("/anchors", AnchorsOut, limit=1),
     )
 
@@ -128,6 +139,23 @@ def _numbers(found: Summary, checks: Mapping[str, str]) -> list[Number]:
     ]
 
 
+def _times(counters: Counters) -> list[Time]:
+    named = {
+        "policy": "Policy decides",
+        "admission": "Admission, with its record",
+        "forward": "The tool answers",
+        "call": "All of the call",
+    }
+    return [
+        Time(named[step], _micro(took.quantile(0.5)), _micro(took.quantile(0.99)))
+        for step, took in counters.steps().items()
+    ]
+
+
+def _micro(seconds: float | None) -> int | None:
+    return None if seconds is None else round(seconds * 1e6)
+
+
 def _panels(found: Summary, names: Mapping[str, str], policies: Mapping[str, str]) -> list[Panel]:
     traces = "/dashboard/traces?"
     return [
@@ -136,7 +164,8 @@ def _panels(found: Summary, names: Mapping[str, str], policies: Mapping[str, str
             found.policies,
             max(found.policies.values(), default=0),
             "No policy refused a call.",
-            names=policies,
+            f"{traces}decision=BLOCKED&policy=",
+            policies,
         ),
         Panel(
             "Refusals by reason",

@@ -16,6 +16,8 @@ from gateway.dashboard.desk import body_of
 from gateway.dashboard.names import choices_of, names_of
 from gateway.dashboard.page import Page, PageRoute, faults_of, schema_of, told, waiting
 from gateway.dashboard.rego import highlighted, packages
+from gateway.policy.coverage import Coverage
+from gateway.registry.fired import Fired
 
 _RULES, _RULE = "/mcp/policies", "/mcp/policies/{id}"
 _OVERRIDES = "/mcp/servers/{id}/overrides"
@@ -42,6 +44,7 @@ async def index(page: Page) -> Response:
     names = names_of(page)
     return page.draw(
         "policies.html",
+        fired=await _fired(page),
         title="Policies",
         rules=sorted(rules, key=lambda rule: _rank(rule)),
         brought=brought,
@@ -58,16 +61,31 @@ async def rego(page: Page) -> Response:
     archive = await page.context.api.policy_bundle(digest)
     found = [] if archive is None else packages(archive)
     chosen = next((one for one in found if one.file == page.query.get("file")), None)
+    coverage = Coverage("unknown", why="only the active bundle is measured")
+    if status.active is not None and digest == status.active.digest:
+        coverage = page.context.coverage()
+    reached = coverage.files.get(chosen.file) if chosen else None
     return page.draw(
         "rego.html",
         title="Rego",
         packages=found,
         chosen=chosen,
-        source=highlighted(chosen.source) if chosen else "",
+        source=highlighted(chosen.source, reached.missed if reached else frozenset())
+        if chosen
+        else "",
+        reached=reached,
+        coverage=coverage,
+        fired=await _fired(page),
         digest=digest,
         status=status,
         up=_UP,
     )
+
+
+async def _fired(page: Page) -> Fired:
+    registry, project_id = page.context.registry, page.person.project_id
+    now = registry.clock.now()
+    return await registry.read(lambda c: page.context.firings.look(c, project_id, now))
 
 
 async def ask_rule(page: Page) -> Response:

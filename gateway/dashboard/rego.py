@@ -3,7 +3,7 @@
 import io
 import re
 import tarfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Set
 from dataclasses import dataclass
 
 import yaml
@@ -17,6 +17,7 @@ _TOKEN = re.compile(
     r"|(?P<number>\b\d+(?:\.\d+)?\b)"
 )
 _PACKAGE = re.compile(r"^package\s+(\S+)", re.M)
+_POLICY_ID = re.compile(r'"policy_id":\s*"([^"\\]+)"')
 _METADATA = re.compile(r"^# METADATA\n((?:#[^\n]*\n)+)", re.M)
 
 
@@ -29,6 +30,12 @@ class Package:
     rules: tuple[str, ...]
     """Titles of the rules that carry METADATA."""
     source: str
+    policy_ids: tuple[str, ...]
+    """What its findings name, as far as the source says it in so many letters."""
+
+    @property
+    def folder(self) -> str:
+        return self.file.rpartition("/")[0]
 
 
 def packages(archive: bytes) -> list[Package]:
@@ -36,10 +43,12 @@ def packages(archive: bytes) -> list[Package]:
     return sorted((_read(file, source) for file, source in _files(archive)), key=lambda p: p.file)
 
 
-def highlighted(source: str) -> Markup:
-    """One element a line, numbered by the style sheet."""
+def highlighted(source: str, missed: Set[int] = frozenset()) -> Markup:
+    """One element a line, numbered by the style sheet; lines that no test reached are marked."""
     return Markup("").join(
-        Markup('<span class="pg-line" id="L{}">{}</span>').format(number, _line(line))
+        Markup('<span class="pg-line{}" id="L{}">{}</span>').format(
+            " pg-missed" if number in missed else "", number, _line(line)
+        )
         for number, line in enumerate(source.splitlines(), 1)
     )
 
@@ -74,6 +83,7 @@ def _read(file: str, source: str) -> Package:
         description=str(first.get("description", "")).strip(),
         rules=titles,
         source=source,
+        policy_ids=tuple(dict.fromkeys(_POLICY_ID.findall(source))),
     )
 
 

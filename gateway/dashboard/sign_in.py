@@ -19,6 +19,7 @@ from gateway.dashboard.visitor import (
 from gateway.edge import client_ip
 from gateway.registry import sessions, users
 from gateway.registry.core import Actor
+from gateway.registry.sessions import Session
 from gateway.registry.users import MIN_PASSWORD, SignInRefused
 
 _HOME = "/dashboard"
@@ -68,11 +69,11 @@ class SignIn:
         return response
 
     async def password_form(self, request: Request) -> Response:
-        session = await session_of(self._context, request)
+        session = await self._with_password(request)
         return page("password.html", csrf=session.csrf, message="")
 
     async def change_password(self, request: Request) -> Response:
-        session = await session_of(self._context, request)
+        session = await self._with_password(request)
         fields = await form_of(request, session)
         old, new = fields.get("old", ""), fields.get("new", "")
         if not MIN_PASSWORD <= len(new) <= _MAX_FIELD:
@@ -85,6 +86,12 @@ class SignIn:
         response = see(SIGN_IN)
         drop_cookie(self._context, response)
         return response
+
+    async def _with_password(self, request: Request) -> Session:
+        session = await session_of(self._context, request)
+        if not session.user.has_password:
+            raise HTTPException(404, "You sign in at an identity provider; it has your password.")
+        return session
 
     def _form(self, after: str, message: str = "", status: int = 200) -> Response:
         return sign_in_page(self._context, after, message, status)

@@ -1,12 +1,14 @@
 """What agents and servers wrote, made visible; and times, numbers and sizes, made readable."""
 
 import unicodedata
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
 import orjson
 from markupsafe import Markup, escape
+
+from gateway.registry.fired import Fired, Firing
 
 _INVISIBLE = frozenset({"Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp"})
 _FILLERS = frozenset("\u115f\u1160\u3164\uffa0\u034f\u2800\u00a0\u202f\u2007")
@@ -172,6 +174,12 @@ def since(value: str, now: str) -> str:
     return f"{max(0, int(seconds))} s ago"
 
 
+def firing(fired: Fired, ids: Sequence[str]) -> tuple[str, Firing] | None:
+    """Which of these policies fired last, and when."""
+    found = [(one, fired.policies[one]) for one in ids if one in fired.policies]
+    return max(found, key=lambda pair: pair[1].last, default=None)
+
+
 def pairs(values: list[str]) -> list[tuple[str, str]]:
     """Each value as its own label."""
     return [(value, value.lower()) for value in values]
@@ -187,5 +195,6 @@ FILTERS: dict[str, Callable[..., object]] = {
     "words": words,
     "badge": badge,
     "pairs": pairs,
+    "firing": firing,
     "since": since,
 }

@@ -18,6 +18,7 @@ from gateway.policy import proof, watch
 from gateway.policy.archive import archived
 from gateway.policy.bundle_server import BundleServer
 from gateway.policy.bundles import Bundle, keep, last_good, last_tried, pack, sources_of, store
+from gateway.policy.coverage import Coverage, Measuring
 from gateway.policy.opa import Opa
 from gateway.policy.proof import Commands, Dropped
 from gateway.policy.sources import BundleFault, Source, Tree, compose
@@ -129,9 +130,16 @@ class Activation:
         self._changed = asyncio.Event()
         self._pending_since = 0.0
         self._commands = Commands(binary)
+        self._measuring = Measuring(binary)
 
     def status(self) -> PolicyStatus:
         return PolicyStatus(self._active, self._building_since, self._failure)
+
+    def coverage(self) -> Coverage:
+        """How far the tests of the active policy reach; asking begins to measure it."""
+        if self._good is None or self._good.tree is None:
+            return Coverage("unknown", why="the sources of the active bundle are not here any more")
+        return self._measuring.of(self._good.bundle.digest, self._good.tree)
 
     async def archived(self, digest: str) -> bytes | None:
         """The archive of a bundle that ever served here."""
@@ -167,6 +175,7 @@ class Activation:
                 tasks.create_task(self._follow())
         finally:
             self._commands.drop()
+            self._measuring.close()
 
     async def _watch(self) -> None:
         async with aclosing(watch.changes(self._folders)) as seen:

@@ -9,6 +9,7 @@ import tempfile
 import threading
 from collections.abc import Iterable, Iterator, Mapping, Set
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -31,11 +32,20 @@ _SMOKE = (
     "answers := [answer | some document in input; "
     "answer := data.gateway.decision with input as document]"
 )
+_TEST = re.compile(r"^(test_\w+)", re.M)
 _COMPLAINT = re.compile(r"^(?:.*?: )??([^\s:]+\.rego):(\d+): (.+)$", re.M)
 
 
 class Dropped(Exception):
     """The sources changed while they were tried; what was found out is of no use."""
+
+
+@dataclass(frozen=True, slots=True)
+class Covered:
+    """One file: how much of it tests reached, and the lines that none did."""
+
+    percent: float
+    missed: frozenset[int]
 
 
 class Commands:
@@ -189,6 +199,18 @@ def test(commands: Commands, tree: Tree, since: Tree | None) -> None:
 
 
 def _run_tests(commands: Commands, tree: Tree, names: Set[str]) -> None:
+    done = _opa_test(commands, tree, names)
+    if done.returncode == 0:
+        return
+    results = _json(done)
+    if not isinstance(results, list):
+        raise _compile_fault(results, done, tree)
+    raise _test_fault(results, tree)
+
+
+def _opa_test(
+    commands: Commands, tree: Tree, names: Set[str], *options: str
+) -> "subprocess.CompletedProcess[bytes]":
     data = tree.tests["data.json"]
     if not any(_is_policy(name, tree) for name in names):
         document = orjson.loads(data)
@@ -202,13 +224,51 @@ def _run_tests(commands: Commands, tree: Tree, names: Set[str]) -> None:
         _write(folder / ".manifest", b'{"roots":[""],"rego_version":2}')
         # OPA gives each test 5 s, which a busy machine may well need.
         words = ("test", "--bundle", ".", "--format", "json", "--timeout", f"{_SECONDS}s")
-        done = commands.run(*words, folder=folder)
-    if done.returncode == 0:
-        return
-    results = _json(done)
-    if not isinstance(results, list):
-        raise _compile_fault(results, done, tree)
-    raise _test_fault(results, tree)
+        return commands.run(*words, *options, folder=folder)
+
+
+def coverage(commands: Commands, tree: Tree) -> dict[str, Covered]:
+    """How far every test together reaches, by file. Raises `BundleFault`, `Dropped`.
+
+    As `test` has it: what is shared by its own tests, policies by theirs.
+    """
+    found = read_modules(tree)
+    own = {name for name in found if _is_policy(name, tree)}
+    reached: dict[str, Covered] = {}
+    for names, told in (
+        (found.keys() - own, found.keys() - own),
+        (own | (found.keys() - tree.tests.keys()), own),
+    ):
+        if not names & tree.tests.keys():
+            continue
+        done = _opa_test(commands, tree, names, "--coverage")
+        document = _json(done)
+        if not isinstance(document, dict) or "files" not in document:
+            said = done.stderr.decode(errors="replace").strip() or "a test fails"
+            raise BundleFault(f"opa test told no coverage: {said}")
+        files = {path.lstrip("/"): lines for path, lines in document["files"].items()}
+        for name in told - tree.tests.keys():
+            reached[name] = _covered(files.get(name, {}))
+    return reached
+
+
+def tests_by_folder(tree: Tree) -> dict[str, tuple[str, ...]]:
+    """The names of the tests, by the folder in the archive that holds them."""
+    found: dict[str, tuple[str, ...]] = {}
+    for path, content in tree.tests.items():
+        if path.endswith(".rego"):
+            names = tuple(_TEST.findall(content.decode("utf-8", "replace")))
+            found[_folder(path)] = found.get(_folder(path), ()) + names
+    return found
+
+
+def _covered(lines: Mapping[str, Any]) -> Covered:
+    missed = (
+        line
+        for part in lines.get("not_covered", ())
+        for line in range(part["start"]["row"], part["end"]["row"] + 1)
+    )
+    return Covered(float(lines.get("coverage", 0)), frozenset(missed))
 
 
 def _changed(tree: Tree, since: Tree) -> set[str]:

@@ -17,3 +17,5 @@ class User:
     name: str
     role: Role
     """Never `PROJECT`: people make no tool calls."""
+    has_password: bool = True
+    """False for who signs in at an identity provider."""

@@ -220,7 +220,8 @@ def end_sessions(change: Change, user_id: str) -> None:
 
 def of(row: Row[Any]) -> User:
     """The value of a row."""
-    return User(UserId(row.id), ProjectId(row.project_id), row.name, Role(row.role))
+    has_password = row.external_id is None
+    return User(UserId(row.id), ProjectId(row.project_id), row.name, Role(row.role), has_password)
 
 
 def _named(connection: Connection, name: str, project: str | None) -> Row[Any] | None:

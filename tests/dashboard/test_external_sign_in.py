@@ -76,6 +76,9 @@ async def test_a_person_is_made_at_their_first_sign_in_and_found_at_the_next(
         home = await client.get("/dashboard/approvals")
         assert "grace" in home.text
         assert "approver" in home.text
+        # Their password lies elsewhere.
+        assert "/dashboard/password" not in home.text
+        assert (await client.get("/dashboard/password")).status_code == 404
         await client.post("/dashboard/sign-out", data={"csrf": csrf_of(home)})
         # A name is that of the first sign-in: it stands beside what the person approved.
         provider.changes = {"preferred_username": "alma", "groups": "ops"}

@@ -110,6 +110,7 @@ async def test_after_signing_in_a_person_is_where_they_wanted_to_be(site: Site) 
 async def test_a_person_changes_their_password(site: Site) -> None:
     async with site.browser() as client:
         await sign_in(client)
+        assert "/dashboard/password" in (await client.get("/dashboard/approvals")).text
         csrf = csrf_of(await client.get("/dashboard/password"))
         form = {"csrf": csrf, "old": PASSWORD, "new": "short"}
         assert (await client.post("/dashboard/password", data=form)).status_code == 400

@@ -185,3 +185,24 @@ def test_what_is_overtaken_ends_at_once(folder: Path) -> None:
     with pytest.raises(Dropped):
         commands.run("version", folder=folder)
     running.join()
+
+
+def test_coverage_tells_what_tests_reach_and_which_lines_they_do_not(folder: Path) -> None:
+    more = 'findings contains {"policy_id": "pay", "action": "DENY"} if input.never\n'
+    path = folder / "policies/pay/pay.rego"
+    path.write_text(f"{path.read_text()}\n{more}")
+    (folder / "policies/mail/mail_test.rego").unlink()
+    tree = _tree(folder)
+    reached = proof.coverage(Commands(the_opa()), tree)
+    line = path.read_text().splitlines().index(more.strip()) + 1
+    assert reached["policies/pay/pay.rego"].missed == {line}
+    assert 0 < reached["policies/pay/pay.rego"].percent < 100
+    assert reached["policies/mail/mail.rego"].percent == 0
+    assert not any(name.endswith("_test.rego") for name in reached)
+    assert proof.tests_by_folder(tree) == {"policies/pay": ("test_denies",)}
+
+
+def test_coverage_of_tests_that_fail_is_a_fault(folder: Path) -> None:
+    _policy(folder, "pay", "ALLOW")
+    with pytest.raises(BundleFault, match="no coverage"):
+        proof.coverage(Commands(the_opa()), _tree(folder))

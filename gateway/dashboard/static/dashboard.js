@@ -9,6 +9,7 @@ const styles = {
   "": { dateStyle: "medium", timeStyle: "short" },
   time: { timeStyle: "medium" },
   hour: { weekday: "short", hour: "2-digit", minute: "2-digit" },
+  day: { dateStyle: "medium" },
   precise: { dateStyle: "medium", timeStyle: "medium" },
 };
 
