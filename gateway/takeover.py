@@ -67,7 +67,7 @@ def settle_lapsed(connection: Connection, state: State) -> str:
 
     Returns the log's name; empty when all slots are held or free.
     """
-    slot = slots.take_lapsed(connection, state.log.slot.holder, state.log.now)
+    slot = slots.take_lapsed(connection, state.log.slot, state.log.now)
     if slot is None:
         return ""
     # What it appends is durable with the transaction, and read anew by the slot's next holder.

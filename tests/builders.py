@@ -378,12 +378,11 @@ def a_state(data_dir: Path) -> Iterator[World]:
     with open_state(data_dir, create=True) as state:
         world = World(state)
         if new:
-            world.change(insert_one_of_each)
+            world.change(_insert_one_of_each)
         yield world
 
 
-def insert_one_of_each(connection: Connection) -> None:
-    """What `a_state` has, without its log."""
+def _insert_one_of_each(connection: Connection) -> None:
     project, agent, key, server = a_project(), an_agent(), a_key(), a_server()
     definition = orjson.dumps(a_definition(), option=orjson.OPT_SORT_KEYS).decode()
     common = {"project_id": project.id, "created_at": _LONG_AGO}

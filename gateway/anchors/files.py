@@ -4,8 +4,10 @@ In a folder every head is a file of its own, made once and never opened for writ
 suits a bucket with object lock; a file gets a line for each.
 """
 
+import contextlib
 import json
 import os
+from collections.abc import Iterator
 from hashlib import sha256
 from pathlib import Path
 
@@ -17,25 +19,64 @@ from gateway.anchors.values import (
     Condition,
     Final,
     Head,
+    Known,
     Progress,
     Receipt,
     Waiting,
 )
 from gateway.clock import Clock
+from gateway.trace import note
+from gateway.trace.note import NoteFault, VerifierKey
 
 _RETRY = 30.0
 _FORK_RETRY = 60.0
+_TAIL = 256 * 1024
+"""Bytes at the end of a file that are looked through."""
 
 
 class Files:
     """Writes checkpoints as they were signed."""
 
-    def __init__(self, path: Path, clock: Clock) -> None:
+    def __init__(self, path: Path, clock: Clock, public: bytes | None = None) -> None:
+        """``public`` is the log's key: what it has not signed is passed over."""
         self._path = path
         self._clock = clock
+        self._public = public
 
     def close(self) -> None:
         pass
+
+    async def known(self, origin: str) -> Known | Waiting | None:
+        """The largest head of the log that lies there."""
+        try:
+            return await anyio.to_thread.run_sync(self._largest, origin)
+        except OSError as error:
+            return Waiting(
+                Condition.UNREACHABLE, f"cannot read {self._path}: {error.strerror}", _RETRY
+            )
+
+    def _largest(self, origin: str) -> Known | None:
+        if self._public is None:
+            return None
+        key = VerifierKey(origin, self._public)
+        for text in self._notes(origin):
+            with contextlib.suppress(NoteFault):
+                head = note.checkpoint(text, key)
+                return Known(head.size, head.root)
+        return None
+
+    def _notes(self, origin: str) -> Iterator[str]:
+        """Newest first."""
+        if self._path.is_dir():
+            for path in sorted(self._path.glob(f"{_id(origin)}-*.checkpoint"), reverse=True):
+                yield path.read_text(errors="replace")
+        elif self._path.exists():
+            with self._path.open("rb") as file:
+                file.seek(max(0, file.seek(0, os.SEEK_END) - _TAIL))
+                lines = file.read().splitlines()
+            for line in reversed(lines):
+                with contextlib.suppress(ValueError, KeyError, TypeError):
+                    yield str(json.loads(line)["note"])
 
     async def advance(self, anchor: Anchor) -> Progress:
         try:
@@ -55,21 +96,20 @@ class Files:
             self._append(head)
 
     def _write_file(self, head: Head) -> None:
-        log = sha256(head.origin.encode()).hexdigest()[:16]
-        path = self._path / f"{log}-{head.size:020d}.checkpoint"
-        note = head.note.encode()
+        path = self._path / f"{_id(head.origin)}-{head.size:020d}.checkpoint"
+        signed = head.note.encode()
         try:
             fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644)
         except FileExistsError:
             there = path.read_bytes()
-            if there == note:
+            if there == signed:
                 return
-            if not note.startswith(there):  # else: it was written in part, and then we died
+            if not signed.startswith(there):  # else: it was written in part, and then we died
                 raise AnchorFault(
                     Condition.FORK, f"{path} holds another checkpoint of {head.size} records"
                 ) from None
             fd = os.open(path, os.O_WRONLY | os.O_TRUNC | os.O_CLOEXEC)
-        _put(fd, note)
+        _put(fd, signed)
         folder = os.open(self._path, os.O_RDONLY | os.O_DIRECTORY)
         try:
             os.fsync(folder)
@@ -84,6 +124,10 @@ class Files:
             os.open(self._path, flags, 0o644),
             json.dumps(line, ensure_ascii=False).encode() + b"\n",
         )
+
+
+def _id(origin: str) -> str:
+    return sha256(origin.encode()).hexdigest()[:16]
 
 
 def _put(fd: int, content: bytes) -> None:

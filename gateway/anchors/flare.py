@@ -7,6 +7,7 @@ from the database alone, so that after a crash the next one is the same.
 
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 import anyio.to_thread
 import structlog
@@ -44,11 +45,14 @@ from gateway.anchors.values import (
     Condition,
     Final,
     Head,
+    Known,
     Progress,
     Receipt,
     Waiting,
 )
 from gateway.clock import parse, rfc3339
+
+Answer = TypeVar("Answer")
 
 LEAST_SPACING = 10.0
 STUCK_SECONDS = 30.0
@@ -106,12 +110,25 @@ class Flare:
 
     async def advance(self, anchor: Anchor) -> Progress:
         """The next step. What it waits for is in the answer; nothing of the node is raised."""
-        try:
-            node = await self._node()
+
+        async def step(node: Node) -> Progress:
             sent = await self._outbox.transactions(anchor)
-            progress = await (
-                self._follow(node, anchor, sent) if sent else self._sign(node, anchor)
-            )
+            return await (self._follow(node, anchor, sent) if sent else self._sign(node, anchor))
+
+        return await self._asked(step)
+
+    async def known(self, origin: str) -> Known | Waiting | None:
+        """The head that the contract holds for our key."""
+
+        async def look(node: Node) -> Known | None:
+            head = await node.head(self._wallet.address, log_id(origin))
+            return Known(head.size, head.root) if head.size else None
+
+        return await self._asked(look)
+
+    async def _asked(self, fn: Callable[[Node], Awaitable[Answer]]) -> Answer | Waiting:
+        try:
+            progress = await fn(await self._node())
         except NodeDown as fault:
             # The next attempt goes to the other node, when there is one.
             self._nodes.append(self._nodes.pop(0))
@@ -120,7 +137,7 @@ class Flare:
             pause = min(MOST_BACKOFF, 2.0 ** (self._failures - 1))
             return Waiting(Condition.UNREACHABLE, str(fault), pause)
         except AnchorFault as fault:
-            return Waiting(fault.condition, str(fault), MOST_BACKOFF)
+            return Waiting(fault.condition, str(fault), MOST_BACKOFF, fault.contradicts)
         self._failures = 0
         return progress
 
@@ -298,6 +315,7 @@ class Flare:
                 Condition.FORK,
                 f"the chain holds {on_chain.size} records of this log and the database {head.size}:"
                 " it was put back from a copy, or another gateway writes under this key",
+                contradicts=True,
             )
         ours = head.root
         if on_chain.size < head.size:
@@ -308,6 +326,7 @@ class Flare:
                 Condition.FORK,
                 f"the chain holds another root for the first {on_chain.size} records: the log was"
                 " changed, or another gateway writes under this key",
+                contradicts=True,
             )
         return on_chain.size == head.size
 

@@ -71,6 +71,9 @@ class Outbox:
     async def final(self, anchor: Anchor, receipt: Receipt) -> None:
         await self.change(lambda c: rows.final(c, anchor, receipt, self.now))
 
+    async def void(self, anchor: Anchor) -> None:
+        await self.change(lambda c: rows.void(c, anchor))
+
     async def paid(self, tx_hash: str, amount: int) -> None:
         await self.change(lambda c: rows.paid(c, tx_hash, amount, self.now))
 

@@ -15,6 +15,7 @@ from gateway.clock import after
 from gateway.ids import new_id
 from gateway.registry import outbox
 from gateway.store import tables
+from gateway.trace import heads
 from gateway.trace.receipts import NOT_NEWS
 
 _a = tables.anchors.c
@@ -38,22 +39,14 @@ class Sent:
     created_at: str
 
 
-@dataclass(frozen=True, slots=True)
-class Pending:
-    """What is in the log and not anchored."""
-
-    urgent_since: str | None
-    since: str | None
-    records: int
-
-
 class LeaseLost(Exception):
     """Another process anchors this log now; nothing was written."""
 
 
 def unfinished(connection: Connection, backend: str) -> Anchor | None:
     """The anchor that is under way; there is one at most."""
-    query = select(tables.anchors).where(_a.backend == backend, _a.state != State.FINAL)
+    under_way = _a.state.in_((State.QUEUED, State.SENDING))
+    query = select(tables.anchors).where(_a.backend == backend, under_way)
     row = connection.execute(query.limit(1)).first()
     return None if row is None else _anchor(row)
 
@@ -78,14 +71,6 @@ def queue(connection: Connection, backend: str, head: Head, now: str) -> Anchor:
         )
     )
     return anchor
-
-
-def anchored_size(connection: Connection, backend: str, log: int) -> int:
-    """Records that the backend vouches for."""
-    query = select(func.max(_a.size)).where(
-        _a.backend == backend, _a.log == log, _a.state == State.FINAL
-    )
-    return connection.execute(query).scalar_one() or 0
 
 
 def known_root(connection: Connection, log: int, size: int) -> bytes | None:
@@ -157,6 +142,11 @@ def final(connection: Connection, anchor: Anchor, receipt: Receipt, now: str) ->
     )
 
 
+def void(connection: Connection, anchor: Anchor) -> None:
+    """Give an anchor up for good: its log is sealed, and nothing more is anchored of it."""
+    connection.execute(update(tables.anchors).where(_a.id == anchor.id).values(state=State.VOID))
+
+
 # --- how the backends stand ---
 
 
@@ -223,10 +213,34 @@ def condition(
 # --- what is pending ---
 
 
-def first_news(connection: Connection, log: int, start: int) -> str | None:
-    """The time of the first record from an index on that is worth an anchor."""
+@dataclass(frozen=True, slots=True)
+class Grown:
+    """A log with signed records that a backend does not vouch for yet: ``start`` up to ``size``."""
+
+    log: int
+    start: int
+    size: int
+
+
+def grown(connection: Connection, own: tuple[int, int], covered: Mapping[int, int]) -> list[Grown]:
+    """``own`` is this process's log with its size, ``covered`` how much is anchored of each.
+
+    Of other logs only what is signed can be anchored, so only that is waited for.
+    """
+    found = []
+    for one in heads.newest(connection):
+        size = own[1] if one.log == own[0] else one.size
+        start = covered.get(one.log, 0)
+        if size > start:
+            found.append(Grown(one.log, start, size))
+    return found
+
+
+def first_news(connection: Connection, grown: Grown) -> str | None:
+    """The time of the first record that is worth an anchor."""
     c = tables.trace.c
-    query = select(c.ts).where(c.log == log, c.idx >= start, c.kind.not_in(NOT_NEWS))
+    between = (c.idx >= grown.start, c.idx < grown.size)
+    query = select(c.ts).where(c.log == grown.log, *between, c.kind.not_in(NOT_NEWS))
     return connection.execute(query.order_by(c.idx).limit(1)).scalar()
 
 

@@ -132,7 +132,8 @@ async def _run(place: Place, opener: Opener) -> None:
         return Head(signed.log, head.origin, head.size, head.root, signed.note)
 
     deadlines = Deadlines(settings.anchor_urgent_seconds, settings.anchor_routine_seconds)
-    await Worker(opened.backend, opened.outbox, place.log, sign, deadlines).run()
+    seal = place.signing.seal
+    await Worker(opened.backend, opened.outbox, place.log, sign, deadlines, seal).run()
 
 
 def _register(place: Place, connection: Connection, opened: Opened) -> None:
@@ -190,4 +191,5 @@ async def _open_file(place: Place) -> Opened:
     path = place.settings.anchor_path
     if path is None:
         raise AnchorUnusable("set GATEWAY_ANCHOR_PATH")
-    return Opened("file", {"path": str(path)}, Files(path, place.clock), place.outbox("file"))
+    files = Files(path, place.clock, place.signing.public)
+    return Opened("file", {"path": str(path)}, files, place.outbox("file"))

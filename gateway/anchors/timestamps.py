@@ -36,6 +36,9 @@ class Timestamps:
     def close(self) -> None:
         self._outgoing.close()
 
+    async def known(self, origin: str) -> None:
+        """An authority keeps nothing of what it stamps."""
+
     async def advance(self, anchor: Anchor) -> Progress:
         note = anchor.head.note.encode()
         request = TimestampRequestBuilder().data(note).hash_algorithm(HashAlgorithm.SHA256).build()

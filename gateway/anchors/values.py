@@ -12,6 +12,8 @@ class State(StrEnum):
     SENDING = "sending"
     """Something was signed that may have left: this head is brought to its end."""
     FINAL = "final"
+    VOID = "void"
+    """Of a log that was sealed, because the anchor holds another history of it."""
 
 
 class Condition(StrEnum):
@@ -88,6 +90,16 @@ class Waiting:
     condition: Condition
     detail: str
     seconds: float
+    contradicts: bool = False
+    """The anchor holds what our own log's key signed once, and the database does not."""
+
+
+@dataclass(frozen=True, slots=True)
+class Known:
+    """The newest head of a log that an anchor holds."""
+
+    size: int
+    root: bytes
 
 
 Progress = Final | Waiting
@@ -96,6 +108,7 @@ Progress = Final | Waiting
 class AnchorFault(Exception):
     """An anchor cannot do it now. `condition` says in which way, the message what to do."""
 
-    def __init__(self, condition: Condition, message: str) -> None:
+    def __init__(self, condition: Condition, message: str, *, contradicts: bool = False) -> None:
         super().__init__(message)
         self.condition = condition
+        self.contradicts = contradicts

@@ -12,27 +12,33 @@ from dataclasses import dataclass
 from typing import Protocol
 
 import structlog
+from sqlalchemy import Connection
 from sqlalchemy.exc import SQLAlchemyError
 
 from gateway.anchors import rows
 from gateway.anchors.outbox import Outbox
-from gateway.anchors.rows import LeaseLost
+from gateway.anchors.rows import Grown, LeaseLost
 from gateway.anchors.values import (
     Anchor,
     Condition,
     Final,
     Head,
+    Known,
     Progress,
     State,
     Waiting,
 )
 from gateway.clock import parse
 from gateway.store.writer import WriterStopped
+from gateway.trace import receipts
+from gateway.trace.log import stored_hashes
+from gateway.trace.merkle import roots
 
 POLL_SECONDS = 1.0
 LEAD_SECONDS = 5.0
 """How long before a deadline the head is sent: the chain takes its seconds too."""
 LEAD_SHARE = 0.2
+FORK_SECONDS = 60.0
 LATE = 2
 """Deadlines after which it is told that an anchor is late."""
 
@@ -46,6 +52,11 @@ class Backend(Protocol):
         """Do what can be done now, from the database's state alone; the same head may come again.
 
         Raises `LeaseLost` and nothing else of its own.
+        """
+
+    async def known(self, origin: str) -> Known | Waiting | None:
+        """The newest head of the log that the backend holds; None where it holds none, or keeps
+        nothing.
         """
 
     def close(self) -> None: ...
@@ -66,11 +77,16 @@ class Log(Protocol):
     def number(self) -> int: ...
 
     @property
+    def origin(self) -> str: ...
+
+    @property
     def size(self) -> int: ...
 
 
 class Worker:
-    """Anchors one log on one backend, until it is cancelled."""
+    """Anchors all logs on one backend, until it is cancelled: the head of this process's own log,
+    below which lies a record that names the heads of the others.
+    """
 
     def __init__(
         self,
@@ -79,16 +95,22 @@ class Worker:
         log: Log,
         sign: Callable[[], Awaitable[Head]],
         deadlines: Deadlines,
+        seal: Callable[[int, str], Awaitable[None]],
     ) -> None:
-        """``sign`` makes a durable checkpoint of all records."""
+        """``sign`` makes a durable checkpoint of all records, ``seal(log, why)`` ends a log of
+        which the backend holds another history.
+        """
         self._backend = backend
         self._outbox = outbox
         self._log = log
         self._sign = sign
         self._deadlines = deadlines
         self._told: tuple[Condition, str] | None = None
-        self._scanned = (-1, 0)
-        self._urgent: str | None = None
+        self._seal = seal
+        self._compared = False
+        self._begun: set[int] = set()
+        self._scanned: dict[int, int] = {}
+        self._urgent: dict[int, str] = {}
 
     async def run(self) -> None:
         try:
@@ -112,25 +134,85 @@ class Worker:
 
     async def step(self) -> float:
         """Do what is due; returns in how many seconds to look again."""
+        if not self._compared:
+            seen = await self._compare()
+            if seen is not None:
+                return await self._wait(seen, None)
+            self._compared = True
         if not await self._is_due() or not await self._outbox.hold():
             return POLL_SECONDS
         # Read again under the lease: another process may have gone on with it.
         if not await self._is_due():
             return POLL_SECONDS
         anchor = await self._newest(await self._unfinished())
-        progress = await self._backend.advance(anchor)
+        progress = await self._advance(anchor)
         if isinstance(progress, Final):
             await self._outbox.final(anchor, progress.receipt)
             await self._tell(Condition.OK, "")
             return 0
+        return await self._wait(progress, anchor)
+
+    async def _wait(self, progress: Waiting, anchor: Anchor | None) -> float:
+        if progress.contradicts:
+            return await self._contradicted(progress, anchor)
         await self._tell(*await self._seen(progress))
         # Short enough to keep the lease.
         return (
-            min(progress.seconds, 5.0) if progress.condition is Condition.OK else (progress.seconds)
+            min(progress.seconds, 5.0) if progress.condition is Condition.OK else progress.seconds
         )
 
+    async def _advance(self, anchor: Anchor) -> Progress:
+        if anchor.state is State.QUEUED and (seen := await self._compare()) is not None:
+            return seen
+        return await self._backend.advance(anchor)
+
+    # --- what the backend holds, against what is here ---
+
+    async def _compare(self) -> Waiting | None:
+        """None when the database holds all that the backend knows of this process's log."""
+        number, size = self._log.number, self._log.size
+        known = await self._backend.known(self._log.origin)
+        if known is None or isinstance(known, Waiting):
+            return known
+        if known.size > size:
+            why = f"it holds {known.size} records of this log and the database {size}"
+        elif known.root != await self._root(number, known.size):
+            why = f"it holds another root for the first {known.size} records"
+        else:
+            return None
+        return Waiting(Condition.FORK, f"{self._outbox.backend}: {why}", FORK_SECONDS, True)
+
+    async def _root(self, number: int, size: int) -> bytes | None:
+        def root(connection: Connection) -> bytes | None:
+            try:
+                return roots(stored_hashes(connection, number))(0, size)
+            except ValueError:  # hashes are missing
+                return None
+
+        return await self._outbox.read(root)
+
+    async def _contradicted(self, progress: Waiting, anchor: Anchor | None) -> float:
+        """Seal the log: it was put back from a copy, or changed. A successor goes on.
+
+        A log that was begun here for this reason is not sealed in turn: nobody can know anything
+        of it yet, so the backend is wrong, and that is left to people.
+        """
+        await self._tell(progress.condition, progress.detail)
+        number = self._log.number
+        ours = anchor is None or anchor.head.log == number
+        if ours and number in self._begun:
+            return progress.seconds
+        if anchor is not None:
+            await self._outbox.void(anchor)
+        if ours:
+            await self._seal(number, progress.detail)
+            self._begun.add(self._log.number)
+        return POLL_SECONDS
+
+    # --- what is due ---
+
     async def _is_due(self) -> bool:
-        return await self._unfinished() is not None or await self._due(await self._start())
+        return await self._unfinished() is not None or await self._due()
 
     async def _unfinished(self) -> Anchor | None:
         return await self._outbox.read(lambda c: rows.unfinished(c, self._outbox.backend))
@@ -138,37 +220,51 @@ class Worker:
     async def _newest(self, anchor: Anchor | None) -> Anchor:
         """The head to go on with: as long as nothing has left, that is the newest."""
         if anchor is not None and anchor.state is State.QUEUED:
-            log, start = self._log.number, anchor.head.size
-            if anchor.head.log == log and not await self._outbox.read(
-                lambda c: rows.first_news(c, log, start)
-            ):
+            if anchor.head.log == self._log.number and not await self._since(anchor):
                 return anchor
             anchor = None
         return anchor or await self._outbox.queue(await self._sign())
 
-    async def _start(self) -> int:
-        log, backend = self._log.number, self._outbox.backend
-        return await self._outbox.read(lambda c: rows.anchored_size(c, backend, log))
+    async def _since(self, anchor: Anchor) -> bool:
+        """Whether there is something new behind an anchor's head, in whichever log."""
+        own, head = (self._log.number, self._log.size), anchor.head
 
-    async def _due(self, start: int) -> bool:
-        if start >= self._log.size:
-            return False
-        urgent, since = await self._waiting(start)
+        def look(connection: Connection) -> bool:
+            covered = receipts.covered_by(connection, head.log, head.size)
+            grown = rows.grown(connection, own, covered)
+            return any(rows.first_news(connection, one) for one in grown)
+
+        return await self._outbox.read(look)
+
+    async def _due(self) -> bool:
+        urgent, since = await self._waiting()
         return self._is_over(urgent, self._deadlines.urgent) or self._is_over(
             since, self._deadlines.routine
         )
 
-    async def _waiting(self, start: int) -> tuple[str | None, str | None]:
+    async def _waiting(self) -> tuple[str | None, str | None]:
         """Since when something urgent, and anything at all, waits. Reads no record twice."""
-        log = self._log.number
-        number, scanned = self._scanned
-        if number != log or scanned < start:
-            self._scanned, self._urgent = (log, start), None
-        if self._urgent is None and self._scanned[1] < self._log.size:
-            begin = self._scanned[1]
-            self._urgent, seen = await self._outbox.read(lambda c: rows.first_urgent(c, log, begin))
-            self._scanned = (log, seen)
-        return self._urgent, await self._outbox.read(lambda c: rows.first_news(c, log, start))
+        own, backend = (self._log.number, self._log.size), self._outbox.backend
+
+        def look(connection: Connection) -> tuple[str | None, str | None]:
+            grown = rows.grown(connection, own, receipts.covered(connection, backend))
+            urgent = [self._first_urgent(connection, one) for one in grown]
+            news = [rows.first_news(connection, one) for one in grown]
+            return min(filter(None, urgent), default=None), min(filter(None, news), default=None)
+
+        return await self._outbox.read(look)
+
+    def _first_urgent(self, connection: Connection, grown: Grown) -> str | None:
+        log = grown.log
+        if self._scanned.get(log, 0) < grown.start:
+            self._scanned[log] = grown.start
+            self._urgent.pop(log, None)
+        if log not in self._urgent and self._scanned.get(log, 0) < grown.size:
+            found, seen = rows.first_urgent(connection, log, self._scanned.get(log, 0))
+            self._scanned[log] = seen
+            if found is not None:
+                self._urgent[log] = found
+        return self._urgent.get(log)
 
     def _is_over(self, since: str | None, deadline: float) -> bool:
         if since is None:
@@ -182,7 +278,7 @@ class Worker:
     async def _seen(self, waiting: Waiting) -> tuple[Condition, str]:
         """What to tell of it; a wait that looks well and has taken twice its time does not."""
         if waiting.condition is Condition.OK:
-            urgent, since = await self._waiting(await self._start())
+            urgent, since = await self._waiting()
             for ts, deadline in (
                 (urgent, self._deadlines.urgent),
                 (since, self._deadlines.routine),

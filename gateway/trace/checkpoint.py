@@ -82,6 +82,11 @@ class Checkpoints:
         """Why the file off the database was not written; empty when it was."""
 
     @property
+    def public(self) -> bytes:
+        """The key that all logs of the deployment are signed with."""
+        return VerifierKey.of(self._log.origin, self._key).public
+
+    @property
     def verifier_key(self) -> str:
         """What an auditor trusts, as C2SP spells it; of the log in use."""
         return str(VerifierKey.of(self._log.origin, self._key))
@@ -147,6 +152,11 @@ class Checkpoints:
 
     def _append(self, kind: str, connection: Connection, fields: dict[str, Field]) -> None:
         self._log.append(connection, [Draft(kind, new_id("evt"), LOG_ITSELF, fields)])
+
+    def seal(self, connection: Connection, number: int, why: str) -> None:
+        """Seal the log, which somebody outside knows otherwise; none but the one in use."""
+        if number == self._log.head.number:
+            self._succeed(connection, why)
 
     def warnings(self) -> dict[str, str]:
         """What an operator has to know, for readiness; empty when all is well."""
@@ -253,6 +263,11 @@ class Signing:
         self._published: Signed | None = None
         self._publish_at = 0.0
 
+    @property
+    def public(self) -> bytes:
+        """The key that checkpoints are signed with."""
+        return self._checkpoints.public
+
     async def now(self) -> Signed | None:
         """The head as it is at this moment, signed; None for an empty log."""
         await self._sign()
@@ -264,6 +279,10 @@ class Signing:
         self._take(signed)
         await self._publish(signed)
         return signed
+
+    async def seal(self, number: int, why: str) -> None:
+        """Seal a log that an anchor knows otherwise; its successor goes on."""
+        await asyncio.shield(self._writer.change(lambda c: self._checkpoints.seal(c, number, why)))
 
     async def run(self) -> None:
         """Until cancelled. What fails is tried again a second later; the writer has logged it."""

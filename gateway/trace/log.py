@@ -179,17 +179,19 @@ class Log:
     ) -> dict[ProjectId, tuple[int, bytes]]:
         trace = tables.trace
         heads: dict[ProjectId, tuple[int, bytes]] = {}
-        # By project, through the unique index: a scan of ten million records would take minutes.
-        projects = connection.execute(select(tables.projects.c.id)).scalars().all()
-        for project_id in (*projects, LOG_ITSELF):
-            of_project = (trace.c.log == number, trace.c.project_id == project_id)
-            pseq = connection.execute(select(func.max(trace.c.pseq)).where(*of_project)).scalar()
-            if pseq is not None:
-                leaf = connection.execute(
-                    select(trace.c.leaf).where(*of_project, trace.c.pseq == pseq)
-                ).scalar_one()
-                heads[ProjectId(project_id)] = (pseq, leaf)
-        return heads
+        # From project to project through the unique index: a scan of ten million records would take
+        # minutes.
+        c = trace.c
+        after: str | None = ""
+        ours = c.log == number
+        while True:
+            following = select(func.min(c.project_id)).where(ours, c.project_id > after)
+            after = connection.execute(following).scalar()
+            if after is None:
+                return heads
+            query = select(c.pseq, c.leaf).where(ours, c.project_id == after)
+            row = connection.execute(query.order_by(c.pseq.desc()).limit(1)).one()
+            heads[ProjectId(after)] = (row.pseq, row.leaf)
 
     # --- inside a transaction, on the writing thread ---
 

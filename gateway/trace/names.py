@@ -5,6 +5,7 @@ slots, and ``…-2``, ``…-3`` go on where one before them was sealed: ``…/ma
 """
 
 import re
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 
 _NAME = re.compile(
@@ -35,3 +36,22 @@ class LogName:
     def successor(self) -> "LogName":
         """Goes on where this one is sealed."""
         return replace(self, generation=self.generation + 1)
+
+
+@dataclass(frozen=True, slots=True)
+class Named:
+    """A log's head as a record of another one names it."""
+
+    origin: str
+    size: int
+    root: str
+    """In hexadecimal."""
+
+
+def named(record: Mapping[str, object]) -> Iterator[Named]:
+    """The heads that a record `heads` or `genesis` names; lines that are none are passed over."""
+    lines = record.get("logs")
+    for line in lines if isinstance(lines, list) else ():
+        words = str(line).split(" ")
+        if len(words) == 3 and words[1].isdecimal():
+            yield Named(words[0], int(words[1]), words[2])

@@ -5,9 +5,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+import orjson
 from sqlalchemy import Connection, Row, Select, func, select
 
 from gateway.store import tables
+from gateway.trace import heads
+from gateway.trace.names import named
 
 _a = tables.anchors.c
 _b = tables.anchor_backends.c
@@ -83,34 +86,99 @@ class BackendStanding:
     detail: str
     since: str
     size: int
-    """Records of the log in use that it vouches for."""
+    """Records that it vouches for, of all logs."""
     identity: Mapping[str, object]
 
 
 @dataclass(frozen=True, slots=True)
 class LogStanding:
-    """How much of the log in use somebody outside vouches for."""
+    """How much of all logs somebody outside vouches for."""
 
     state: Standing
     size: int
     anchored: int
-    """Records below the largest anchored head."""
+    """Records below the largest anchored head of their log."""
     backends: Sequence[BackendStanding]
 
 
 def standing(connection: Connection) -> LogStanding:
     """Without a backend that is set up: `LOCAL_ONLY`."""
-    t = tables.trace.c
-    log = connection.execute(select(func.max(tables.logs.c.log))).scalar_one()
-    last = connection.execute(select(func.max(t.idx)).where(t.log == log)).scalar()
     query = select(tables.anchor_backends).where(_b.enabled).order_by(_b.name)
-    backends = [_backend(connection, row, log) for row in connection.execute(query)]
-    anchored = max((backend.size for backend in backends), default=0)
-    news = connection.execute(
-        select(t.idx).where(t.log == log, t.idx >= anchored, t.kind.not_in(NOT_NEWS)).limit(1)
-    ).first()
-    size = 0 if last is None else last + 1
-    return LogStanding(_state(backends, news is None), size, anchored, backends)
+    rows = connection.execute(query).all()
+    by_backend = [covered(connection, row.name) for row in rows]
+    best: dict[int, int] = {}
+    for found in by_backend:
+        best = {log: max(best.get(log, 0), found.get(log, 0)) for log in best | found}
+    backends = [
+        BackendStanding(
+            row.name, row.condition, row.detail, row.since, sum(found.values()), row.identity
+        )
+        for row, found in zip(rows, by_backend, strict=True)
+    ]
+    logs = _logs(connection)
+    size = sum(one.size for one in logs)
+    news = any(_news(connection, one, best.get(one.number, 0)) for one in logs)
+    return LogStanding(_state(backends, not news), size, sum(best.values()), backends)
+
+
+@dataclass(frozen=True, slots=True)
+class _Sized:
+    number: int
+    size: int
+    can_be: int
+    """Records that can be anchored: a sealed log's behind its last checkpoint never are."""
+
+
+def _logs(connection: Connection) -> list[_Sized]:
+    t = tables.trace.c
+    sealed = set(
+        connection.execute(
+            select(tables.logs.c.log).where(tables.logs.c.sealed_at.is_not(None))
+        ).scalars()
+    )
+    found = []
+    for one in heads.newest(connection):
+        last = connection.execute(select(func.max(t.idx)).where(t.log == one.log)).scalar()
+        size = 0 if last is None else last + 1
+        found.append(_Sized(one.log, size, one.size if one.log in sealed else size))
+    return found
+
+
+def _news(connection: Connection, log: _Sized, anchored: int) -> bool:
+    t = tables.trace.c
+    between = (t.log == log.number, t.idx >= anchored, t.idx < log.can_be)
+    query = select(t.idx).where(*between, t.kind.not_in(NOT_NEWS)).limit(1)
+    return connection.execute(query).first() is not None
+
+
+def covered(connection: Connection, backend: str) -> dict[int, int]:
+    """How many records of each log a backend vouches for: by the log's own head, or by another's,
+    below which lies a `heads` record that names it.
+    """
+    found: dict[int, int] = {}
+    for log in connection.execute(select(tables.logs.c.log)).scalars().all():
+        mine = (_a.backend == backend, _a.log == log, _a.state == "final")
+        query = select(_a.size).where(*mine).order_by(_a.size.desc()).limit(1)
+        size = connection.execute(query).scalar()
+        if size is not None:
+            for other, named_size in covered_by(connection, log, size).items():
+                found[other] = max(found.get(other, 0), named_size)
+    return found
+
+
+def covered_by(connection: Connection, log: int, size: int) -> dict[int, int]:
+    """What one anchored head vouches for, of each log."""
+    t = tables.trace.c
+    last = (t.log == log, t.idx == size - 1, t.kind == "heads")
+    body = connection.execute(select(t.body).where(*last)).scalar()
+    logs = select(tables.logs.c.origin, tables.logs.c.log)
+    numbers = {origin: number for origin, number in connection.execute(logs)}
+    found = {
+        numbers[one.origin]: one.size
+        for one in named({} if body is None else orjson.loads(body))
+        if one.origin in numbers
+    }
+    return found | {log: size}
 
 
 def _state(backends: Sequence[BackendStanding], nothing_new: bool) -> Standing:
@@ -121,18 +189,12 @@ def _state(backends: Sequence[BackendStanding], nothing_new: bool) -> Standing:
     return "ANCHORED" if nothing_new else "PENDING"
 
 
-def _backend(connection: Connection, row: Row[Any], log: int) -> BackendStanding:
-    query = select(func.max(_a.size)).where(
-        _a.backend == row.name, _a.log == log, _a.state == "final"
-    )
-    size = connection.execute(query).scalar() or 0
-    return BackendStanding(row.name, row.condition, row.detail, row.since, size, row.identity)
-
-
 def state_of(row: Row[Any]) -> Standing:
     """Of one anchor, from a row of `one_by_one`."""
     if row.state == "final":
         return "ANCHORED"
+    if row.state == "void":
+        return "FAILED"
     if not row.enabled:
         return "SKIPPED"
     return "FAILED" if row.condition in BROKEN else "PENDING"

@@ -64,11 +64,12 @@ def take(connection: Connection, holder: str, now: str, *, sole: bool = False) -
     return Slot(number, 1, holder, sole)
 
 
-def take_lapsed(connection: Connection, holder: str, now: str) -> Slot | None:
+def take_lapsed(connection: Connection, own: Slot, now: str) -> Slot | None:
     """Take a slot whose holder died, to settle what it left open; None where there is none."""
-    lapsed = select(tables.log_slots).where(_s.until <= now, _s.holder != NOBODY)
-    row = connection.execute(lapsed.limit(1).with_for_update(skip_locked=True)).first()
-    return None if row is None else _retake(connection, row, holder, now, sole=False)
+    others = select(tables.log_slots).where(_s.slot != own.number, _s.holder != NOBODY)
+    lapsed = others.where(_s.until <= now).limit(1).with_for_update(skip_locked=True)
+    row = connection.execute(lapsed).first()
+    return None if row is None else _retake(connection, row, own.holder, now, sole=False)
 
 
 def _retake(

@@ -15,6 +15,7 @@ from gateway.anchors.values import (
     Condition,
     Final,
     Head,
+    Known,
     Progress,
     Receipt,
     Waiting,
@@ -24,6 +25,7 @@ from gateway.ids import new_id
 from gateway.registry.evidence import BundleWriter, Wanted
 from gateway.registry.traces import Filter
 from gateway.state import State
+from gateway.takeover import settle_lapsed
 from gateway.trace import receipts
 from gateway.trace.bundle import Bundle
 from gateway.trace.checkpoint import Signing
@@ -45,6 +47,7 @@ class Notary:
     answer: Progress | None = None
     heads: list[Head] = field(default_factory=list)
     seen: list[int] = field(default_factory=list)
+    knows: dict[str, Known] = field(default_factory=dict)
 
     async def advance(self, anchor: Anchor) -> Progress:
         self.seen.append(anchor.head.size)
@@ -52,6 +55,9 @@ class Notary:
             return self.answer
         self.heads.append(anchor.head)
         return Final(Receipt(at="2026-01-01T00:00:00.000000Z"))
+
+    async def known(self, origin: str) -> Known | Waiting | None:
+        return self.knows.get(origin)
 
     def close(self) -> None: ...
 
@@ -93,7 +99,7 @@ def a_scene(folder: Path) -> Iterator[Scene]:
             return Head(signed.log, head.origin, head.size, head.root, signed.note)
 
         state.writer.change_now(lambda c: rows.register(c, "notary", {"by": "us"}, clock.now()))
-        worker = Worker(notary, outbox, state.log, sign, Deadlines(30, 600))
+        worker = Worker(notary, outbox, state.log, sign, Deadlines(30, 600), signing.seal)
         yield Scene(state, time, notary, worker, outbox)
 
 
@@ -224,6 +230,33 @@ async def test_one_process_anchors_and_another_takes_over_when_it_is_gone(scene:
     assert scene.notary.seen == []
     await other.let_go()
     assert await scene.after(30) != []
+
+
+async def test_one_anchor_covers_the_logs_of_all_gateways(scene: Scene) -> None:
+    def covered() -> dict[int, int]:
+        return scene.state.registry.read_now(lambda c: receipts.covered(c, "notary"))
+
+    state = scene.state
+    insert = "INSERT INTO log_slots VALUES (1, 'dead', 3, '')"
+    state.writer.change_now(lambda c: c.exec_driver_sql(insert))
+    state.writer.change_now(lambda c: settle_lapsed(c, state))  # the other's one record is urgent
+    assert state.registry.read_now(receipts.standing).state == "PENDING"
+    scene.append(urgent=True)
+    [size] = await scene.after(30)
+    assert covered() == {0: size, 1: 1}
+    assert state.registry.read_now(receipts.standing).state == "ANCHORED"
+    assert len(await scene.after(1300, every=50)) == 1
+
+
+async def test_an_urgent_record_of_another_gateway_is_anchored_by_its_deadline(
+    scene: Scene,
+) -> None:
+    state = scene.state
+    insert = "INSERT INTO log_slots VALUES (1, 'dead', 3, '')"
+    state.writer.change_now(lambda c: c.exec_driver_sql(insert))
+    state.writer.change_now(lambda c: settle_lapsed(c, state))
+    assert await scene.after(20) == []
+    assert len(await scene.after(9)) == 1
 
 
 async def test_an_evidence_bundle_names_the_anchors_and_the_verifier_takes_them(

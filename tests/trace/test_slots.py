@@ -29,7 +29,7 @@ from gateway.trace.recheck import recheck
 from gateway.trace.record import Draft
 from gateway.trace.slots import SlotLost
 from gateway.values import ProjectId
-from tests.builders import World, a_state, insert_one_of_each
+from tests.builders import World, a_state
 from tests.trace.evidence_world import PROJECT
 
 pytestmark = pytest.mark.anyio
@@ -115,8 +115,6 @@ def machines_in(folder: Path) -> Iterator[Machines]:
     keyring.create(folder / "keys")
     engine = writing_engine(folder / "gateway.db")
     migrations.upgrade(engine)
-    with engine.connect() as connection, connection.begin():
-        insert_one_of_each(connection)
     engine.dispose()
     made = Machines(folder)
     try:
