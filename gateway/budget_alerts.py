@@ -13,6 +13,7 @@ from gateway.budgets import Ledger, Window
 from gateway.registry import budgets
 from gateway.registry.core import Actor, Registry
 from gateway.store.writer import WriterStopped
+from gateway.telemetry import fault_text
 from gateway.values import Budget
 
 _REMEMBERED = 10_000
@@ -41,7 +42,9 @@ class BudgetAlerts:
             try:
                 await self._tell(budget, window)
             except (SQLAlchemyError, WriterStopped) as fault:
-                _log.error("an alert is not on the trail yet", budget=budget.id, why=str(fault))
+                _log.error(
+                    "an alert is not on the trail yet", budget=budget.id, why=fault_text(fault)
+                )
                 self._ledger.look_again(window)
                 return
 

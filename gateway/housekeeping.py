@@ -17,6 +17,7 @@ from gateway.registry.stop_file import StopFile
 from gateway.state import State
 from gateway.steps.breaker import Breaker
 from gateway.store.writer import WriterStopped
+from gateway.telemetry import fault_text
 from gateway.values import Stop, StopId
 
 SECONDS = 0.5
@@ -69,7 +70,7 @@ class Housekeeping:
             try:
                 stopped = await self.state.registry.change(by, partial(note, trip=trip))
             except (SQLAlchemyError, WriterStopped) as fault:
-                _log.error("the circuit breaker is not on the trail yet", why=str(fault))
+                _log.error("the circuit breaker is not on the trail yet", why=fault_text(fault))
                 self.breaker.trip_again(trip)
                 return
             if stopped and trip.agent_id is not None:
@@ -84,7 +85,7 @@ class Housekeeping:
                 await self.state.registry.change(Actor.operator(view.project.id), note)
             except (SQLAlchemyError, WriterStopped) as fault:
                 # The file itself is what stops; calls are refused whatever stands here.
-                _log.error("a stop of all projects is not on the trail", why=str(fault))
+                _log.error("a stop of all projects is not on the trail", why=fault_text(fault))
 
     async def _forget(self) -> None:
         """Let go, once an hour, of what nobody asks for any more."""

@@ -45,6 +45,7 @@ from gateway.steps.inspection import Inspected, Inspection, outcome_of_stream, w
 from gateway.steps.policy import Policy
 from gateway.steps.tool_pins import ToolPins
 from gateway.tasks import Kept
+from gateway.telemetry import fault_text
 from gateway.values import (
     Action,
     Answer,
@@ -217,7 +218,7 @@ class Pipeline:
                 self.refused_calls.count(call, refused)
             return refused
         except Exception as fault:  # noqa: BLE001 - nothing is durable, so nothing is allowed
-            _log.error("the decision could not be written", call=call.id, error=repr(fault))
+            _log.error("the decision could not be written", call=call.id, error=fault_text(fault))
             self._count(approved.decision, "trace_unavailable")
             return Refused("trace_unavailable")
         try:
@@ -239,7 +240,7 @@ class Pipeline:
         try:
             await self.refused_calls.record(call, refused)
         except Exception as fault:  # noqa: BLE001 - nothing was allowed, and that is what we say
-            _log.error("the refusal could not be written", call=call.id, error=repr(fault))
+            _log.error("the refusal could not be written", call=call.id, error=fault_text(fault))
             return Refused("trace_unavailable")
         return refused
 
@@ -273,7 +274,7 @@ class Pipeline:
             trace_id = call.id if refused.leaf else self.refused_calls.count(call, refused)
             return Settled(await self.in_band.answer(call, refused, trace_id, again))
         except Exception as fault:  # noqa: BLE001 - nothing is durable, so nothing is sent
-            _log.error("the decision could not be written", call=call.id, error=repr(fault))
+            _log.error("the decision could not be written", call=call.id, error=fault_text(fault))
             self._count(approved.decision, "trace_unavailable")
             return Settled(answers.refused_call(call, Refused("trace_unavailable"), call.id))
         started = time.monotonic()
@@ -319,7 +320,7 @@ class Pipeline:
         except Refused as refused:
             return Forwarded(Fate.NOT_FORWARDED, reason=refused.reason)
         except Exception as fault:  # noqa: BLE001 - whether it ran is not known: say so, charge it
-            _log.error("forwarding failed", call=permit.call.id, error=repr(fault))
+            _log.error("forwarding failed", call=permit.call.id, error=fault_text(fault))
             return Forwarded(Fate.UNKNOWN, reason="upstream_error")
 
     async def _screen(self, inspected: Inspected) -> Screened:
@@ -328,7 +329,7 @@ class Pipeline:
             return Screened(await self.inspection.screen(inspected))
         except Exception as fault:  # noqa: BLE001 - the call was made, and its answer is withheld
             call_id = inspected.permit.call.id
-            _log.error("a response could not be screened", call=call_id, error=repr(fault))
+            _log.error("a response could not be screened", call=call_id, error=fault_text(fault))
             if inspected.events is not None:
                 await inspected.events.aclose()
             return Screened(withheld(inspected, "answer_unreadable"))
@@ -360,7 +361,7 @@ class Pipeline:
         try:
             trace_id = await self.refused_calls.record(call, refused)
         except Exception as fault:  # noqa: BLE001 - nothing was sent, and that is what we say
-            _log.error("the refusal could not be written", call=call.id, error=repr(fault))
+            _log.error("the refusal could not be written", call=call.id, error=fault_text(fault))
             refused, trace_id = Refused("trace_unavailable"), call.id
         return answers.refused_call(call, refused, trace_id)
 
@@ -370,7 +371,9 @@ class Pipeline:
         try:
             await self.refused_calls.reject(caller, bad.rpc_code)
         except Exception as fault:  # noqa: BLE001 - nothing was sent, and that is what we say
-            _log.error("the refusal could not be written", key=caller.key.id, error=repr(fault))
+            _log.error(
+                "the refusal could not be written", key=caller.key.id, error=fault_text(fault)
+            )
             unwritten = answers.refused_message(bad.rpc_id, Refused("trace_unavailable"))
             return replace(unwritten, status=503)
         return answers.bad_message(bad)

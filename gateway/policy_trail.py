@@ -8,6 +8,7 @@ from gateway.registry import policy_changes
 from gateway.registry.core import Actor, Change
 from gateway.state import State
 from gateway.store.writer import WriterStopped
+from gateway.telemetry import fault_text
 
 _log = structlog.get_logger(__name__)
 
@@ -26,4 +27,4 @@ async def record(state: State, news: Active | Failure) -> None:
             await state.registry.change(Actor.gateway(view.project.id), note)
         except (SQLAlchemyError, WriterStopped) as fault:
             # It has happened already; every decision names the bundle that made it.
-            _log.error("a change of policy is not on the trail", why=str(fault))
+            _log.error("a change of policy is not on the trail", why=fault_text(fault))

@@ -23,6 +23,7 @@ from gateway.egress import EgressRefused
 from gateway.ids import new_id
 from gateway.settings import Settings, SettingsFault
 from gateway.store.writer import Writer, WriterStopped
+from gateway.telemetry import fault_text
 from gateway.trace.checkpoint import Signing
 from gateway.trace.log import LOG_ITSELF, Log
 from gateway.trace.record import Draft, Field
@@ -105,7 +106,9 @@ async def _keep_at_it(place: Place, kind: str, opener: Opener) -> None:
             raise
         fault = task.exception()
         foreseen = isinstance(fault, AnchorUnusable)
-        _log.error("an anchor cannot go on", anchor=kind, why=str(fault), exc_info=not foreseen)
+        assert fault is not None
+        why = str(fault) if foreseen else fault_text(fault)
+        _log.error("an anchor cannot go on", anchor=kind, why=why)
         with contextlib.suppress(SQLAlchemyError, WriterStopped):
             await _tell_failed(place, kind, str(fault))
         await asyncio.sleep(RESTART_SECONDS)

@@ -30,6 +30,7 @@ from gateway.anchors.values import (
 )
 from gateway.clock import parse
 from gateway.store.writer import WriterStopped
+from gateway.telemetry import fault_text
 from gateway.trace import receipts
 from gateway.trace.log import stored_hashes
 from gateway.trace.merkle import roots
@@ -129,7 +130,7 @@ class Worker:
             return POLL_SECONDS
         except (SQLAlchemyError, WriterStopped) as fault:
             # The disk is full or the gateway ends; calls are refused for the same reason.
-            _log.error("the anchor's outbox cannot be written", why=str(fault))
+            _log.error("the anchor's outbox cannot be written", why=fault_text(fault))
             return 10 * POLL_SECONDS
 
     async def step(self) -> float:

@@ -16,6 +16,7 @@ from gateway.ids import new_id
 from gateway.mcp.strictness import BadMessage
 from gateway.registry.faults import Conflict, Fault, Forbidden, Invalid, Missing, Unready
 from gateway.store.writer import WriterStopped
+from gateway.telemetry import fault_text
 
 _log = structlog.get_logger(__name__)
 
@@ -105,7 +106,7 @@ def error_of(fault: Exception) -> ApiError:
         return ApiError(status, str(fault))
     if isinstance(fault, BadMessage):
         return ApiError(400, fault.message)
-    _log.error("the database does not answer", fault=type(fault).__name__, detail=str(fault))
+    _log.error("the database does not answer", fault=fault_text(fault))
     return ApiError(503, "The database cannot be written or read now; nothing was changed.")
 
 

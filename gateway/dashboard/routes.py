@@ -43,6 +43,7 @@ from gateway.dashboard.text import FILTERS
 from gateway.dashboard.visitor import SIGN_IN, SignedOut, form_of, session_of, signed_out
 from gateway.registry.faults import Fault, Missing
 from gateway.store.writer import WriterStopped
+from gateway.telemetry import fault_text
 
 PAGES: tuple[PageRoute, ...] = (
     *overview.PAGES,
@@ -132,7 +133,7 @@ async def _fault(_request: Request, fault: Exception) -> Response:
 
 
 async def _no_database(_request: Request, fault: Exception) -> Response:
-    _log.error("the database does not answer", fault=type(fault).__name__, detail=str(fault))
+    _log.error("the database does not answer", fault=fault_text(fault))
     message = "The database cannot be written or read now; nothing was changed."
     return told("Not now", message, 503)
 

@@ -36,6 +36,7 @@ from gateway.refusals import REASONS
 from gateway.registry.faults import Fault, Forbidden
 from gateway.registry.platforms import Extension
 from gateway.reports import Activity
+from gateway.telemetry import fault_text
 from gateway.values import Json, Key, KeyId
 
 DECIDE_SECONDS = 0.5
@@ -146,7 +147,7 @@ async def _analysed(
             async with asyncio.timeout(RECORD_SECONDS):
                 return await fail_open(plane, asked, said)
         except (*FORESEEN, TimeoutError) as fault:
-            _log.error("not let through, since it cannot be written", why=repr(fault))
+            _log.error("not let through, since it cannot be written", why=fault_text(fault))
     return said
 
 
@@ -170,7 +171,8 @@ async def _in_time(deciding: Any, late: asyncio.Event, started: float) -> Told:
 
 def _log_late(task: "asyncio.Future[Told]") -> None:
     fault = None if task.cancelled() else task.exception()
-    _log.warning("a verdict came too late for Copilot Studio", fault=repr(fault))
+    told = None if fault is None else fault_text(fault)
+    _log.warning("a verdict came too late for Copilot Studio", fault=told)
 
 
 async def _caller(context: ApiContext, route: Route, request: Request) -> tuple[Key, Extension]:

@@ -24,6 +24,7 @@ from gateway.registry import pins
 from gateway.registry.core import Actor, Registry
 from gateway.steps.methods import Exchange
 from gateway.steps.visibility import Visibility
+from gateway.telemetry import fault_text
 from gateway.values import Answer, Call, Caller, Era, Forwarded, Json, Request, Tool
 
 _log = structlog.get_logger(__name__)
@@ -107,10 +108,12 @@ class Relay:
             try:
                 body = await self._listed(caller, body, judging)
             except Unreadable as fault:
-                _log.warning("a tool list is withheld", server=caller.server.id, why=str(fault))
+                _log.warning(
+                    "a tool list is withheld", server=caller.server.id, why=fault_text(fault)
+                )
                 return answers.failed_message(message.id, "answer_unreadable")
             except Refused as refused:
-                _log.warning("a tool list is withheld", server=caller.server.id, why=refused.detail)
+                _log.warning("a tool list is withheld", server=caller.server.id, why=refused.reason)
                 return answers.refused_message(message.id, refused)
         return Answer(forwarded.status, forwarded.headers, body)
 

@@ -20,6 +20,7 @@ from gateway.policy.engine import LARGEST_QUESTION, Engine, EngineFault
 from gateway.policy.features import Route
 from gateway.policy.risk import as_sent
 from gateway.refusals import Refused
+from gateway.telemetry import fault_text
 from gateway.values import Caller, Enforcement, Json, Tool
 
 _log = structlog.get_logger(__name__)
@@ -101,7 +102,9 @@ class Screening:
             read = _read(message)
             answer = await self._ask(read, about)
         except (Unreadable, BadMessage, EngineFault) as fault:
-            _log.warning("a response is withheld", server=about.caller.server.id, why=str(fault))
+            _log.warning(
+                "a response is withheld", server=about.caller.server.id, why=fault_text(fault)
+            )
             return Screened(reason="answer_unreadable")
         except _TooLarge:
             return Screened(reason="answer_too_large")
@@ -210,7 +213,7 @@ def _applied(message: bytes, read: _Read, answer: _Answer, about: About) -> Scre
     try:
         body = redact(read.body, answer.asked, schema, tool_known=about.tool is not None)
     except Unredactable as fault:
-        _log.warning("a response is withheld", server=caller.server.id, why=str(fault))
+        _log.warning("a response is withheld", server=caller.server.id, why=fault_text(fault))
         return replace(told, message=b"", reason="answer_withheld")
     changed = body != read.body
     return replace(

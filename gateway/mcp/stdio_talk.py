@@ -16,6 +16,7 @@ from gateway.http1 import Http1Error, Interrupted, NotSent, TooLarge
 from gateway.mcp.lossless import Unreadable, read_json, write_json
 from gateway.mcp.stdio_exchange import StdioExchange, error
 from gateway.mcp.stdio_process import Child, End, as_line
+from gateway.telemetry import fault_text
 from gateway.values import Json
 
 _SUBSCRIPTION: Final = "io.modelcontextprotocol/subscriptionId"
@@ -55,7 +56,7 @@ class Talk:
             message = read_json(line)
             line = as_line(line)
         except Unreadable as fault:
-            _log.warning("a line is no message", why=str(fault)[:200])
+            _log.warning("a line is no message", why=fault_text(fault))
             return
         if not isinstance(message, dict):
             return

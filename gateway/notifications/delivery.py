@@ -23,6 +23,7 @@ from gateway.registry.core import Registry
 from gateway.settings import Settings
 from gateway.store import tables
 from gateway.store.writer import WriterStopped
+from gateway.telemetry import fault_text
 
 POLL_SECONDS = 0.5
 LEASE_SECONDS = 60.0
@@ -76,7 +77,7 @@ class Delivery:
                 return
             claimed = await self._registry.writer.change(lambda c: self._claim(c, due))
         except (SQLAlchemyError, WriterStopped) as fault:
-            _log.error("the outbox cannot be read now", why=str(fault))
+            _log.error("the outbox cannot be read now", why=fault_text(fault))
             return
         for message in claimed:
             task = asyncio.create_task(self._deliver(message))
@@ -125,7 +126,7 @@ class Delivery:
             await self._registry.writer.change(lambda c: self._mark(c, message, error, gone))
         except (SQLAlchemyError, WriterStopped) as fault:
             # Its claim runs out, and it is sent once more.
-            _log.error("a delivery is not written down", message=message.id, why=str(fault))
+            _log.error("a delivery is not written down", message=message.id, why=fault_text(fault))
 
     async def _send(self, message: _Message) -> None:
         row = message.target

@@ -18,6 +18,7 @@ from gateway.settings import Settings, SettingsFault
 from gateway.sinks.targets import Line, SinkFault, SinkMisnamed, Target, target
 from gateway.store import tables
 from gateway.store.writer import Writer, WriterStopped
+from gateway.telemetry import fault_text
 
 BATCH = 500
 POLL_SECONDS = 0.5
@@ -92,7 +93,9 @@ class Follower:
                 except SinkFault as fault:
                     pause = self._failed(str(fault))
                 except (SQLAlchemyError, WriterStopped) as fault:
-                    _log.error("a sink's index cannot be stored", sink=self._name, why=str(fault))
+                    _log.error(
+                        "a sink's index cannot be stored", sink=self._name, why=fault_text(fault)
+                    )
                     pause = MOST_BACKOFF
                 await asyncio.sleep(pause)
         finally:

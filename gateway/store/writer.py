@@ -23,6 +23,8 @@ import structlog
 from sqlalchemy import Connection, Engine, RootTransaction
 from sqlalchemy.exc import DBAPIError
 
+from gateway.telemetry import fault_text
+
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
@@ -167,7 +169,7 @@ class Writer:
         except Exception as fault:  # noqa: BLE001 - whatever it was, nothing became durable
             if len(jobs) == 1:
                 self.failing = True
-                _log.error("write failed", error=str(fault))
+                _log.error("write failed", error=fault_text(fault))
                 results = [fault]
             else:
                 for job in jobs:  # a poisonous call must not take its neighbours along
@@ -220,7 +222,7 @@ class Writer:
             participant.committed(connection)
         except Exception as fault:  # noqa: BLE001 - an exception here would have it written twice
             self.failing = True
-            _log.error("memory cannot follow the database; restart", error=repr(fault))
+            _log.error("memory cannot follow the database; restart", error=fault_text(fault))
 
     def _work(self, connection: Connection, jobs: list[_Job]) -> list[Any]:
         """Run each batch function once, over all its items, in the order of its first item."""
