@@ -14,6 +14,7 @@ from gateway.settlement import Settlement
 from gateway.state import State
 from gateway.store import tables
 from gateway.store.writer import WriterStopped
+from gateway.telemetry import fault_text
 from gateway.trace import heads, slots
 from gateway.trace.checkpoint import Checkpoints
 from gateway.trace.log import Log
@@ -41,7 +42,7 @@ class Tenure:
             except SlotLost:
                 raise
             except (SQLAlchemyError, WriterStopped) as fault:
-                _log.error("the log slot's lease is not prolonged", why=str(fault))
+                _log.error("the log slot's lease is not prolonged", why=fault_text(fault))
             await asyncio.sleep(slots.RENEW_SECONDS)
 
     async def once(self) -> None:

@@ -77,13 +77,13 @@ async def list_approvals(call: ApiCall, query: ApprovalsQuery) -> Listing[Approv
     page = await call.read(
         lambda c: approvals.listed(c, call.project_id, query.status, now, query.cursor, query.limit)
     )
-    return listing(page, lambda row: _shown(row, now))
+    return listing(page, lambda row: _shown(call, row, now)[0])
 
 
 async def get(call: ApiCall) -> OpenedApproval:
     row = await call.read(lambda c: approvals.get(c, call.project_id, call.path["id"]))
-    params = approvals.open_call(call.context.registry.keyring, row)
-    return OpenedApproval(**_shown(row, call.now).model_dump(), call=orjson.loads(params))
+    shown, params = _shown(call, row, call.now)
+    return OpenedApproval(**shown.model_dump(), call=orjson.loads(params))
 
 
 async def approve(call: ApiCall, body: Ruling) -> ApprovalOut:
@@ -123,13 +123,17 @@ async def status(call: ApiCall, query: StatusQuery) -> ApprovalStatus:
 async def _decide(call: ApiCall, verb: Verb, body: Ruling) -> ApprovalOut:
     return await call.change(
         lambda change: _shown(
-            approvals.decide(change, call.path["id"], verb, body.reason), change.now
-        )
+            call, approvals.decide(change, call.path["id"], verb, body.reason), change.now
+        )[0]
     )
 
 
-def _shown(row: Row[Any], now: str) -> ApprovalOut:
-    derived = {"status", "approved_by"}
+def _shown(call: ApiCall, row: Row[Any], now: str) -> tuple[ApprovalOut, bytes]:
+    """The approval, and the call's `params` as JSON."""
+    opened = approvals.opened(call.context.registry.keyring, row)
+    derived = {"status", "approved_by", "reason"}
     columns = {n: getattr(row, n) for n in ApprovalOut.model_fields if n not in derived}
     people = [vote["person"] for vote in row.votes]
-    return ApprovalOut(status=approvals.effective_status(row, now), approved_by=people, **columns)
+    status = approvals.effective_status(row, now)
+    shown = ApprovalOut(status=status, approved_by=people, reason=opened.reason, **columns)
+    return shown, opened.params

@@ -70,8 +70,9 @@ async def show(page: Page) -> Response:
     registry = page.context.api.registry
     now = registry.clock.now()
     background = await registry.read(lambda c: _background(c, page, found, now))
-    arguments = found.call.get("arguments", {}) if isinstance(found.call, dict) else found.call
-    others = {n: v for n, v in found.call.items() if n not in ("name", "arguments")}
+    params = found.call or {}  # nothing once it was erased
+    arguments = params.get("arguments", {})
+    others = {n: v for n, v in params.items() if n not in ("name", "arguments")}
     return page.draw(
         "approval.html",
         title=f"{found.tool_name}",

@@ -4,8 +4,10 @@ Approvals are made and spent by admission; here they are listed, decided and wit
 """
 
 from collections.abc import Iterable
+from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
+import orjson
 from pydantic import Field
 from sqlalchemy import ColumnElement, Connection, Row, and_, func, or_, select, update
 
@@ -31,14 +33,23 @@ class Ruling(Input):
     reason: Annotated[Description, Field(max_length=2000)] = ""
 
 
-def open_call(keyring: Keyring, row: Row[Any]) -> bytes:
-    """The JSON of the call's `params`, sealed by `gateway.registry.grants`: what is approved.
+@dataclass(frozen=True, slots=True)
+class Opened:
+    """What `gateway.registry.grants` sealed for the approver's eyes."""
 
-    ``null`` once it was erased.
-    """
+    params: bytes
+    """The JSON of the call's `params`: what is approved; ``null`` once it was erased."""
+    reason: str
+    """Why policy asks; empty once it was erased."""
+
+
+def opened(keyring: Keyring, row: Row[Any]) -> Opened:
+    """Open an approval."""
     if not row.call_sealed:
-        return b"null"
-    return decrypt(keyring.data, row.call_sealed, row.id.encode())
+        return Opened(b"null", "")
+    params, _, reason = decrypt(keyring.data, row.call_sealed, row.id.encode()).partition(b"\n")
+    # Those that an earlier version asked for have it in the clear.
+    return Opened(params, orjson.loads(reason) if reason else row.reason)
 
 
 def effective_status(row: Row[Any], now: str) -> Status:

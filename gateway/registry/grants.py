@@ -176,7 +176,10 @@ class Grants:
         decision = approved.decision
         tool = decision.pinned.tool
         terms = Terms.of(decision)
-        sealed = encrypt(self._keyring.data, dump_lossless(call.params), approval_id.encode())
+        # A policy's reason may quote the arguments: it is sealed, and erased, with them.
+        reason = orjson.dumps("; ".join(decision.verdict.reasons))
+        shown = dump_lossless(call.params) + b"\n" + reason
+        sealed = encrypt(self._keyring.data, shown, approval_id.encode())
         connection.execute(
             insert(approvals).values(
                 id=approval_id,
@@ -190,7 +193,7 @@ class Grants:
                 digest=approved.digest,
                 risk=decision.risk.value,
                 policy_ids=list(decision.verdict.policy_ids),
-                reason="; ".join(decision.verdict.reasons),
+                reason="",
                 call_sealed=sealed,
                 trace_id=call.id,
                 state="PENDING",

@@ -58,8 +58,10 @@ approvals = Table(
     Column("digest", String, nullable=False),  # of the exact call
     Column("risk", String, nullable=False),
     Column("policy_ids", JSON, nullable=False),
-    Column("reason", Text, nullable=False),
-    Column("call_sealed", LargeBinary, nullable=False),  # params, for the approver's eyes
+    Column("reason", Text, nullable=False),  # empty since it is sealed with the call
+    Column(
+        "call_sealed", LargeBinary, nullable=False
+    ),  # params and reason, for approvers
     Column("trace_id", String, nullable=False),  # of the call that asked
     Column("state", String, nullable=False),  # PENDING · APPROVED · DENIED · WITHDRAWN
     Column("approvers", JSON),  # who alone may approve, by name; null: every approver
