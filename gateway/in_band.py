@@ -30,6 +30,7 @@ from gateway.registry import approvals
 from gateway.registry.core import Actor, Change, Registry
 from gateway.store.writer import WriterStopped
 from gateway.tasks import OwnTasks
+from gateway.telemetry import fault_text
 from gateway.values import Answer, Call, Era, Permit, ProjectId
 
 RETRY_SECONDS = 20.0
@@ -198,7 +199,7 @@ class InBand:
         try:
             await self._registry.change(Actor.of(caller.key), abandon)
         except (SQLAlchemyError, WriterStopped) as fault:
-            _log.error("an abandoned approval stays", approval=approval_id, why=str(fault))
+            _log.error("an abandoned approval stays", approval=approval_id, why=fault_text(fault))
 
 
 class _Held:

@@ -27,6 +27,7 @@ from gateway.registry.core import Actor, Registry
 from gateway.registry.tasks import End
 from gateway.store.writer import WriterStopped
 from gateway.tasks import Kept, open_request, seal_result
+from gateway.telemetry import fault_text
 from gateway.values import Answer, CallId, Json, KeyId, ProjectId
 
 LOOK_SECONDS = 1.0
@@ -75,7 +76,7 @@ class TaskRuns:
                 elif len(self._running) < AT_ONCE:
                     await self._claim(row)
         except (SQLAlchemyError, WriterStopped) as fault:
-            _log.error("tasks cannot be looked after", why=str(fault))
+            _log.error("tasks cannot be looked after", why=fault_text(fault))
 
     async def _renew(self) -> None:
         if not self._running:
@@ -132,7 +133,7 @@ class TaskRuns:
             )
         except (SQLAlchemyError, WriterStopped) as fault:
             # The lease runs out, and the task ends as one of unknown outcome.
-            _log.error("a task's result cannot be kept", task=row.id, why=str(fault))
+            _log.error("a task's result cannot be kept", task=row.id, why=fault_text(fault))
         finally:
             del self._running[row.id]
 

@@ -29,6 +29,7 @@ from gateway.refusals import Refused
 from gateway.registry import approvals, tasks
 from gateway.registry.core import Actor, Change, Registry
 from gateway.store.writer import WriterStopped
+from gateway.telemetry import fault_text
 from gateway.values import Answer, Call, Caller, CallId, Era, Json, KeyId, ProjectId, Request
 
 LOOK_SECONDS = 1.0
@@ -121,7 +122,7 @@ class OwnTasks:
                 Actor.of(caller.key), lambda ch: tasks.begin(ch.connection, new, ch.now)
             )
         except (SQLAlchemyError, WriterStopped) as fault:
-            _log.error("a call that waits cannot be kept", call=call.id, why=str(fault))
+            _log.error("a call that waits cannot be kept", call=call.id, why=fault_text(fault))
             return None
         task = self._shown(caller, row, "working", row.told)
         return shapes.message(call.rpc_id, shapes.created(task, call.era))

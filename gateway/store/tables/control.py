@@ -59,9 +59,7 @@ approvals = Table(
     Column("risk", String, nullable=False),
     Column("policy_ids", JSON, nullable=False),
     Column("reason", Text, nullable=False),  # empty since it is sealed with the call
-    Column(
-        "call_sealed", LargeBinary, nullable=False
-    ),  # params and reason, for approvers
+    Column("call_sealed", LargeBinary, nullable=False),  # params and reason, for approvers
     Column("trace_id", String, nullable=False),  # of the call that asked
     Column("state", String, nullable=False),  # PENDING · APPROVED · DENIED · WITHDRAWN
     Column("approvers", JSON),  # who alone may approve, by name; null: every approver
