@@ -176,10 +176,7 @@ class Grants:
         decision = approved.decision
         tool = decision.pinned.tool
         terms = Terms.of(decision)
-        # A policy's reason may quote the arguments: it is sealed, and erased, with them.
-        reason = orjson.dumps("; ".join(decision.verdict.reasons))
-        shown = dump_lossless(call.params) + b"\n" + reason
-        sealed = encrypt(self._keyring.data, shown, approval_id.encode())
+        sealed = encrypt(self._keyring.data, _shown(decision), approval_id.encode())
         connection.execute(
             insert(approvals).values(
                 id=approval_id,
@@ -216,6 +213,12 @@ class Grants:
         }
         outbox.put(connection, caller.project.id, now, "approval.created", approval_id, facts)
         return Standing(approval_id, "PENDING", expires_at)
+
+
+def _shown(decision: Decision) -> bytes:
+    """Params and, a line below, why policy asks: it may quote them, and is erased with them."""
+    reason = orjson.dumps("; ".join(decision.verdict.reasons))
+    return dump_lossless(decision.call.params) + b"\n" + reason
 
 
 def _askers(connection: Connection, caller: Caller) -> list[str]:
