@@ -73,7 +73,6 @@ from gateway.steps.visibility import Visibility
 from gateway.takeover import Tenure
 from gateway.task_runs import TaskRuns
 from gateway.tasks import OwnTasks
-from gateway.telemetry import fault_text
 from gateway.trace.checkpoint import Signing
 from gateway.values import Caller, Server, Stop
 from gateway.what_if import WhatIf
@@ -146,7 +145,7 @@ class Gateway:
         except ScanFailed as failed:
             raise Unready(str(failed)) from None
         except EngineFault as fault:
-            _log.error("tools cannot be assessed", why=fault_text(fault))
+            _log.error("tools cannot be assessed", why=str(fault))
             raise Unready("The policy engine cannot assess the tools now; try again.") from None
         names = [str(definition.get("name")) for definition in walked.definitions]
         assessments = {
