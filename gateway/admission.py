@@ -368,7 +368,8 @@ def _window(connection: Connection, budget: Budget, window: str) -> list[int]:
     ((used, held),) = run(
         connection,
         "INSERT INTO budget_windows (budget_id, window_start, used, held) VALUES (?, ?, 0, 0)"
-        " ON CONFLICT DO UPDATE SET used = used RETURNING used, held",
+        " ON CONFLICT (budget_id, window_start) DO UPDATE SET used = budget_windows.used"
+        " RETURNING used, held",
         (budget.id, window),
     )
     return [used, held]

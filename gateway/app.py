@@ -59,7 +59,7 @@ from gateway.registry.stop_file import StopFile
 from gateway.reports import Reports
 from gateway.settings import Settings
 from gateway.sinks import follow as sinks
-from gateway.state import State, open_state
+from gateway.state import State, open_by
 from gateway.steps.approvals import Approvals
 from gateway.steps.authenticate import Authenticate
 from gateway.steps.breaker import Breaker
@@ -108,7 +108,7 @@ def serve(settings: Settings, *, ready: Callable[[Ready], None] | None = None) -
     binary = opa_binary.find()
     public = bind(settings.host, settings.port, "GATEWAY_PORT")
     management = bind(settings.management_host, settings.management_port, "GATEWAY_MANAGEMENT_PORT")
-    opened = open_state(settings.data_dir, checkpoint_file=settings.checkpoint_file)
+    opened = open_by(settings)
     with public, management, opened as state:
         uvloop.run(_run(settings, state, binary, (public, management), ready))
 

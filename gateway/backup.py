@@ -14,9 +14,10 @@ from contextlib import closing, contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from gateway.database_place import DATABASE
 from gateway.durable import write_file
 from gateway.keyring import NAMES
-from gateway.state import CHECKPOINTS, DATABASE, KEYS, NotInitialised
+from gateway.state import CHECKPOINTS, KEYS, NotInitialised
 
 LOG_KEY = "log"
 MANIFEST = "backup.json"

@@ -45,9 +45,10 @@ class Clock:
         self._source = source
         self._last = ""
         self._second = (-1, "")
+        self._ahead = 0.0
 
     def now(self) -> str:
-        whole, micros = _split(self._source())
+        whole, micros = _split(self._source() + self._ahead)
         known, prefix = self._second
         if whole != known:
             # Asked several times for each call, and a second's text is the same a thousand times.
@@ -57,6 +58,10 @@ class Clock:
         if text > self._last:
             self._last = text
         return self._last
+
+    def set(self, seconds: float) -> None:
+        """By another clock, which shows so many seconds since 1970 now."""
+        self._ahead = seconds - self._source()
 
     def not_before(self, text: str) -> None:
         """At start: the last record's time."""

@@ -9,7 +9,7 @@ from gateway.registry.keys import NewKey
 from gateway.registry.projects import NewProject
 from gateway.registry.users import NewUser
 from gateway.settings import Settings
-from gateway.state import State, open_state
+from gateway.state import State, open_by
 from gateway.values import ProjectId
 
 
@@ -28,11 +28,11 @@ def initialise(
     """Make data directory, keys and database where missing, and a project with its first admin.
 
     ``people`` sign in with the passwords that they bring. Blocks. Raises what
-    `gateway.state.open_state` raises, and `gateway.registry.faults.Conflict` when there is a
+    `gateway.state.open_by` raises, and `gateway.registry.faults.Conflict` when there is a
     project of that name.
     """
     slug = projects.slug_of(project)
-    opened = open_state(settings.data_dir, create=True, checkpoint_file=settings.checkpoint_file)
+    opened = open_by(settings, create=True)
     with opened as state:
         row, _, key = projects.create_now(
             state.registry,

@@ -17,12 +17,13 @@ from starlette.responses import PlainTextResponse, Response
 from starlette.types import Receive, Scope, Send
 
 from gateway.counters import Counters
+from gateway.database_place import DATABASE
 from gateway.listeners import shows_token
 from gateway.pipeline import Pipeline
 from gateway.policy.activation import Activation, PolicyStatus
 from gateway.policy.opa import Opa, OpaStatus
 from gateway.registry.stop_file import StopFile
-from gateway.state import DATABASE, State
+from gateway.state import State
 from gateway.store import tables
 from gateway.trace import checkpoint, receipts
 

@@ -18,6 +18,7 @@ from pydantic_core.core_schema import ValidationInfo
 from pydantic_settings import NoDecode, SettingsConfigDict
 
 from gateway.anchor_settings import AnchorSettings, own_first
+from gateway.database_place import DATABASE, Place, postgres_url
 from gateway.oidc_settings import OidcSettings
 from gateway.setting import comma_separated
 from gateway.setting import setting as _setting
@@ -77,6 +78,13 @@ class Settings(OidcSettings, AnchorSettings):
         Path("data"),
         "Folder for the database, the keys and the bundles. Its disk decides how fast calls are.",
         changed_by="every installation",
+    )
+    database_url: SecretStr | None = _setting(
+        None,
+        "A PostgreSQL database that several gateways share: "
+        "`postgresql://user:password@host:5432/gateway`. Without it SQLite in the data folder, "
+        "for one gateway.",
+        changed_by="whoever runs more than one gateway (`docs/postgresql.md`)",
     )
     host: str = _setting(
         "127.0.0.1",
@@ -216,6 +224,13 @@ class Settings(OidcSettings, AnchorSettings):
         return settings
 
     @property
+    def database(self) -> Place:
+        """Where the database is."""
+        if self.database_url is None:
+            return self.data_dir / DATABASE
+        return postgres_url(self.database_url.get_secret_value())
+
+    @property
     def hosts(self) -> frozenset[str]:
         """Every name or address, in lower case and without port, that `Host` may hold."""
         names = {*LOOPBACK_NAMES, self.host, *self.allowed_hosts}
@@ -244,6 +259,13 @@ class Settings(OidcSettings, AnchorSettings):
                 ipaddress.ip_address(value)
             except ValueError:
                 raise ValueError("must be an IP address of this machine, or localhost") from None
+        return value
+
+    @field_validator("database_url", mode="after")
+    @classmethod
+    def _a_database(cls, value: SecretStr | None) -> SecretStr | None:
+        if value is not None:
+            postgres_url(value.get_secret_value())
         return value
 
     @field_validator("management_port", mode="after")
@@ -363,7 +385,7 @@ def _unknown(name: str) -> str:
 def _describe(fault: Any) -> str:
     field = str(fault["loc"][0])
     message = str(fault["msg"]).removeprefix("Value error, ")
-    if fault["type"] == "value_error" or field in ("admin_key", "smtp_url"):
+    if fault["type"] == "value_error" or field in ("admin_key", "smtp_url", "database_url"):
         return f"{PREFIX}{field.upper()}: {message}"
     given = fault["input"]
     if field == "port" and str(given).startswith("tcp://"):

@@ -3,18 +3,20 @@
 import os
 import secrets
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import structlog
-from sqlalchemy import Engine
+from sqlalchemy import Connection, Engine
 from sqlalchemy.exc import SQLAlchemyError
 
 from gateway import keyring
 from gateway.assets import AssetMissing, asset
 from gateway.budgets import Ledger
 from gateway.clock import Clock
+from gateway.database_place import DATABASE, Place
+from gateway.durable import write_file
 from gateway.ids import new_id
 from gateway.keyring import Keyring
 from gateway.mcp.arguments import compile_schema
@@ -23,15 +25,22 @@ from gateway.registry.core import Registry
 from gateway.registry.directory import Directory
 from gateway.registry.erasure import Vacated
 from gateway.registry.grants import Grants
+from gateway.settings import Settings
 from gateway.settlement import Settlement
 from gateway.store import migrations
-from gateway.store.database import lock_data_dir, reading_engine, writing_engine
-from gateway.store.writer import Writer, WriterStopped
+from gateway.store.database import (
+    is_postgresql,
+    lock_data_dir,
+    reading_engine,
+    take_turn,
+    writing_engine,
+)
+from gateway.store.writer import Participant, Writer, WriterStopped
 from gateway.trace import slots
 from gateway.trace.checkpoint import Checkpoints
 from gateway.trace.log import Log
 
-DATABASE = "gateway.db"
+INSTALLATION = "installation"
 KEYS = "keys"
 CHECKPOINTS = "checkpoints.ndjson"
 CHECKPOINTS_OFF = "off"
@@ -62,30 +71,47 @@ class State:
     vacated: Vacated
 
 
+def open_by(settings: Settings, *, create: bool = False) -> AbstractContextManager[State]:
+    """As `open_state`, where the settings say."""
+    return open_state(
+        settings.data_dir,
+        create=create,
+        checkpoint_file=settings.checkpoint_file,
+        place=settings.database,
+    )
+
+
 @contextmanager
 def open_state(
-    data_dir: Path, *, create: bool = False, checkpoint_file: Path | None = None
+    data_dir: Path,
+    *,
+    create: bool = False,
+    checkpoint_file: Path | None = None,
+    place: Place | None = None,
 ) -> Iterator[State]:
-    """Hold the directory while the block runs; migrate it, hold its log against what was signed,
-    and settle what a crash left open.
+    """Hold the directory while the block runs; migrate its database, hold its log against what was
+    signed, and settle what a crash left open.
 
-    With ``create`` the directory, keys and database are made where they are missing. Checkpoints
-    go to ``checkpoint_file``, to a file in the directory without one, nowhere if it is named
-    ``off``. Raises `NotInitialised`, `gateway.store.database.DatabaseLocked`,
+    The database is at ``place``, without it SQLite's in the directory. With ``create`` the
+    directory, keys and database are made where they are missing. Checkpoints go to
+    ``checkpoint_file``, to a file in the directory without one, nowhere if it is named ``off``.
+    Raises `NotInitialised`, `gateway.store.database.DatabaseLocked`,
     `gateway.keyring.KeyringFault`.
     """
+    place = place or data_dir / DATABASE
     if create:
         data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
-    elif not (data_dir / DATABASE).exists():
-        raise NotInitialised(f"{data_dir} holds no gateway; run `gateway init` first")
+    elif not is_made(place):
+        raise NotInitialised(f"{told(place, data_dir)} holds no gateway; run `gateway init` first")
     lock = lock_data_dir(data_dir)
     try:
-        if create and not (data_dir / DATABASE).exists():
+        if create and not is_made(place):
             # Never new keys for old data: they would open nothing, and sign another log's name.
             keyring.create(data_dir / KEYS)
         outside = checkpoint_file or data_dir / CHECKPOINTS
         state = _open(
             data_dir,
+            place,
             keyring.load(data_dir / KEYS),
             None if str(checkpoint_file) == CHECKPOINTS_OFF else outside,
         )
@@ -99,10 +125,27 @@ def open_state(
         os.close(lock)
 
 
-def _open(data_dir: Path, keys: Keyring, outside: Path | None) -> State:
-    path = data_dir / DATABASE
-    os.close(os.open(path, os.O_RDWR | os.O_CREAT, 0o600))  # not readable by others, ever
-    engine = writing_engine(path)
+def is_made(place: Place) -> bool:
+    """Whether there is a database of a gateway."""
+    if isinstance(place, Path):
+        return place.exists()
+    engine = reading_engine(place)
+    try:
+        with engine.connect() as connection:
+            return migrations.revision(connection) is not None
+    finally:
+        engine.dispose()
+
+
+def told(place: Place, data_dir: Path) -> str:
+    """What an error names, without the database's password."""
+    return str(data_dir) if isinstance(place, Path) else "the database of GATEWAY_DATABASE_URL"
+
+
+def _open(data_dir: Path, place: Place, keys: Keyring, outside: Path | None) -> State:
+    if isinstance(place, Path):
+        os.close(os.open(place, os.O_RDWR | os.O_CREAT, 0o600))  # not readable by others, ever
+    engine = writing_engine(place)
     migrations.upgrade(engine)
     clock = Clock()
     log = Log(keys, clock)
@@ -116,20 +159,31 @@ def _open(data_dir: Path, keys: Keyring, outside: Path | None) -> State:
     ledger = Ledger()
     grants = Grants(keys)
     with engine.connect() as connection, connection.begin():
+        now = take_turn(connection, alone=True)
+        if now is not None:
+            clock.set(now)
         # The directory is locked: whoever held the slot before is gone, whatever its lease says.
-        slot = slots.take(connection, new_id("gw"), clock.now(), sole=True)
+        sole = not is_postgresql(connection)
+        slot = slots.take(connection, _installation(data_dir), clock.now(), sole=sole)
         log.load(connection, f"gateway-{secrets.token_hex(4)}/trace/main", slot)
         directory.load(connection)
         ledger.load(connection, clock.now())
     vacated = Vacated()
-    writer = Writer(engine, [vacated, log, directory, ledger])
+
+    def reload(connection: Connection) -> None:
+        log.load(connection, log.origin, log.slot)
+        directory.load(connection)
+        ledger.load(connection, clock.now())
+
+    participants: list[Participant] = [vacated, log, directory, ledger]
+    writer = Writer(engine, participants, reload=reload, set_clock=clock.set)
     settlement = Settlement(writer, log, ledger, grants)
     writer.start()
     writer.change_now(checkpoints.open)
     recovered = writer.change_now(settlement.recover)
     if recovered:
         _log.warning("calls of unknown outcome", calls=recovered)
-    reader = reading_engine(path)
+    reader = reading_engine(place)
     return State(
         data_dir=data_dir,
         keyring=keys,
@@ -145,6 +199,14 @@ def _open(data_dir: Path, keys: Keyring, outside: Path | None) -> State:
         registry=Registry(writer, reader, log, directory, keys, clock, catalogue),
         vacated=vacated,
     )
+
+
+def _installation(data_dir: Path) -> str:
+    """The name by which a directory's gateway has its log slot back when it starts again."""
+    path = data_dir / INSTALLATION
+    if not path.exists():
+        write_file(path, new_id("gw").encode())
+    return path.read_text()
 
 
 def _give_back(state: State) -> None:

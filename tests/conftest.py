@@ -2,9 +2,13 @@
 
 import os
 import shutil
+from collections.abc import Iterator
+from pathlib import Path
 from typing import NoReturn
 
 import pytest
+
+from gateway.database_place import Place
 
 
 @pytest.fixture
@@ -25,3 +29,15 @@ def missing(message: str) -> NoReturn:
     if os.environ.get("CI"):
         pytest.fail(message)
     pytest.skip(message)
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def place(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Place]:
+    """An empty database of each kind, as `gateway.store.database` opens it."""
+    if request.param == "sqlite":
+        yield tmp_path / "gateway.db"
+        return
+    from tests.postgresql import a_database  # noqa: PLC0415 - it needs the driver
+
+    with a_database() as url:
+        yield url

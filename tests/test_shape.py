@@ -54,6 +54,7 @@ LAYERS = (
     ("outcome",),
     (
         "values",
+        "database_place",
         "event",
         "flows",
         "rounds",

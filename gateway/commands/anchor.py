@@ -11,8 +11,9 @@ import typer
 from gateway.anchors.place import AnchorUnusable
 from gateway.commands.foreseen import FORESEEN
 from gateway.commands.options import CANNOT_TELL, REFUSED, AsJson, DataDir, printable, told_plainly
+from gateway.database_place import DATABASE
 from gateway.settings import Settings
-from gateway.state import DATABASE, NotInitialised
+from gateway.state import NotInitialised
 from gateway.store.database import reading_engine
 from gateway.trace import receipts
 

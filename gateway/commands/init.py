@@ -10,7 +10,7 @@ from gateway.commands.project import Owner, WithUser, make, tell
 from gateway.registry import projects
 from gateway.registry.faults import Conflict
 from gateway.settings import Settings
-from gateway.state import open_state
+from gateway.state import open_by
 from gateway.telemetry import log_to_stderr
 
 app = typer.Typer()
@@ -37,9 +37,7 @@ def init(
     with told_plainly(*FORESEEN):
         settings = Settings.read(data_dir=data_dir)
         log_to_stderr(settings.log_level)
-        with open_state(
-            settings.data_dir, create=True, checkpoint_file=settings.checkpoint_file
-        ) as state:
+        with open_by(settings, create=True) as state:
             if state.registry.read_now(projects.all_of_them):
                 if if_missing:
                     typer.echo(f"{settings.data_dir} is initialised", err=True)

@@ -11,7 +11,7 @@ from gateway.commands.over_api import tell
 from gateway.durable import write_file
 from gateway.registry.core import Actor, Change
 from gateway.settings import Settings
-from gateway.state import KEYS, State, open_state
+from gateway.state import KEYS, State, open_by
 from gateway.telemetry import log_to_stderr
 
 app = typer.Typer()
@@ -42,7 +42,7 @@ def rotate(
     with told_plainly(*FORESEEN, OSError):
         settings = Settings.read(data_dir=data_dir)
         log_to_stderr(settings.log_level)
-        with open_state(settings.data_dir, checkpoint_file=settings.checkpoint_file) as state:
+        with open_by(settings) as state:
             # Recorded first: a key that changed unseen would be worse than a record too many.
             _record(state, which)
             write_file(settings.data_dir / KEYS / f"{which}.key", os.urandom(32))

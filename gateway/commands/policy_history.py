@@ -28,6 +28,7 @@ from gateway.commands.options import (
     told_plainly,
 )
 from gateway.commands.replay_report import as_markdown, as_text
+from gateway.database_place import DATABASE
 from gateway.keyring import Keyring, KeyringFault
 from gateway.policy import opa_binary
 from gateway.policy.archive import archived
@@ -43,7 +44,7 @@ from gateway.registry import recorded
 from gateway.registry.faults import Missing
 from gateway.registry.recorded import Recorded
 from gateway.settings import Settings, SettingsFault
-from gateway.state import DATABASE, KEYS, NotInitialised
+from gateway.state import KEYS, NotInitialised
 from gateway.store import tables
 from gateway.store.database import reading_engine
 from gateway.trace.record import bounded

@@ -16,7 +16,7 @@ from gateway.registry.keys import NewKey
 from gateway.registry.projects import NewProject
 from gateway.registry.users import NewUser
 from gateway.settings import Settings
-from gateway.state import State, open_state
+from gateway.state import State, open_by
 from gateway.telemetry import log_to_stderr
 from gateway.values import ProjectId
 
@@ -58,7 +58,7 @@ def create(
     with told_plainly(*FORESEEN):
         settings = Settings.read(data_dir=data_dir)
         log_to_stderr(settings.log_level)
-        with open_state(settings.data_dir, checkpoint_file=settings.checkpoint_file) as state:
+        with open_by(settings) as state:
             told = make(state, name, slug, owner, with_user=user is not False)
     tell(told, json)
 

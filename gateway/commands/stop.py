@@ -14,9 +14,10 @@ from gateway.commands.options import (
     told_plainly,
 )
 from gateway.commands.over_api import id_of, tell, the_api
+from gateway.database_place import DATABASE
 from gateway.registry.stop_file import FILE_STOP, StopFile
 from gateway.settings import Settings
-from gateway.state import DATABASE, NotInitialised
+from gateway.state import NotInitialised
 
 app = typer.Typer()
 

@@ -11,9 +11,9 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from gateway.commands.options import AsJson, told_plainly
 from gateway.commands.verify_replay import replay_checks
+from gateway.database_place import DATABASE
 from gateway.policy import opa_binary
 from gateway.policy.opa_binary import OpaMissing
-from gateway.state import DATABASE
 from gateway.store.database import reading_engine
 from gateway.trace.note import NoteFault, VerifierKey
 from gateway.trace.recheck import recheck

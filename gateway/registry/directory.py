@@ -180,9 +180,10 @@ class Directory:
             self.epoch += 1
 
     def load(self, connection: Connection) -> None:
-        """Read every project, at start."""
-        for row in connection.execute(select(tables.projects.c.id)):
+        """Read every project: at start, and when nobody knows what became of a commit."""
+        for row in connection.execute(select(tables.projects.c.id)).all():
             self._load_project(connection, ProjectId(row.id))
+        self.epoch += 1
 
     def _load_project(self, connection: Connection, project_id: ProjectId) -> None:
         def rows(table: Any, *conditions: Any) -> list[Any]:

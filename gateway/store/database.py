@@ -1,7 +1,7 @@
-"""Opens the database: one file, one process, full durability.
+"""Opens the database: a file of one process, or a PostgreSQL server that several share.
 
 SQLite in WAL mode with ``synchronous=FULL``: what was committed survives a power loss. A lock file
-beside the database keeps a second process out, because the trace has exactly one writer.
+keeps a second process out of a data directory. For the other kind see `gateway.store.postgresql`.
 """
 
 import fcntl
@@ -9,8 +9,11 @@ import os
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import URL, Engine, create_engine, event
+from sqlalchemy import URL, Connection, Engine, create_engine, event
 from sqlalchemy.pool import QueuePool, StaticPool
+
+from gateway.database_place import Place
+from gateway.store import postgresql
 
 
 class DatabaseLocked(Exception):
@@ -68,11 +71,13 @@ def _url(path: Path) -> URL:
     return URL.create("sqlite", database=str(path))
 
 
-def writing_engine(path: Path) -> Engine:
+def writing_engine(place: Place) -> Engine:
     """The writer's engine: a single connection, made for a single thread."""
+    if isinstance(place, str):
+        return postgresql.writing_engine(place)
     return _configure(
         create_engine(
-            _url(path),
+            _url(place),
             hide_parameters=True,  # an error is logged, and what was to be written is not its text
             poolclass=StaticPool,
             connect_args={"check_same_thread": False, "cached_statements": 512},
@@ -81,11 +86,13 @@ def writing_engine(path: Path) -> Engine:
     )
 
 
-def reading_engine(path: Path) -> Engine:
+def reading_engine(place: Place) -> Engine:
     """Read-only connections for the API; they never block the writer nor wait for it."""
+    if isinstance(place, str):
+        return postgresql.reading_engine(place)
     return _configure(
         create_engine(
-            _url(path),
+            _url(place),
             hide_parameters=True,
             poolclass=QueuePool,
             pool_size=4,
@@ -94,3 +101,43 @@ def reading_engine(path: Path) -> Engine:
         ),
         write=False,
     )
+
+
+def take_turn(connection: Connection, *, alone: bool) -> float | None:
+    """At the begin of a transaction that writes: wait until it is this one's turn.
+
+    On SQLite each transaction has the file to itself. On PostgreSQL those of other gateways run
+    beside it unless it, or one of theirs, is ``alone``; returns the server's time in seconds.
+    """
+    if is_postgresql(connection):
+        return postgresql.take_turn(connection, alone=alone)
+    return None
+
+
+def only_one(connection: Connection, what: str) -> None:
+    """Until the commit, no other gateway's transaction is at the thing that ``what`` names."""
+    if is_postgresql(connection):
+        postgresql.only_one(connection, what)
+
+
+def is_postgresql(connection: Connection) -> bool:
+    return connection.dialect.name == postgresql.NAME
+
+
+def is_lost(connection: Connection) -> bool:
+    """Whether the connection to the server has ended: what it did last may have been done."""
+    return is_postgresql(connection) and postgresql.is_lost(connection)
+
+
+def may_pass(fault: Exception) -> bool:
+    """Whether nothing was written, and the same transaction may succeed when it is tried again."""
+    return _is_of_postgresql(fault) and postgresql.may_pass(fault)
+
+
+def is_servers(fault: Exception) -> bool:
+    """Whether it says something of the database's server, and not of what was to be written."""
+    return _is_of_postgresql(fault) and postgresql.is_servers(fault)
+
+
+def _is_of_postgresql(fault: Exception) -> bool:
+    return type(getattr(fault, "orig", fault)).__module__.startswith("psycopg")

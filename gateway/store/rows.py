@@ -5,6 +5,7 @@ up and takes back the interpreter's lock for each row, which beside a busy event
 So rows are inserted in powers of two: few steps, and few texts to prepare and keep.
 """
 
+import re
 from collections.abc import Sequence
 from functools import lru_cache
 from itertools import chain
@@ -12,14 +13,23 @@ from typing import Any
 
 from sqlalchemy import Connection
 
+from gateway.store.database import is_postgresql
+
 _MOST = 64
 """Rows of one statement; with 16 columns well below SQLite's 32,766 parameters."""
 
 
 def run(connection: Connection, sql: str, parameters: Sequence[object]) -> list[tuple[Any, ...]]:
-    """Run one statement inside the connection's transaction; return the rows it yields."""
+    """Run one statement inside the connection's transaction; return the rows it yields.
+
+    Written for SQLite: ``?`` for values, a list as JSON in ``json_each(?)``, of which ``value`` is
+    an item and ``json_extract(value, '$[0]')`` an item's first item, both texts.
+    """
     cursor = connection.connection.cursor()
     try:
+        if is_postgresql(connection):
+            cursor.execute(_for_postgresql(sql), [_storable(value) for value in parameters])
+            return list(cursor.fetchall()) if cursor.description else []
         cursor.execute(sql, parameters)
         return list(cursor.fetchall())
     finally:
@@ -42,3 +52,15 @@ def insert_rows(
 def _sql(table: str, columns: str, count: int) -> str:
     row = "(" + ", ".join("?" for _ in columns.split(",")) + ")"
     return f"INSERT INTO {table} ({columns}) VALUES {', '.join([row] * count)}"
+
+
+@lru_cache(maxsize=512)
+def _for_postgresql(sql: str) -> str:
+    sql = re.sub(r"json_extract\(value, '\$\[(\d+)\]'\)", r"(value::json ->> \1)", sql)
+    sql = sql.replace("json_each(?)", "json_array_elements_text(?::json) AS given (value)")
+    return sql.replace("%", "%%").replace("?", "%s")
+
+
+def _storable(value: object) -> object:
+    # PostgreSQL's texts hold no NUL; what was hashed is in a column of bytes and keeps it.
+    return value.replace("\0", "\ufffd") if isinstance(value, str) and "\0" in value else value

@@ -8,6 +8,10 @@ itself alone.
 
 The commit is the only flush. A future is resolved after it, so whoever was told has it on disk.
 If the shared transaction fails, nothing of it is durable and each piece is tried again by itself.
+
+Where a server keeps the database, the connection may end while it commits. Then nobody knows what
+became of it: whoever waits is told `CommitInDoubt`, nothing is tried again, and before the next
+transaction memory is made anew from what the database has.
 """
 
 import asyncio
@@ -23,12 +27,15 @@ import structlog
 from sqlalchemy import Connection, Engine, RootTransaction
 from sqlalchemy.exc import DBAPIError
 
+from gateway.store.database import is_lost, is_servers, may_pass, take_turn
 from gateway.telemetry import fault_text
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
 MAX_GROUP = 512
+TRIES = 4
+"""Of a transaction that another gateway's, or a server that was away, kept from its commit."""
 PATIENCE_SECONDS = 0.01
 
 _log = structlog.get_logger(__name__)
@@ -36,6 +43,10 @@ _log = structlog.get_logger(__name__)
 
 class WriterStopped(Exception):
     """The writer is closed; nothing was written."""
+
+
+class CommitInDoubt(Exception):
+    """The connection ended during the commit: what was to be written may be durable, or not."""
 
 
 class Participant(Protocol):
@@ -71,8 +82,21 @@ class _Job:
 class Writer:
     """Owns the writing connection; start it once, close it last."""
 
-    def __init__(self, engine: Engine, participants: Sequence[Participant] = ()) -> None:
+    def __init__(
+        self,
+        engine: Engine,
+        participants: Sequence[Participant] = (),
+        *,
+        reload: Callable[[Connection], None] = lambda _: None,
+        set_clock: Callable[[float], None] = lambda _: None,
+    ) -> None:
+        """``reload`` reads from the database all that the participants mirror of it; ``set_clock``
+        is told the server's time in seconds as each transaction begins.
+        """
         self._engine = engine
+        self._reload = reload
+        self._set_clock = set_clock
+        self._in_doubt = False
         self._participants = tuple(participants)
         self._queue: deque[_Job] = deque()
         self._wake = threading.Event()
@@ -165,26 +189,42 @@ class Writer:
 
     def _commit_group(self, jobs: list[_Job]) -> None:
         try:
-            results = self._transaction(jobs)
-        except Exception as fault:  # noqa: BLE001 - whatever it was, nothing became durable
-            if len(jobs) == 1:
+            results = self._tried(jobs)
+        except Exception as fault:  # noqa: BLE001 - whatever it was, nobody is told that it is done
+            # A server that is away fails each of them, one time-out after the other.
+            if len(jobs) == 1 or isinstance(fault, CommitInDoubt) or is_servers(fault):
                 self.failing = True
-                _log.error("write failed", error=fault_text(fault))
-                results = [fault]
+                _log.error("write failed", error=fault_text(fault), pieces=len(jobs))
+                results = [fault] * len(jobs)
             else:
                 for job in jobs:  # a poisonous call must not take its neighbours along
                     self._commit_group([job])
                 return
         _deliver(jobs, results)
 
+    def _tried(self, jobs: list[_Job]) -> list[Any]:
+        for _ in range(TRIES - 1):
+            try:
+                return self._transaction(jobs)
+            except Exception as fault:
+                if not may_pass(fault):
+                    raise
+        return self._transaction(jobs)
+
     def _transaction(self, jobs: list[_Job]) -> list[Any]:
         connection = self._connected()
         transaction = connection.begin()
         try:
+            now = take_turn(connection, alone=any(job.batch is None for job in jobs))
+            if now is not None:
+                self._set_clock(now)
+            if self._in_doubt:
+                self._reload(connection)
+                self._in_doubt = False
             for participant in self._participants:
                 participant.begin(connection)
             results = self._work(connection, jobs)
-            transaction.commit()
+            self._commit(connection, transaction)
         except BaseException:
             try:
                 self._undo(connection, transaction)
@@ -200,6 +240,17 @@ class Writer:
             connection.rollback()  # a participant read; the next transaction is one of its own
         return results
 
+    def _commit(self, connection: Connection, transaction: RootTransaction) -> None:
+        try:
+            transaction.commit()
+        except DBAPIError as fault:
+            if not is_lost(connection):
+                raise
+            self._in_doubt = True
+            raise CommitInDoubt(
+                "the database's server went away during the commit: look whether it is done"
+            ) from fault
+
     def _connected(self) -> Connection:
         """The one connection, kept: opening it anew costs more than a small transaction."""
         if self._connection is None:
@@ -209,7 +260,7 @@ class Writer:
     def _undo(self, connection: Connection, transaction: RootTransaction) -> None:
         self._connection = None
         try:
-            if transaction.is_active:
+            if transaction.is_active and not is_lost(connection):
                 transaction.rollback()
             else:
                 # COMMIT failed and may have left the transaction open: it ends with its connection.
@@ -221,8 +272,8 @@ class Writer:
         try:
             participant.committed(connection)
         except Exception as fault:  # noqa: BLE001 - an exception here would have it written twice
-            self.failing = True
-            _log.error("memory cannot follow the database; restart", error=fault_text(fault))
+            self.failing = self._in_doubt = True
+            _log.error("memory cannot follow the database", error=fault_text(fault))
 
     def _work(self, connection: Connection, jobs: list[_Job]) -> list[Any]:
         """Run each batch function once, over all its items, in the order of its first item."""

@@ -13,7 +13,7 @@ import httpx
 import orjson
 import pytest
 
-from gateway.state import DATABASE
+from gateway.database_place import DATABASE
 from tests.builders import SECRET, a_body, a_state
 from tests.end_to_end.demonstration import environment, need_opa
 from tests.end_to_end.slow_tool import SlowTool, slow_tool

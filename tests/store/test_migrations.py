@@ -10,18 +10,29 @@ from alembic.config import Config
 from alembic.runtime.migration import MigrationContext
 from sqlalchemy import Connection, Engine, Row, inspect, text
 
+from gateway.database_place import Place
 from gateway.store import migrations
 from gateway.store.database import writing_engine
 from gateway.store.migrations import scripts
 from gateway.store.tables import metadata
 
+_SQLITE = "SELECT name, sql FROM sqlite_master WHERE sql IS NOT NULL"
+_POSTGRESQL = (
+    "SELECT 'column', table_name || ' ' || column_name || ' ' || data_type || ' ' || is_nullable"
+    " || ' ' || coalesce(column_default, '') || ' ' || coalesce(collation_name, '')"
+    " FROM information_schema.columns WHERE table_schema = 'public'"
+    " UNION ALL SELECT 'index', indexdef FROM pg_indexes WHERE schemaname = 'public'"
+    " UNION ALL SELECT conrelid::regclass::text, pg_get_constraintdef(oid) FROM pg_constraint"
+    " WHERE connamespace = 'public'::regnamespace"
+)
 
-def _schema(engine: Engine) -> dict[str, str]:
-    """Every CREATE statement as the database keeps it, with spaces made one."""
-    query = "SELECT name, sql FROM sqlite_master WHERE sql IS NOT NULL"
+
+def _schema(engine: Engine) -> list[tuple[str, str]]:
+    """All that the database keeps of the schema, with spaces made one and in no order."""
     with engine.connect() as connection:
-        rows = connection.execute(text(query)).all()
-    return {name: " ".join(sorted(sql.replace(",", " ").split())) for name, sql in rows}
+        is_sqlite = connection.dialect.name == "sqlite"
+        rows = connection.execute(text(_SQLITE if is_sqlite else _POSTGRESQL)).all()
+    return sorted((name, " ".join(sorted(sql.replace(",", " ").split()))) for name, sql in rows)
 
 
 def _content(engine: Engine) -> dict[str, list[Row[Any]]]:
@@ -31,30 +42,36 @@ def _content(engine: Engine) -> dict[str, list[Row[Any]]]:
         return {name: list(connection.execute(text(f"SELECT * FROM {name}"))) for name in names}
 
 
-def _migrated(path: Path, to: str = "head") -> Engine:
+def _migrated(place: Place, to: str = "head") -> Engine:
     """A database that every script up to a version has made."""
-    engine = writing_engine(path)
+    engine = writing_engine(place)
     with engine.connect() as connection, connection.begin():
         alembic.command.upgrade(scripts.config(connection), to)
     return engine
 
 
-def test_migrations_and_tables_agree(tmp_path: Path) -> None:
-    migrated = _migrated(tmp_path / "migrated.db")
+def _empty(engine: Engine) -> None:
+    with engine.begin() as connection:
+        metadata.drop_all(connection)
+        connection.execute(text("DROP TABLE alembic_version"))
+
+
+def test_migrations_and_tables_agree(place: Place) -> None:
+    migrated = _migrated(place)
     with migrated.connect() as connection:
         context = MigrationContext.configure(connection, opts={"compare_type": True})
         assert compare_metadata(context, metadata) == []
     # compare_metadata sees neither WITHOUT ROWID nor primary keys.
-    fresh = writing_engine(tmp_path / "fresh.db")
-    migrations.upgrade(fresh)
-    assert _schema(migrated) == _schema(fresh)
-    assert _content(migrated) == _content(fresh)
+    schema, content = _schema(migrated), _content(migrated)
+    _empty(migrated)
+    migrations.upgrade(migrated)
+    assert _schema(migrated) == schema
+    assert _content(migrated) == content
     migrated.dispose()
-    fresh.dispose()
 
 
-def test_an_earlier_database_is_brought_to_the_newest_schema(tmp_path: Path) -> None:
-    engine = _migrated(tmp_path / "gateway.db", "0001")
+def test_an_earlier_database_is_brought_to_the_newest_schema(place: Place) -> None:
+    engine = _migrated(place, "0001")
     migrations.upgrade(engine)
     with engine.connect() as connection:
         assert migrations.revision(connection) == migrations.newest()
@@ -62,8 +79,8 @@ def test_an_earlier_database_is_brought_to_the_newest_schema(tmp_path: Path) -> 
     engine.dispose()
 
 
-def test_upgrading_twice_changes_nothing(tmp_path: Path) -> None:
-    engine = writing_engine(tmp_path / "gateway.db")
+def test_upgrading_twice_changes_nothing(place: Place) -> None:
+    engine = writing_engine(place)
     migrations.upgrade(engine)
     before = _schema(engine)
     migrations.upgrade(engine)
@@ -71,8 +88,8 @@ def test_upgrading_twice_changes_nothing(tmp_path: Path) -> None:
     engine.dispose()
 
 
-def test_a_database_of_a_later_gateway_is_left_alone(tmp_path: Path) -> None:
-    engine = writing_engine(tmp_path / "gateway.db")
+def test_a_database_of_a_later_gateway_is_left_alone(place: Place) -> None:
+    engine = writing_engine(place)
     migrations.upgrade(engine)
     with engine.begin() as connection:
         connection.execute(text("UPDATE alembic_version SET version_num = '9999'"))
@@ -82,9 +99,9 @@ def test_a_database_of_a_later_gateway_is_left_alone(tmp_path: Path) -> None:
 
 
 def test_a_migration_that_fails_leaves_nothing_behind(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    place: Place, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    engine = _migrated(tmp_path / "gateway.db", "0001")
+    engine = _migrated(place, "0001")
     before = _schema(engine)
     migrate = alembic.command.upgrade
 
@@ -100,9 +117,9 @@ def test_a_migration_that_fails_leaves_nothing_behind(
 
 
 def test_a_first_start_that_fails_leaves_nothing_behind(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    place: Place, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    engine = writing_engine(tmp_path / "gateway.db")
+    engine = writing_engine(place)
     create = metadata.create_all
 
     def fail(connection: Connection) -> None:
@@ -112,7 +129,7 @@ def test_a_first_start_that_fails_leaves_nothing_behind(
     monkeypatch.setattr(metadata, "create_all", fail)
     with pytest.raises(RuntimeError):
         migrations.upgrade(engine)
-    assert _schema(engine) == {}
+    assert _schema(engine) == []
     engine.dispose()
 
 

@@ -6,15 +6,17 @@ from pathlib import Path
 import pytest
 from sqlalchemy import Engine
 
+from gateway.database_place import Place
 from gateway.store.database import writing_engine
 from gateway.store.rows import insert_rows, run
 
 
 @pytest.fixture
-def engine(tmp_path: Path) -> Iterator[Engine]:
-    engine = writing_engine(tmp_path / "x.db")
+def engine(place: Place) -> Iterator[Engine]:
+    engine = writing_engine(place)
+    blob = "BLOB" if isinstance(place, Path) else "BYTEA"
     with engine.connect() as connection, connection.begin():
-        connection.exec_driver_sql("CREATE TABLE t (a INTEGER PRIMARY KEY, b TEXT, c BLOB)")
+        connection.exec_driver_sql(f"CREATE TABLE t (a INTEGER PRIMARY KEY, b TEXT, c {blob})")
     yield engine
     engine.dispose()
 
@@ -44,3 +46,23 @@ def test_a_change_can_say_what_it_changed(engine: Engine) -> None:
         insert_rows(connection, "t", "a, b, c", [(1, "x", None), (2, "x", None)])
         assert run(connection, "DELETE FROM t WHERE a = ? RETURNING a", (2,)) == [(2,)]
         assert run(connection, "DELETE FROM t WHERE a = ? RETURNING a", (2,)) == []
+
+
+def test_a_list_is_one_parameter(engine: Engine) -> None:
+    with engine.connect() as connection, connection.begin():
+        insert_rows(connection, "t", "a, b, c", [(1, "x", None), (2, "%y?", None), (3, "z", None)])
+        asked = "SELECT a FROM t WHERE b IN (SELECT value FROM json_each(?)) ORDER BY a"
+        assert run(connection, asked, ('["x", "%y?"]',)) == [(1,), (2,)]
+        pairs = (
+            "SELECT a FROM t WHERE (b, b) IN (SELECT json_extract(value, '$[0]'),"
+            " json_extract(value, '$[1]') FROM json_each(?))"
+        )
+        assert run(connection, pairs, ('[["z", "z"], ["x", "z"]]',)) == [(3,)]
+
+
+def test_a_text_may_hold_a_byte_that_one_database_cannot_keep(engine: Engine) -> None:
+    with engine.connect() as connection, connection.begin():
+        insert_rows(connection, "t", "a, b, c", [(1, "a\0b", b"a\0b")])
+        ((text, data),) = run(connection, "SELECT b, c FROM t", ())
+    assert text in ("a\0b", "a\ufffdb")
+    assert data == b"a\0b"

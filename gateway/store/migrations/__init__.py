@@ -15,6 +15,8 @@ from sqlalchemy import (
     select,
 )
 
+from gateway.store import postgresql
+from gateway.store.database import is_postgresql, take_turn
 from gateway.store.tables import metadata
 
 FOLDER = Path(__file__).parent
@@ -42,6 +44,10 @@ def upgrade(engine: Engine) -> None:
     Takes the writing engine, before the writer starts. Raises `SchemaTooNew`.
     """
     with engine.connect() as connection, connection.begin():
+        if is_postgresql(connection):
+            postgresql.patient(connection)
+            # Of gateways that start at once one makes the tables, and the others find them made.
+            take_turn(connection, alone=True)
         current, last = revision(connection), newest()
         if current == last:
             return
