@@ -1,7 +1,7 @@
 """One request for a page: who asks, what they sent, and how to answer them."""
 
 from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import urlencode
 
@@ -17,6 +17,7 @@ from gateway.api.errors import ApiError
 from gateway.dashboard.context import DashboardContext
 from gateway.dashboard.desk import Desk, Person
 from gateway.dashboard.pages import see
+from gateway.dashboard.visitor import Upload
 from gateway.registry.sessions import Session
 
 BASE = "/dashboard"
@@ -31,6 +32,8 @@ class Page:
     templates: Jinja2Templates
     form: dict[str, str]
     """The fields of a form that is known to be this session's own; empty for a GET."""
+    files: Mapping[str, Upload] = field(default_factory=dict)
+    """What such a form sent along."""
 
     @property
     def person(self) -> Person:
@@ -90,6 +93,7 @@ class PageRoute:
     method: str
     path: str
     handler: Handler
+    takes_files: bool = False
 
 
 def csrf_field(session: Session) -> Markup:

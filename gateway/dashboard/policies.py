@@ -12,6 +12,7 @@ from gateway.api.policies import PolicyOut
 from gateway.api.policy_bundles import PolicyStatusOut, ReplayOut
 from gateway.api.servers import ServerOut
 from gateway.dashboard import forms
+from gateway.dashboard.candidate import MODULE, CandidateFault, files_of
 from gateway.dashboard.desk import body_of
 from gateway.dashboard.names import choices_of, names_of
 from gateway.dashboard.page import Page, PageRoute, faults_of, schema_of, told, waiting
@@ -28,8 +29,6 @@ _LABELS = {
     "min_risk": "From this risk on",
     "expires_at": "Ends (UTC)",
 }
-_CANDIDATE = "candidate/candidate.rego"
-"""Where a candidate lies among the organisation's policy."""
 REPLAYED = 2000
 """Calls that a what-if looks at, at most."""
 
@@ -154,10 +153,18 @@ async def ask_what_if(page: Page) -> Response:
 
 async def what_if(page: Page) -> Response:
     """Replay what was recorded against the active policy with one more module."""
-    typed = page.form
+    typed, upload = dict(page.form), page.files.get("file")
     days = int(typed["days"]) if typed.get("days", "").isdecimal() else 7
+    try:
+        files = {MODULE: typed.get("source", "")} if upload is None else files_of(upload)
+    except CandidateFault as fault:
+        return _what_if(page, typed, str(fault), None)
+    if upload is not None and MODULE in files:
+        typed["source"] = files[MODULE]  # a form that comes back has no file in it
+    if not any(text.strip() for text in files.values()):
+        return _what_if(page, typed, "Paste a module, or choose a file.", None)
     body = {
-        "files": {_CANDIDATE: typed.get("source", "")},
+        "files": files,
         "hours": 24 * min(max(days, 1), 90),
         "limit": REPLAYED,
     }
@@ -276,7 +283,7 @@ PAGES = (
     PageRoute("GET", "/policies", index),
     PageRoute("GET", "/policies/rego", rego),
     PageRoute("GET", "/policies/what-if", ask_what_if),
-    PageRoute("POST", "/policies/what-if", what_if),
+    PageRoute("POST", "/policies/what-if", what_if, takes_files=True),
     PageRoute("GET", "/policies/new", ask_rule),
     PageRoute("POST", "/policies/new", make_rule),
     PageRoute("GET", "/policies/{id}", ask_rule_change),

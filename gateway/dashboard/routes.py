@@ -1,6 +1,7 @@
 """The pages' routes, as one application in starlette-admin's shell."""
 
 import os
+from collections.abc import Mapping
 from pathlib import Path
 
 import structlog
@@ -40,7 +41,15 @@ from gateway.dashboard.page import BASE, Page, PageRoute
 from gateway.dashboard.pages import told
 from gateway.dashboard.sign_in import SignIn
 from gateway.dashboard.text import FILTERS
-from gateway.dashboard.visitor import SIGN_IN, SignedOut, form_of, session_of, signed_out
+from gateway.dashboard.visitor import (
+    SIGN_IN,
+    SignedOut,
+    Upload,
+    form_of,
+    session_of,
+    signed_out,
+    upload_of,
+)
 from gateway.registry.faults import Fault, Missing
 from gateway.store.writer import WriterStopped
 from gateway.telemetry import fault_text
@@ -112,9 +121,14 @@ def _route(page: PageRoute, context: DashboardContext, templates: Jinja2Template
     async def endpoint(request: Request) -> Response:
         session = await session_of(context, request)
         # Before the handler, so that none can forget it.
-        form = await form_of(request, session) if page.method == "POST" else {}
+        form: dict[str, str] = {}
+        files: Mapping[str, Upload] = {}
+        if page.takes_files:
+            form, files = await upload_of(request, session)
+        elif page.method == "POST":
+            form = await form_of(request, session)
         desk = Desk(context.api, Person(session))
-        asked = Page(request, session, desk, context, templates, form)
+        asked = Page(request, session, desk, context, templates, form, files)
         try:
             return await page.handler(asked)
         except ApiError as fault:

@@ -1,5 +1,6 @@
 """The dashboard in a real Chromium, on the demonstration with its OPA and its sample server."""
 
+import io
 import re
 import zipfile
 from collections.abc import Iterator
@@ -240,6 +241,14 @@ findings contains {"action": "DENY", "policy_id": "no_reading", "reason": "No."}
         page.get_by_label("Candidate").fill(candidate)
         page.get_by_role("button", name="Replay").click()
         expect(page.locator("#result")).to_contain_text("newly denied")
+        expect(page.locator("#result")).to_contain_text("no_reading")
+        page.goto(url(site, "/policies/what-if"))
+        archive = io.BytesIO()
+        with zipfile.ZipFile(archive, "w") as folder:
+            folder.writestr("all/no_reading/no_reading.rego", candidate)
+        upload = {"name": "p.zip", "mimeType": "application/zip", "buffer": archive.getvalue()}
+        page.get_by_label("A file").set_input_files(upload)
+        page.get_by_role("button", name="Replay").click()
         expect(page.locator("#result")).to_contain_text("no_reading")
 
 
