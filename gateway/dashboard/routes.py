@@ -31,6 +31,7 @@ from gateway.dashboard import (
     traces,
     who,
 )
+from gateway.dashboard.anchored import transaction_url
 from gateway.dashboard.context import DashboardContext
 from gateway.dashboard.desk import Desk, Person
 from gateway.dashboard.external_sign_in import external_routes
@@ -111,7 +112,7 @@ def _templates(secret: str) -> Jinja2Templates:
         timezone_config=None,
     )
     templates: Jinja2Templates = admin.templates
-    templates.env.filters.update(FILTERS)
+    templates.env.filters.update({**FILTERS, "transaction_url": transaction_url})
     names = {"menu": menu, "flashed": get_flashed_messages, "in_force": stops.stops_in_force}
     templates.env.globals.update(names)
     return templates

@@ -16,12 +16,14 @@ from gateway.api.evidence import CheckpointOut, EvidenceBody, ProofsOut
 from gateway.api.models import Listing
 from gateway.api.traces import FullTrace, RecordOut, TraceOut
 from gateway.dashboard import forms
+from gateway.dashboard.anchored import anchor_of
 from gateway.dashboard.names import choices_of, names_of, policies_of
 from gateway.dashboard.page import Page, PageRoute
 from gateway.policy.explain import Explanation, explain
 from gateway.policy.sources import BundleFault
 from gateway.refusals import REASONS
 from gateway.registry import pages, recorded, traces
+from gateway.trace.receipts import ChainReceipt
 from gateway.values import Risk
 
 _PATH = "/traces"
@@ -144,14 +146,17 @@ async def show(page: Page) -> Response:
     names = names_of(page)
     decision = next((r for r in found.records if r.kind == "decision"), None)
     approval = await _approval(page, decision)
+    standing, anchor = await anchor_of(page, found.trace_id)
     return page.draw(
         "trace.html",
+        standing=standing,
+        anchor=anchor,
         title=_title(decision or found.records[0]),
         trace=found,
         decision=decision,
         record=decision or found.records[0],
         approval=approval,
-        steps=_story(found.records, approval, names),
+        steps=[*_story(found.records, approval, names), *_anchored(anchor)],
         why=why(decision, {**policies_of(page), **names}) if decision is not None else "",
         names=names,
         up=("/traces", "Traces"),
@@ -239,6 +244,15 @@ def _story(
     for record in records:
         steps += _steps_of(record, names)
     return sorted(steps, key=lambda step: step.ts)
+
+
+def _anchored(anchor: ChainReceipt | None) -> list[Step]:
+    if anchor is None:
+        return []
+    facts = [("by", anchor.backend)]
+    if anchor.block is not None:
+        facts.append(("block", str(anchor.block)))
+    return [Step(anchor.anchored_at, "Anchored", "green", tuple(facts))]
 
 
 def _steps_of(record: RecordOut, names: Mapping[str, str]) -> list[Step]:

@@ -60,21 +60,28 @@ def of_log(connection: Connection, log: int, size: int) -> list[ChainReceipt]:
     """The newest `MOST` finished anchors of a log's first ``size`` records, smallest first."""
     query = one_by_one().where(_a.log == log, _a.size <= size, _a.state == "final")
     newest = query.order_by(_a.size.desc(), _a.backend).limit(MOST)
-    rows = reversed(connection.execute(newest).all())
-    return [
-        ChainReceipt(
-            log=row.log,
-            backend=row.backend,
-            size=row.size,
-            root=row.root,
-            anchored_at=row.anchored_at,
-            tx_hash=row.tx_hash,
-            block=row.block,
-            identity=row.identity,
-            proof=row.proof or b"",
-        )
-        for row in rows
-    ]
+    return [_receipt(row) for row in reversed(connection.execute(newest).all())]
+
+
+def covering(connection: Connection, record: Row[Any]) -> ChainReceipt | None:
+    """The first finished anchor over a record of the trace; one on a chain before others."""
+    query = one_by_one().where(_a.log == record.log, _a.size > record.idx, _a.state == "final")
+    row = connection.execute(query.order_by(_a.tx_hash.is_(None), _a.size).limit(1)).first()
+    return None if row is None else _receipt(row)
+
+
+def _receipt(row: Row[Any]) -> ChainReceipt:
+    return ChainReceipt(
+        log=row.log,
+        backend=row.backend,
+        size=row.size,
+        root=row.root,
+        anchored_at=row.anchored_at,
+        tx_hash=row.tx_hash,
+        block=row.block,
+        identity=row.identity,
+        proof=row.proof or b"",
+    )
 
 
 @dataclass(frozen=True, slots=True)

@@ -125,6 +125,33 @@ def test_a_refusal_is_told_in_one_sentence_and_decided_again(site: Chromium) -> 
         expect(page.get_by_text("The same as recorded.")).to_be_visible()
 
 
+def test_a_call_is_printed_whole_dark_on_light_with_its_times_in_utc(site: Chromium) -> None:
+    error = ask(site.demo, "bulk_export", {"object_name": "Contact"})["error"]["data"]
+    with site.admin(color_scheme="dark", timezone_id="Asia/Tokyo") as page:
+        page.goto(url(site, f"/traces/{error['trace_id']}"))
+        moment = page.locator(".pg-timeline time").first
+        utc = moment.get_attribute("title") or ""
+        assert utc.endswith(" UTC")
+        # In the viewer's zone on the screen: nine hours later than UTC.
+        assert moment.inner_text() != utc
+        hour = (int(utc[11:13]) + 9) % 24
+        assert re.search(rf"\b0?{hour % 12 or 12}:{utc[14:16]}", moment.inner_text())
+        leaf = page.get_by_text(re.compile("^Leaf")).first
+        expect(leaf).to_be_hidden()
+        page.emulate_media(media="print")
+        expect(leaf).to_be_visible()
+        for gone in (".pg-side", ".pg-top", ".pg-actions"):
+            expect(page.locator(gone)).to_be_hidden()
+        colours = "e => [getComputedStyle(e).color, getComputedStyle(e).backgroundColor]"
+        assert page.locator("main").evaluate(colours) == ["rgb(0, 0, 0)", "rgb(255, 255, 255)"]
+        expect(page.locator("html")).to_have_attribute("data-bs-theme", "light")
+        after = "e => getComputedStyle(e, '::after').content"
+        assert moment.evaluate(after) == f'" ({utc})"'
+        assert page.pdf().startswith(b"%PDF")
+        page.emulate_media(media="screen")
+        expect(page.locator("html")).to_have_attribute("data-bs-theme", "dark")
+
+
 def test_a_server_is_registered_scanned_changed_and_accepted_by_hand(site: Chromium) -> None:
     with hostile_server() as (hostile, address), site.admin() as page:
         page.goto(url(site, "/servers/new"))
