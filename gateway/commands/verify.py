@@ -17,7 +17,7 @@ from gateway.policy.opa_binary import OpaMissing
 from gateway.store.database import reading_engine
 from gateway.trace.note import NoteFault, VerifierKey
 from gateway.trace.recheck import recheck
-from gateway.trace.verify import Check
+from gateway.trace.verdicts import Check
 from gateway.trace.verify_command import CANNOT_TELL, More, report, run, trusted
 
 app = typer.Typer()

@@ -18,7 +18,7 @@ from gateway.policy.scratch import Tried, decide_all
 from gateway.policy.sources import BundleFault
 from gateway.trace.bundle import Bundle, Entry
 from gateway.trace.record import bounded
-from gateway.trace.verify import Check
+from gateway.trace.verdicts import Check
 
 _AT_ONCE = 20_000
 _BYTES_AT_ONCE = 128 << 20

@@ -21,9 +21,10 @@ from gateway.registry.traces import Filter
 from gateway.store import tables
 from gateway.trace import payloads, receipts
 from gateway.trace.bundle import FORMAT, MANIFEST
-from gateway.trace.checkpoint import Signed, latest
+from gateway.trace.checkpoint import Signed, latest, newest
 from gateway.trace.log import LOG_ITSELF, stored_hashes
 from gateway.trace.merkle import Hashes, Root, consistency_proof, inclusion_proof, roots
+from gateway.trace.names import named
 from gateway.trace.note import VerifierKey
 from gateway.trace.payloads import PayloadErased, PayloadKey, PayloadKeys
 
@@ -98,10 +99,14 @@ def numbers(connection: Connection) -> list[int]:
     return list(connection.execute(select(tables.logs.c.log).order_by(tables.logs.c.log)).scalars())
 
 
-def heads(connection: Connection) -> list[Signed]:
-    """The newest checkpoint of every log that has one."""
-    found = (latest(connection, number) for number in numbers(connection))
-    return [signed for signed in found if signed is not None]
+@dataclass(frozen=True, slots=True)
+class _Part:
+    """One log in a bundle."""
+
+    signed: Signed
+    about: Sequence[Row[Any]]
+    """Its records of no project: where it came from, and which logs and ends of projects it names.
+    """
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,12 +123,14 @@ class BundleWriter:
     def write(self) -> Written:
         """All but the policy bundles, which `add_policy` brings."""
         with self.reader.connect() as connection, connection.begin():
-            signed = heads(connection)
+            parts = [_Part(one, self._about(connection, one)) for one in newest(connection)]
+        named_sizes = _named(parts)
         digests: set[str] = set()
         count = 0
         with zipfile.ZipFile(self.file, "w", zipfile.ZIP_DEFLATED, compresslevel=6) as bundle:
-            for head in signed:
-                count += self._log(bundle, head, digests)
+            for part in parts:
+                sizes = named_sizes.get(part.signed.checkpoint.origin, set())
+                count += self._log(bundle, part, sizes, digests)
             _put(bundle, MANIFEST, _json(self._manifest(count)))
             _put(bundle, "README.txt", _README.encode())
         return Written(count, tuple(sorted(digests)))
@@ -151,7 +158,14 @@ class BundleWriter:
             "records": count,
         }
 
-    def _log(self, bundle: zipfile.ZipFile, signed: Signed, digests: set[str]) -> int:
+    def _about(self, connection: Connection, signed: Signed) -> list[Row[Any]]:
+        anchored = receipts.of_log(connection, signed.log, signed.checkpoint.size)
+        return _about_the_log(connection, signed, self.project_id, {one.size for one in anchored})
+
+    def _log(
+        self, bundle: zipfile.ZipFile, part: _Part, named_sizes: set[int], digests: set[str]
+    ) -> int:
+        signed = part.signed
         folder = f"logs/{signed.log}"
         key = VerifierKey.of(signed.checkpoint.origin, self.keyring.log)
         told = {"origin": signed.checkpoint.origin, "verifier_key": str(key)}
@@ -161,12 +175,12 @@ class BundleWriter:
         with self.reader.connect() as connection:
             count = 0
             with bundle.open(_info(f"{folder}/entries.jsonl"), "w", force_zip64=True) as out:
-                for line in self._entries(connection, signed, root, digests):
+                for line in self._entries(connection, part, root, digests):
                     out.write(line)
                     count += 1
             proofs = {
                 str(size): _proof(proof)
-                for size in self.wanted.previous_sizes
+                for size in sorted({*self.wanted.previous_sizes, *named_sizes})
                 if (proof := _extension(size, signed.checkpoint.size, root))
             }
             _put(bundle, f"{folder}/consistency.json", _json(proofs))
@@ -187,11 +201,11 @@ class BundleWriter:
         return hashes
 
     def _entries(
-        self, connection: Connection, signed: Signed, root: Root, digests: set[str]
+        self, connection: Connection, part: _Part, root: Root, digests: set[str]
     ) -> Iterator[bytes]:
+        signed, about = part.signed, list(part.about)
         size = signed.checkpoint.size
         keys = _Opening(PayloadKeys(self.keyring))
-        about = _about_the_log(connection, signed, self.project_id)
         for page in self._pages(connection, signed):
             until = page[-1].idx
             page = sorted([*page, *(r for r in about if r.idx <= until)], key=lambda r: r.idx)
@@ -306,19 +320,38 @@ def _kept(connection: Connection, page: Sequence[Row[Any]]) -> Mapping[int, list
     return found
 
 
-def _about_the_log(connection: Connection, signed: Signed, project_id: str) -> list[Row[Any]]:
-    """The records that say where the log came from, and where the project's records end."""
+def _about_the_log(
+    connection: Connection, signed: Signed, project_id: str, anchored: set[int]
+) -> list[Row[Any]]:
+    """The records that say where the log came from, which logs there are, and where the project's
+    records end: in all, and below the newest anchor.
+    """
     query: Select[Any] = select(_t.log, _t.idx, _t.pseq, _t.body, _t.kind).where(
         _t.log == signed.log, _t.project_id == LOG_ITSELF, _t.idx < signed.checkpoint.size
     )
-    with connection.begin():
-        newest = list(connection.execute(query.order_by(_t.pseq.desc()).limit(_HEADS_LOOKED_AT)))
-        first = list(connection.execute(query.order_by(_t.pseq).limit(1)))
-    found = [row for row in first if row.kind == "recovery"]
-    for row in newest:
-        named = orjson.loads(row.body).get("projects", ()) if row.kind == "heads" else ()
-        if any(line.startswith(f"{project_id} ") for line in named):
-            return [*found, row]
+    latest_ones = query.order_by(_t.pseq.desc()).limit(_HEADS_LOOKED_AT)
+    heads = [row for row in connection.execute(latest_ones) if row.kind == "heads"]
+    found = [row for row in connection.execute(query.order_by(_t.pseq).limit(1))]
+    found = [row for row in found if row.kind in ("recovery", "genesis")] + heads[:1]
+    if anchored:
+        below = query.where(_t.idx == max(anchored) - 1, _t.kind == "heads")
+        found += connection.execute(below).all()
+    found += [row for row in heads if _names(row, project_id)][:1]
+    return sorted({row.idx: row for row in found}.values(), key=lambda row: row.idx)
+
+
+def _names(row: Row[Any], project_id: str) -> bool:
+    lines = orjson.loads(row.body).get("projects", ())
+    return any(line.startswith(f"{project_id} ") for line in lines)
+
+
+def _named(parts: Sequence[_Part]) -> dict[str, set[int]]:
+    """The sizes at which each log is named in the bundle: it has to show that it extends them."""
+    found: dict[str, set[int]] = {}
+    for part in parts:
+        for row in part.about:
+            for one in named(orjson.loads(row.body)):
+                found.setdefault(one.origin, set()).add(one.size)
     return found
 
 

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import structlog
-from sqlalchemy import Connection, Row, delete, func, insert, select, update
+from sqlalchemy import Connection, Row, and_, delete, func, insert, select, update
 from sqlalchemy.exc import SQLAlchemyError
 
 from gateway.ids import new_id
@@ -55,6 +55,14 @@ def latest(connection: Connection, number: int | None = None) -> Signed | None:
     query = select(tables.checkpoints).where(_c.log == number).order_by(_c.size.desc()).limit(1)
     row = connection.execute(query).first()
     return None if row is None else _signed(row)
+
+
+def newest(connection: Connection) -> list[Signed]:
+    """The newest checkpoint of every log that has one, oldest log first; all of one moment."""
+    last = select(_c.log, func.max(_c.size).label("size")).group_by(_c.log).subquery()
+    of = and_(_c.log == last.c.log, _c.size == last.c.size)
+    query = select(tables.checkpoints).join(last, of).order_by(_c.log)
+    return [_signed(row) for row in connection.execute(query)]
 
 
 def at(connection: Connection, number: int, size: int) -> Signed | None:
@@ -149,6 +157,7 @@ class Checkpoints:
             # A further slot's log: its first record names all the others.
             fields["logs"] = heads.lines(connection, self._log)
             self._append("genesis", connection, fields)
+            self.make(connection)  # at once: a log without a signed head is in no bundle
 
     def _append(self, kind: str, connection: Connection, fields: dict[str, Field]) -> None:
         self._log.append(connection, [Draft(kind, new_id("evt"), LOG_ITSELF, fields)])

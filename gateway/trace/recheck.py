@@ -13,9 +13,12 @@ from sqlalchemy import Connection, Row, func, select
 
 from gateway.store import tables
 from gateway.trace import note
-from gateway.trace.merkle import Frontier, leaf_hash
+from gateway.trace.log import LOG_ITSELF, stored_hashes
+from gateway.trace.merkle import Frontier, leaf_hash, roots
+from gateway.trace.names import Named, named
 from gateway.trace.note import NoteFault, VerifierKey
-from gateway.trace.verify import Check
+from gateway.trace.verdicts import Check, Status
+from gateway.trace.verify_logs import LogView, all_there, heads_agree
 
 _t = tables.trace.c
 _PAGE = 5_000
@@ -62,6 +65,7 @@ def recheck(connection: Connection, key: VerifierKey | None, progress: Progress)
     done = 0
     checks: list[Check] = []
     rows = connection.execute(select(tables.logs).order_by(tables.logs.c.log)).all()
+    views: list[LogView] = []
     for row in rows:
         one = _OneLog(connection, row, key)
         for size in one.read():
@@ -71,7 +75,22 @@ def recheck(connection: Connection, key: VerifierKey | None, progress: Progress)
         if len(rows) > 1:
             told = [Check(c.name, c.status, c.detail, row.origin) for c in told]
         checks += told
+        views.append(one.view())
+    checks += _all_logs(connection, views, key)
     return checks
+
+
+def _all_logs(
+    connection: Connection, views: list[LogView], key: VerifierKey | None
+) -> Iterator[Check]:
+    unnamed = _t.log.not_in(select(tables.logs.c.log))
+    stray = connection.execute(select(_t.log).where(unnamed).limit(1)).scalar()
+    if stray is not None:
+        yield Check("logs", "FAIL", f"there are records of log {stray}, and it is in no table")
+    elif views:
+        yield all_there(views, views[0].origin if key is None else key.name, None)
+    if (agreement := heads_agree(views)) is not None:
+        yield agreement
 
 
 class _OneLog:
@@ -82,6 +101,7 @@ class _OneLog:
         self._key = None if key is None else VerifierKey(self._origin, key.public)
         self._faults = _Faults()
         self._projects: dict[str, tuple[int, str]] = {}
+        self._named: dict[str, tuple[int, Named]] = {}
         self.frontier = Frontier()
         self._tiles = self._stored_tiles()
         self._signed = self._heads()
@@ -169,6 +189,23 @@ class _OneLog:
             why = f"record {index} does not follow pseq {last} of {project}"
             self._faults.add("project.sequence", why)
         self._projects[project] = last + 1, leaf
+        if project == LOG_ITSELF:
+            # The last one of each log: heads only grow, and each is held against the whole tree.
+            self._named |= {one.origin: (index, one) for one in named(record)}
+
+    def view(self) -> LogView:
+        """To be asked after `read`."""
+        named_heads = tuple(self._named.values())
+        return LogView(self._origin, self.frontier.size, named_heads, 0, self._agrees)
+
+    def _agrees(self, one: Named) -> tuple[Status, str]:
+        if one.size > self.frontier.size:
+            return "FAIL", f"there are {self.frontier.size}"
+        try:
+            root = roots(stored_hashes(self._connection, self._number))(0, one.size)
+        except ValueError as fault:
+            return "FAIL", str(fault)
+        return ("PASS", "") if root.hex() == one.root else ("FAIL", "they are others")
 
     def checks(self) -> list[Check]:
         """To be asked after `read`."""

@@ -6,10 +6,9 @@ and `rfc8785` alone: whoever verifies has no gateway.
 
 import hmac
 import json
-import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal, TypeAlias
+from typing import Any
 
 import rfc8785
 
@@ -17,23 +16,13 @@ from gateway.trace import note
 from gateway.trace.bundle import Anchored, Bundle, BundleUnreadable, Entry
 from gateway.trace.chain_proof import NotOurs, Unanswered, offline, online
 from gateway.trace.merkle import Frontier, extends, includes, leaf_hash
+from gateway.trace.names import LogName, Named, named
 from gateway.trace.note import Checkpoint, NoteFault, VerifierKey
+from gateway.trace.verdicts import Check, Status
+from gateway.trace.verify_logs import LogView, all_there, coverage, heads_agree
 
-Status: TypeAlias = Literal["PASS", "FAIL", "WARN", "SKIP", "CANNOT TELL"]
 _LOG_ITSELF = "log"
 _CHAIN = "flare"
-_SUCCESSOR = re.compile(r"-([2-9]|[1-9][0-9]{1,4})")
-
-
-@dataclass(frozen=True, slots=True)
-class Check:
-    """One line of the verifier's output."""
-
-    name: str
-    status: Status
-    detail: str
-    log: str = ""
-    """The log's name where a bundle has several."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,36 +44,45 @@ def verify(bundle: Bundle, trust: Trust) -> list[Check]:
     """Every check, in order. Raises `BundleUnreadable` when nothing can be told."""
     if not bundle.logs:
         raise BundleUnreadable("there is no log in the bundle")
+    logs = [_OneLog(bundle, number, trust) for number in bundle.logs]
+    told = [one.checks() for one in logs]
+    views = [view for one in logs if (view := one.view()) is not None]
+    covered = coverage(views)
     checks: list[Check] = []
-    heads: dict[str, Checkpoint] = {}
-    for number in bundle.logs:
-        one = _OneLog(bundle, number, trust)
-        told = one.checks()
-        if len(bundle.logs) > 1:
-            told = [Check(c.name, c.status, c.detail, one.origin) for c in told]
-        checks += told
+    for one, found in zip(logs, told, strict=True):
         if one.head is not None:
-            heads[one.origin] = one.head
-    checks.append(_all_logs(heads, trust.key.name))
-    checks += _sizes(heads, trust)
+            found.append(_unanchored(one.head.size, covered.get(one.origin, one.covered)))
+        if len(logs) > 1:
+            found = [Check(c.name, c.status, c.detail, one.origin) for c in found]
+        checks += found
+    checks.append(all_there(views, trust.key.name, _name_of(trust.previous)))
+    if (agreement := heads_agree(views)) is not None:
+        checks.append(agreement)
+    checks += _sizes(views, trust)
     return checks
 
 
-def _all_logs(heads: Mapping[str, Checkpoint], base: str) -> Check:
-    """A log that was sealed is followed by `-2`, `-3`, …: none of them may be left out."""
-    ours = [origin for origin in heads if _belongs(origin, base)]
-    if not ours:
-        return Check("logs", "CANNOT TELL", f"no log in the bundle is {base}")
-    numbers = {1 if origin == base else int(origin.rpartition("-")[2]) for origin in ours}
-    missing = [n for n in range(1, max(numbers, default=1) + 1) if n not in numbers]
-    if not missing:
-        return Check("logs", "PASS", f"{len(ours)} of {len(ours)}")
-    names = ", ".join(base if n == 1 else f"{base}-{n}" for n in missing)
-    return Check("logs", "FAIL", f"missing: {names}")
+def _name_of(checkpoint: str | None) -> str | None:
+    try:
+        return None if checkpoint is None else _text(checkpoint).origin
+    except NoteFault:
+        return None  # each log's own check says so
 
 
-def _sizes(heads: Mapping[str, Checkpoint], trust: Trust) -> Iterator[Check]:
-    total = sum(head.size for head in heads.values())
+def _text(signed: str) -> Checkpoint:
+    """What a note says, whoever signed it. Raises `NoteFault`."""
+    return note.parse(signed.rpartition("\n\n")[0] + "\n")
+
+
+def _unanchored(size: int, covered: int) -> Check:
+    if covered >= size:
+        return Check("unanchored", "PASS", "every record is covered by an anchor")
+    why = f"{size - covered} records ({covered}..{size - 1}) are covered by the "
+    return Check("unanchored", "WARN", why + "log's own signature only")
+
+
+def _sizes(views: Sequence[LogView], trust: Trust) -> Iterator[Check]:
+    total = sum(view.size for view in views)
     if trust.min_size:
         enough = total >= trust.min_size
         detail = f"{total} records, at least {trust.min_size} are expected"
@@ -118,6 +116,8 @@ class _Seen:
     named: dict[str, tuple[int, str, int]] = field(default_factory=dict)
     """Each project's last sequence number and leaf, as the newest `heads` record has it."""
     leaves: dict[int, bytes] = field(default_factory=dict)
+    heads: list[tuple[int, Named]] = field(default_factory=list)
+    """Heads of all logs, as records name them."""
 
     def fault(self, check: str, why: str) -> None:
         self.faults.setdefault(check, why)
@@ -131,12 +131,31 @@ class _OneLog:
         self._note = bundle.text(f"logs/{number}/checkpoint.txt")
         self.head: Checkpoint | None = None
         self.origin = ""
+        self.covered = 0
+        """Records below the largest anchor."""
+        self._named: Sequence[tuple[int, Named]] = ()
+
+    def view(self) -> LogView | None:
+        """To be asked after `checks`; None for a log whose head cannot be read."""
+        if self.head is None:
+            return None
+        return LogView(self.origin, self.head.size, self._named, self.covered, self._agrees)
+
+    def _agrees(self, one: Named) -> tuple[Status, str]:
+        assert self.head is not None
+        try:
+            before = Checkpoint(one.origin, one.size, bytes.fromhex(one.root))
+        except ValueError:
+            return "FAIL", "that is no root"
+        found = self._extends(self.head, before, "logs.heads")
+        return found.status, found.detail
 
     def checks(self) -> list[Check]:
         signature = self._signature()
         if self.head is None:
             return [signature]
         seen = self._entries(self.head)
+        self._named = seen.heads
         found = [
             signature,
             _counted("records.inclusion", seen, f"{seen.included} of {seen.count}"),
@@ -153,16 +172,16 @@ class _OneLog:
     def _signature(self) -> Check:
         name = "checkpoint.signature"
         try:
-            told = note.parse(self._note.rpartition("\n\n")[0] + "\n")
+            told = _text(self._note)
         except NoteFault as fault:
             return Check(name, "FAIL", str(fault))
         self.origin, self.head = told.origin, told
         trusted = self._trust.key
-        if not _belongs(told.origin, trusted.name):
+        if LogName.parse(told.origin).base != LogName.parse(trusted.name).base:
             why = f"the log is {told.origin}; --trust-key is of {trusted.name}"
             return Check(name, "CANNOT TELL", why)
         try:
-            # A successor has the key of the log that it succeeds, under its own name.
+            # All logs of a deployment are signed with one key, each under its own name.
             note.checkpoint(self._note, VerifierKey(told.origin, trusted.public))
         except NoteFault as fault:
             return Check(name, "FAIL", str(fault))
@@ -273,12 +292,15 @@ class _OneLog:
     def _extends_previous(self, head: Checkpoint, previous: str) -> Check:
         name = "consistency.previous"
         try:
-            told = note.parse(previous.rpartition("\n\n")[0] + "\n")
+            told = _text(previous)
             if told.origin != self.origin:
                 return Check(name, "SKIP", f"--previous is of {told.origin}")
             before = note.checkpoint(previous, VerifierKey(self.origin, self._trust.key.public))
         except NoteFault as fault:
             return Check(name, "CANNOT TELL", f"--previous: {fault}")
+        return self._extends(head, before, name)
+
+    def _extends(self, head: Checkpoint, before: Checkpoint, name: str) -> Check:
         told_sizes = f"{before.size} -> {head.size}"
         if before.size > head.size:
             return Check(name, "FAIL", f"{told_sizes}: records are missing at the end")
@@ -303,7 +325,6 @@ class _OneLog:
 
     def _anchors(self, head: Checkpoint) -> list[Check]:
         checks: list[Check] = []
-        covered = 0
         for anchor in self._bundle.anchors(self._number):
             name = f"anchor.{_kind(anchor)}.{anchor.size}"
             if extends(anchor.size, anchor.root, head.size, head.root, anchor.consistency):
@@ -311,11 +332,9 @@ class _OneLog:
             else:
                 check = Check(name, "FAIL", "the checkpoint does not extend that head")
             checks.append(check)
-            covered = max(covered, anchor.size if check.status == "PASS" else 0)
-        if covered == head.size:
-            return [*checks, Check("unanchored", "PASS", "every record is covered by an anchor")]
-        why = f"{head.size - covered} records ({covered}..{head.size - 1}) are covered by the "
-        return [*checks, Check("unanchored", "WARN", why + "log's own signature only")]
+            if check.status == "PASS":
+                self.covered = max(self.covered, anchor.size)
+        return checks
 
     def _anchored(self, anchor: Anchored) -> tuple[Status, str]:
         if _kind(anchor) != _CHAIN:
@@ -341,12 +360,6 @@ class _OneLog:
 def _kind(anchor: Anchored) -> str:
     """``flare`` of ``flare:<chain>:<contract>:<writer>``."""
     return anchor.backend.partition(":")[0]
-
-
-def _belongs(origin: str, base: str) -> bool:
-    return origin == base or (
-        origin.startswith(base) and _SUCCESSOR.fullmatch(origin[len(base) :]) is not None
-    )
 
 
 def _counted(name: str, seen: _Seen, detail: str) -> Check:
@@ -403,8 +416,9 @@ def _follow(index: int, project: str, pseq: int, previous: str, leaf: str, seen:
 
 
 def _learn_heads(index: int, record: dict[str, Any], seen: _Seen) -> None:
-    if record.get("kind") != "heads":
+    if record.get("kind") not in ("heads", "genesis"):
         return
+    seen.heads += [(index, one) for one in named(record)]
     for line in record.get("projects") or ():
         words = str(line).split(" ")
         if len(words) == 3 and words[1].isdigit():

@@ -12,7 +12,8 @@ from pathlib import Path
 
 from gateway.trace.bundle import Bundle, BundleUnreadable
 from gateway.trace.note import NoteFault, VerifierKey
-from gateway.trace.verify import Check, Trust, verify
+from gateway.trace.verdicts import Check
+from gateway.trace.verify import Trust, verify
 
 VALID, INVALID, USAGE, CANNOT_TELL = 0, 1, 2, 3
 LIMITS = "What a gateway that was taken over never recorded cannot be shown by any bundle."

@@ -20,7 +20,7 @@ from gateway.policy.check import with_folders
 from gateway.policy.scratch import decide_all
 from gateway.trace.bundle import Bundle
 from gateway.trace.record import Draft, Field
-from gateway.trace.verify import Check
+from gateway.trace.verdicts import Check
 from tests.builders import World, a_state
 from tests.commands.test_policy_history import DENIES_MANY
 from tests.policy.world import the_opa

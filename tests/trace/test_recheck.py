@@ -8,7 +8,7 @@ import pytest
 from gateway.store.database import reading_engine
 from gateway.trace.note import VerifierKey
 from gateway.trace.recheck import recheck
-from gateway.trace.verify import Check
+from gateway.trace.verdicts import Check
 from tests.builders import a_state
 from tests.trace.evidence_world import append, sign
 
