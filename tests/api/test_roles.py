@@ -1,6 +1,7 @@
 """Every route against every role, and against ids of another project, from the one table."""
 
 import re
+from typing import Any
 
 import httpx
 import pytest
@@ -8,6 +9,7 @@ import pytest
 from gateway.api import consents
 from gateway.api.endpoint import Route
 from gateway.api.routes import BASE, ROUTES, routes
+from gateway.ids import new_id
 from gateway.values import Role
 from tests.api.world import PUBLIC_URL, World
 
@@ -78,7 +80,7 @@ BODIES = {
     "POST /approvals/{id}/approve": {"reason": "x"},
     "POST /approvals/{id}/deny": {"reason": "x"},
 }
-MAKE = {
+MAKE: dict[str, tuple[str, dict[str, Any]]] = {
     "servers": ("mcp/servers", {"name": "crm", "server_url": "https://crm.example.com/mcp"}),
     "policies": ("mcp/policies", {"action": "DENY"}),
     "emergency-stop": ("mcp/emergency-stop", {"scope": "all", "reason": "x"}),
@@ -94,10 +96,11 @@ MAKE = {
 }
 
 
-async def _foreign_id(world: World, noun: str) -> str:
-    async with world.client(world.foreign) as client:
+async def _made(world: World, admin: str, noun: str) -> str:
+    """The id of a new thing of the administrator's project."""
+    async with world.client(admin) as client:
         if noun == "approvals":
-            return world.approval(world.foreign)
+            return world.approval(admin)
         if noun == "proposals":
             for weakening in ("second_person", "allowed"):
                 await client.patch("projects/current", json={"weakening": weakening})
@@ -109,7 +112,8 @@ async def _foreign_id(world: World, noun: str) -> str:
             await client.post(f"mcp/servers/{server}/scan")
             return str((await client.get(f"mcp/servers/{server}/tools")).json()["items"][0]["id"])
         path, body = MAKE[noun]
-        made = await client.post(path, json=body)
+        named = {"name": new_id(noun[:3])} if "name" in body else {}
+        made = await client.post(path, json=body | named)
         assert made.status_code == 201, made.text
         return str(made.json()["id"])
 
@@ -128,7 +132,7 @@ async def test_another_projects_id_answers_exactly_as_a_missing_one(
     world: World, route: Route
 ) -> None:
     noun = route.path.removeprefix("/mcp").split("/")[1]
-    foreign_id = await _foreign_id(world, noun)
+    foreign_id = await _made(world, world.foreign, noun)
     missing_id = foreign_id[:-8] + "00000000"
     role = sorted(route.roles)[0]
     before = world.state.log.size
