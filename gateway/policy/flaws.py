@@ -33,6 +33,7 @@ _DECIDED_METHODS = {*METHODS[Era.LEGACY], *METHODS[Era.MODERN], *_OF_SERVERS, "r
 }
 _TEMPLATE_DEPTH = 3
 _RESPONSES = ("policies", "response")
+_METHODS = ("policies", "method")
 _OF_A_PACKAGE = {"package", "subpackages"}
 
 
@@ -151,7 +152,7 @@ def _placed(module: Module, all_modules: list[Module]) -> Iterator[Flaw]:
 def _depth(path: Ref) -> int:
     if path[:2] == _RESPONSES:
         return _RESPONSE_DEPTHS.get(path[2], 0) if len(path) > 2 else 0
-    if path[:2] == ("policies", "method") and len(path) > 2 and path[2] not in _DECIDED_METHODS:
+    if path[:2] == _METHODS and len(path) > 2 and path[2] not in _DECIDED_METHODS:
         return 0
     if path[0] == "policies" and len(path) > 1:
         return _DEPTHS.get(path[1], 0)
@@ -237,6 +238,10 @@ def _literal(module: Module, literal: Node, at: Node) -> Iterator[Flaw]:
     if action["value"] not in ACTIONS:
         message = f"{action['value']} is none of {', '.join(ACTIONS)}: the call is denied"
         yield module.flaw(action, "finding-unknown-action", message)
+    elif action["value"] == "REQUIRE_APPROVAL" and module.package[:2] == _METHODS:
+        message = "only a tool's call can wait for an approval, so this message would be refused "
+        message += "each time: say DENY, or LOG_ONLY"
+        yield module.flaw(action, "method-asks-approval", message)
     elif action["value"] == "ALLOW" and module.package[:1] == ("policies",):
         message = "an ALLOW of the organisation has no effect: its policies only tighten"
         yield Flaw(module.file, line_of(action), "allow-no-effect", message, "warning")

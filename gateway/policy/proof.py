@@ -7,7 +7,7 @@ import shutil
 import subprocess
 import tempfile
 import threading
-from collections.abc import Iterable, Iterator, Mapping, Set
+from collections.abc import Mapping, Set
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,23 +15,17 @@ from typing import Any
 
 import orjson
 
-from gateway.policy import modules
+from gateway.policy import modules, smoke
 from gateway.policy.argument_schemas import schema_folder
 from gateway.policy.modules import Module
 from gateway.policy.opa_binary import OPA_VERSION
 from gateway.policy.sources import BundleFault, Tree
 
 _SECONDS = 120
-_MOST_ROUTES = 100
 _MOST_CHANGED = 50
 """Files; beyond, it costs more to find out which tests to run than to run them all."""
-_ACTIONS = {"ALLOW", "LOG_ONLY", "REQUIRE_APPROVAL", "DENY"}
 _ENVIRONMENT = {"GOGC": "off", "GOMEMLIMIT": "512MiB"}
 """A process that lives for a tenth of a second spends half of it collecting garbage."""
-_SMOKE = (
-    "answers := [answer | some document in input; "
-    "answer := data.gateway.decision with input as document]"
-)
 _TEST = re.compile(r"^(test_\w+)", re.M)
 _COMPLAINT = re.compile(r"^(?:.*?: )??([^\s:]+\.rego):(\d+): (.+)$", re.M)
 
@@ -148,7 +142,7 @@ def prove(commands: Commands, archive: bytes, tree: Tree, rego: Path) -> None:
     One process does it all, because compiling is what takes the time. `rego` holds ``schemas/``
     and ``capabilities.json``. Raises `BundleFault`.
     """
-    questions = list(_smoke_inputs(read_modules(tree).values()))
+    questions = smoke.questions(module.package for module in read_modules(tree).values())
     with tempfile.TemporaryDirectory(prefix="gateway-bundle-") as aside:
         Path(aside, "bundle.tar.gz").write_bytes(archive)
         done = commands.run(
@@ -159,18 +153,15 @@ def prove(commands: Commands, archive: bytes, tree: Tree, rego: Path) -> None:
                 "--capabilities",
                 rego / "capabilities.json",
             ),
-            *("--format", "json", "--stdin-input", _SMOKE),
+            *("--format", "json", "--stdin-input", smoke.QUERY),
             folder=Path(aside),
             stdin=orjson.dumps(questions),
         )
     document = _json(done)
     if done.returncode != 0:
         raise _compile_fault(document, done, tree)
-    answers = document["result"][0]["bindings"]["answers"]
-    if len(answers) != len(questions):
-        raise BundleFault("the bundle loads, but data.gateway.decision has no answer to every call")
-    if not all(isinstance(a, dict) and a.get("action") in _ACTIONS for a in answers):
-        raise BundleFault("the bundle loads, but data.gateway.decision answers no action")
+    if complaint := smoke.complaint(questions, document["result"][0]["bindings"]["answers"]):
+        raise BundleFault(complaint)
 
 
 def test(commands: Commands, tree: Tree, since: Tree | None) -> None:
@@ -295,64 +286,6 @@ def _affected(changed: set[str], found: Mapping[str, Module], tree: Tree, since:
 
 def _folder(name: str) -> str:
     return name.rpartition("/")[0]
-
-
-def _smoke_inputs(found: Iterable[Module]) -> Iterator[object]:
-    """Nothing, null, and one whole call for each template and, up to a bound, each route."""
-    yield from ({}, None, _whole_call())
-    routes = {m.package[:3] for m in found if m.package[0] in ("connectors", "policies")}
-    for route in sorted(routes)[:_MOST_ROUTES]:
-        match route:
-            case ("connectors", template, *_):
-                yield _whole_call(template=template)
-            case ("policies", "project" | "server" | "agent" | "tool" as kind, name):
-                yield _whole_call(**{kind: name})
-
-
-def _whole_call(
-    *,
-    project: str = "p",
-    server: str = "s",
-    agent: str = "a",
-    tool: str = "t",
-    template: str | None = None,
-) -> dict[str, object]:
-    """An input as the schema has it (``rego/schemas/input.json``), with empty arguments."""
-    return {
-        "version": 1,
-        "project": {"id": "prj_0", "slug": project, "default_action": "DENY"},
-        "agent": {"id": "agt_0", "name": agent, "asserted": False},
-        "server": {
-            "id": "srv_0",
-            "slug": server,
-            "origin": "",
-            "template": template,
-            "params": {},
-            "overrides": [],
-        },
-        "tool": {
-            "name": tool,
-            "risk": "LOW",
-            "risk_computed": "LOW",
-            "pin": "ACCEPTED",
-            "annotations": {},
-            "definition_sha256": None,
-        },
-        "rules": [],
-        "arguments": {},
-        "call": {
-            "source": "mcp",
-            "method": "tools/call",
-            "phase": "call",
-            "era": "modern",
-            "session": None,
-            "task": None,
-            "meta": {},
-            "input_responses": None,
-            "is_retry": False,
-        },
-        "context": {"time": "2026-01-01T00:00:00Z", "client_ip": ""},
-    }
 
 
 def _write(path: Path, content: bytes) -> None:

@@ -70,6 +70,15 @@ FLAWED = {
         finds('input.tool.risk == "HIGH"').replace('"DENY"', '"ALLOW"'),
         [("allow-no-effect", 11)],
     ),
+    "an approval of what nobody can approve": (
+        HEAD.replace("policies.all.p", 'policies.method["resources/read"].p').replace(
+            "schema.input", "schema.method.input"
+        )
+        + FINDS.replace('input.tool.risk == "HIGH"', "input.target.params.uri").replace(
+            '"DENY"', '"REQUIRE_APPROVAL"'
+        ),
+        [("method-asks-approval", 11)],
+    ),
     "findings that are no set": (
         HEAD + '# METADATA\n# title: T\nfindings := [{"action": "DENY"}] if input.tool.name\n',
         [("findings-no-set", 11)],

@@ -175,6 +175,53 @@ def test_a_whole_call_of_each_route_is_asked_before_anyone_else_asks(folder: Pat
     assert "conflict" in _fault(folder).reason
 
 
+ROUTERS = """package gateway
+
+import rego.v2
+
+method := {"action": "ALLOW", "found": object.get(data.policies, ["method", _method], {})}
+
+default _method := ""
+
+_method := input.target.method
+
+response := {"block": false, "found": [f | some f in object.get(data.policies, "response", {})]}
+"""
+TWICE = """package policies.PACKAGE
+
+import rego.v2
+
+_one := 1 if is_object(input)
+
+_one := 2 if input.context.time > ""
+
+findings contains _one
+"""
+
+
+@pytest.mark.parametrize(
+    "package", ['method["resources/read"].p', "response.all.p", "response.tool.export.p"]
+)
+def test_messages_and_responses_are_asked_about_before_anyone_else_asks(
+    folder: Path, package: str
+) -> None:
+    _write(folder / "gateway/other.rego", ROUTERS)
+    policy = TWICE.replace("PACKAGE", package)
+    _write(folder / "policies/other.rego", policy.replace("_one := 2 if", "_two := 2 if"))
+    _try(folder)
+    _write(folder / "policies/other.rego", policy)
+    assert "conflict" in _fault(folder).reason
+
+
+@pytest.mark.parametrize("name", ["method", "response"])
+def test_a_router_must_answer_where_there_are_policies_for_it(folder: Path, name: str) -> None:
+    route = 'method["resources/read"]' if name == "method" else "response.all"
+    _write(folder / "policies/other.rego", f"package policies.{route}.p\n\nfindings := set()\n")
+    assert f"data.gateway.{name} has no answer to every question" in _fault(folder).reason
+    _write(folder / "gateway/other.rego", f"package gateway\n\n{name} := {{}}\n")
+    assert f"data.gateway.{name} answers what nobody understands" in _fault(folder).reason
+
+
 def test_what_is_overtaken_ends_at_once(folder: Path) -> None:
     commands = Commands(the_opa())
     slow = "count([1 | some i in numbers.range(1, 9000); some j in numbers.range(1, 9000); i == j])"
