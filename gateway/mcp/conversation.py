@@ -11,10 +11,11 @@ from dataclasses import replace
 import orjson
 import structlog
 
-from gateway.flows import Ended, EventStream
+from gateway.flows import EventStream
 from gateway.mcp.envelope import ClientResponse, Message, RequestMessage
 from gateway.mcp.lossless import Unreadable, read_json
-from gateway.mcp.sse import error_event, without_data
+from gateway.mcp.sifted import SiftedEvents
+from gateway.mcp.sse import without_data
 from gateway.mcp.upstream import Upstreams
 from gateway.refusals import REASONS, Refused
 from gateway.steps.methods import RESPONSE, Exchange, Methods, Said
@@ -128,59 +129,23 @@ class Conversation:
         return exchange.request
 
 
-class HeardEvents:
+class HeardEvents(SiftedEvents):
     """An `EventStream` without the requests that a server may not make of its client."""
 
     def __init__(self, conversation: Conversation, exchange: Exchange, events: EventStream) -> None:
+        super().__init__(events, exchange.rpc_id)
         self._conversation = conversation
         self._exchange = exchange
-        self._events = events
+
+    async def _sift(self, raw: bytes) -> bytes:
+        try:
+            if await self._conversation.judge(self._exchange, self._data):
+                return raw
+        except _Withheld as withheld:
+            return await self._stop(str(withheld))
+        # An id without data moves a reader's place in the stream, and tells it nothing.
         self._data = b""
-        self._over = False
-
-    @property
-    def response(self) -> bytes:
-        return self._events.response
-
-    @property
-    def data(self) -> bytes:
-        return self._data
-
-    @property
-    def ended(self) -> Ended:
-        return self._events.ended
-
-    def __aiter__(self) -> "HeardEvents":
-        return self
-
-    async def __anext__(self) -> bytes:
-        while not self._over:
-            raw = await self._events.__anext__()
-            self._data = self._events.data
-            try:
-                if await self._conversation.judge(self._exchange, self._data):
-                    return raw
-            except _Withheld as withheld:
-                return await self._stop(str(withheld))
-            # An id without data moves a reader's place in the stream, and tells it nothing.
-            self._data = b""
-            if rest := without_data(raw):
-                return rest
-        raise StopAsyncIteration
-
-    async def aclose(self) -> None:
-        await self._events.aclose()
-
-    async def _stop(self, reason: str) -> bytes:
-        """What cannot be judged does not pass, nor does anything after it."""
-        self._over = True
-        await self._events.aclose()
-        rpc_id = self._exchange.rpc_id
-        if rpc_id is None:
-            raise StopAsyncIteration
-        row = REASONS[reason]
-        data: dict[str, object] = {"reason_code": reason, "retryable": row.retryable != "no"}
-        return error_event(rpc_id, row.code, row.message, data)
+        return without_data(raw)
 
 
 def _object(value: Json) -> Mapping[str, Json]:

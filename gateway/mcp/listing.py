@@ -7,11 +7,12 @@ differently is not passed on at all: a definition that only some clients see esc
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass
 
-from gateway.flows import Ended, EventStream
+from gateway.flows import EventStream
 from gateway.mcp.folding import fold
 from gateway.mcp.lossless import Unreadable, read_json, write_json
-from gateway.mcp.sse import error_event, with_data
-from gateway.refusals import REASONS, Refused
+from gateway.mcp.sifted import SiftedEvents
+from gateway.mcp.sse import with_data
+from gateway.refusals import Refused
 from gateway.values import Json
 
 Definitions = tuple[Mapping[str, Json], ...]
@@ -98,7 +99,7 @@ def read_page(body: bytes) -> Page | None:
     return Page(body, message, tuple(_definitions(tools)))
 
 
-class ListingEvents:
+class ListingEvents(SiftedEvents):
     """An `EventStream` in which listings are read and filtered as they pass.
 
     They are known by what they hold, not by an id: a client that resumes a stream gets the answer
@@ -112,58 +113,24 @@ class ListingEvents:
         judging: Judging,
         report: Callable[[Listing], None],
     ) -> None:
-        self._events = events
-        self._rpc_id = rpc_id
+        super().__init__(events, rpc_id)
         self._judging = judging
         self._report = report
-        self._over = False
-        self._data = b""
 
-    @property
-    def response(self) -> bytes:
-        return self._events.response
-
-    @property
-    def data(self) -> bytes:
-        return self._data
-
-    @property
-    def ended(self) -> Ended:
-        return self._events.ended
-
-    def __aiter__(self) -> "ListingEvents":
-        return self
-
-    async def __anext__(self) -> bytes:
-        if self._over:
-            raise StopAsyncIteration
-        raw = await self._events.__anext__()
-        self._data = self._events.data
+    async def _sift(self, raw: bytes) -> bytes:
         try:
             page = read_page(self._data)
             if page is None:
                 return raw
             listing = page.shown(await self._judging(page.definitions))
         except Unreadable:
+            # What cannot be read cannot be compared either.
             return await self._stop("answer_unreadable")
         except Refused as refused:
             return await self._stop(refused.reason)
         self._report(listing)
         self._data = listing.body
         return raw if listing.body is page.body else with_data(raw, listing.body)
-
-    async def aclose(self) -> None:
-        await self._events.aclose()
-
-    async def _stop(self, reason: str) -> bytes:
-        """What cannot be read cannot be compared either, so nothing more passes."""
-        self._over = True
-        await self._events.aclose()
-        if self._rpc_id is None:
-            raise StopAsyncIteration
-        row = REASONS[reason]
-        data: dict[str, object] = {"reason_code": reason, "retryable": row.retryable != "no"}
-        return error_event(self._rpc_id, row.code, row.message, data)
 
 
 def _definitions(tools: Json) -> list[dict[str, Json]]:

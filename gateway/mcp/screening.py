@@ -11,9 +11,10 @@ from typing import Any, Final, Literal
 import orjson
 import structlog
 
-from gateway.flows import Ended, EventStream
+from gateway.flows import EventStream
 from gateway.mcp.lossless import Unreadable, read_json, write_json
 from gateway.mcp.redaction import Asked, Unredactable, redact
+from gateway.mcp.sifted import SiftedEvents, told
 from gateway.mcp.sse import fields_only, with_data
 from gateway.mcp.strictness import BadMessage, check_values
 from gateway.policy.engine import LARGEST_QUESTION, Engine, EngineFault
@@ -223,7 +224,7 @@ def _applied(message: bytes, read: _Read, answer: _Answer, about: About) -> Scre
     )
 
 
-class ScreenedEvents:
+class ScreenedEvents(SiftedEvents):
     """An `EventStream` of which every message was asked about.
 
     A notification that is withheld is left out, a response becomes an error with its id. What
@@ -239,52 +240,22 @@ class ScreenedEvents:
         notes: Notes,
         trace_id: str = "",
     ) -> None:
-        self._events = events
+        super().__init__(events, rpc_id, trace_id)
         self._screening = screening
         self._about = about
-        self._rpc_id = rpc_id
         self._notes = notes
-        self._trace_id = trace_id
-        self._data = b""
-        self._over = False
 
-    @property
-    def response(self) -> bytes:
-        """As the server sent it: what the record commits to."""
-        return self._events.response
-
-    @property
-    def data(self) -> bytes:
-        return self._data
-
-    @property
-    def ended(self) -> Ended:
-        return self._events.ended
-
-    def __aiter__(self) -> "ScreenedEvents":
-        return self
-
-    async def __anext__(self) -> bytes:
-        while not self._over:
-            raw = await self._events.__anext__()
-            ended = self._events.ended
-            if ended == "complete":
-                break  # the beginning of an event, which means nothing to anybody
-            if ended:
-                return raw  # the gateway's own last words
-            passed = await self._screened(raw, self._events.data)
-            if passed:
-                return passed
-        raise StopAsyncIteration
-
-    async def aclose(self) -> None:
-        await self._events.aclose()
+    async def _sift(self, raw: bytes) -> bytes:
+        ended = self._events.ended
+        if ended == "complete":
+            self._over = True  # the beginning of an event, which means nothing to anybody
+            return b""
+        if ended:
+            return raw  # the gateway's own last words
+        raw = fields_only(raw)
+        return await self._screened(raw, self._data) if self._data else raw
 
     async def _screened(self, raw: bytes, data: bytes) -> bytes:
-        self._data = b""
-        raw = fields_only(raw)
-        if not data:
-            return raw
         screened = await self._screening.screen(data, self._about)
         kind, rpc_id = _kind(data)
         if screened.reason and kind == "notification":
@@ -299,18 +270,9 @@ class ScreenedEvents:
             return await self._stop(screened.reason)
         return with_data(raw, self._data)
 
-    async def _stop(self, reason: str) -> bytes:
-        self._over = True
-        await self._events.aclose()
-        if self._rpc_id is None:
-            return b""
-        return b"event: message\ndata: " + self._error(self._rpc_id, reason) + b"\n\n"
-
     def _error(self, rpc_id: Json, reason: str) -> bytes:
         refused = Refused(reason)
-        data: dict[str, object] = {"reason_code": reason, "retryable": refused.retryable}
-        if self._trace_id:
-            data["trace_id"] = self._trace_id
+        data = told(refused, self._trace_id)
         error = {"code": refused.code, "message": refused.message, "data": data}
         return write_json({"jsonrpc": "2.0", "id": rpc_id, "error": error})
 

@@ -4,6 +4,7 @@ In the legacy era a process serves one session, in the modern era all callers of
 ids are made unique on their way in and put back, type and value, on their way out.
 """
 
+from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -27,7 +28,7 @@ _UNANSWERED: Final = 256
 _log = structlog.get_logger(__name__)
 
 
-class Talk:
+class Talk(ABC):
     """What both eras share: a process, and the requests that wait for its answers."""
 
     def __init__(self, on_gone: Callable[["Talk", bool], None]) -> None:
@@ -44,8 +45,9 @@ class Talk:
         return self._child
 
     @property
+    @abstractmethod
     def busy(self) -> bool:
-        raise NotImplementedError
+        """Whether somebody waits for it or listens to it."""
 
     def begin(self, child: Child) -> None:
         self._child = child
@@ -83,11 +85,13 @@ class Talk:
             raise NotSent("the server's process has ended")
         self.child.check_ready()
 
+    @abstractmethod
     def _route(self, message: dict[str, Any], line: bytes) -> None:
-        raise NotImplementedError
+        """Give a line to whom it belongs."""
 
+    @abstractmethod
     def _all(self) -> list[StdioExchange]:
-        raise NotImplementedError
+        """Whoever must hear that the process is gone."""
 
 
 class Session(Talk):
