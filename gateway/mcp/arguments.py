@@ -10,6 +10,8 @@ Enforced: ``type``, ``const``, ``enum``, ``nullable``, ``properties``, ``pattern
 ``dependentSchemas``, boolean schemas, ``$ref``, ``$dynamicRef`` and ``$recursiveRef`` within the
 document. Besides, at every object: no key that only folds to the name of a property; and among
 the arguments themselves: no string that holds JSON which the schema would take in its place.
+Null passes for a property that is not required and names a header (``x-mcp-header``): the protocol
+has it mean "not given" there (2026-07-28, basic/transports, "Custom headers").
 
 Not enforced, because they say nothing of types: ``required``, ranges, lengths, ``pattern``,
 ``format``, ``not``, ``contains``, ``propertyNames``, ``unevaluated…``. A ``$ref`` out of the
@@ -35,6 +37,7 @@ from gateway.mcp.schema_checks import (
     object_of,
     of_type,
     one_of,
+    or_null,
     spelled_like,
 )
 from gateway.mcp.schema_document import Document, UnreadableSchema, safe_pattern
@@ -140,6 +143,10 @@ class _Compiler:
         properties = {
             key: self._property(part, top) for key, part in _mapped(schema, "properties").items()
         }
+        required = _listed(schema, "required")
+        for key in properties.keys() - {name for name in required if isinstance(name, str)}:
+            if _names_header(schema["properties"][key]):
+                properties[key] = or_null(properties[key])
         patterns = [
             (safe_pattern(pattern), self.node(part, True, False))
             for pattern, part in _mapped(schema, "patternProperties").items()
@@ -164,6 +171,10 @@ class _Compiler:
         others = self.node(items, True, False)
         if heads or others is not anything:
             yield array_of(heads, others)
+
+
+def _names_header(schema: Json) -> bool:
+    return isinstance(schema, dict) and "x-mcp-header" in schema
 
 
 def _listed(schema: dict[str, Json], keyword: str) -> list[Json]:

@@ -38,6 +38,9 @@ VALUES = {
 }
 
 
+SPOKEN = {"string": "a string", "boolean": "a boolean", "integer": "an integer"}
+
+
 @pytest.mark.parametrize("stated", VALUES)
 @pytest.mark.parametrize("given", VALUES)
 def test_a_type_takes_its_own_values_only(stated: str, given: str) -> None:
@@ -45,6 +48,15 @@ def test_a_type_takes_its_own_values_only(stated: str, given: str) -> None:
     fault = of_property({"type": stated}, VALUES[given])
     assert (fault is None) == fits
     assert fault is None or fault.startswith("arguments.a must be ")
+
+
+@pytest.mark.parametrize("kind", ["string", "boolean", "integer"])
+def test_null_is_not_given_where_a_header_would_repeat_what_is_not_required(kind: str) -> None:
+    named = {"type": kind, "x-mcp-header": "A"}
+    assert of_property(named, "null") is None
+    assert (of_property(named, '"null"') is None) == (kind == "string")
+    needed = {"type": "object", "properties": {"a": named}, "required": ["a"]}
+    assert fault_of(needed, '{"a":null}') == f"arguments.a must be {SPOKEN[kind]}, got null"
 
 
 def test_the_sentence_says_where_what_and_what_else() -> None:
