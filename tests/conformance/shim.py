@@ -12,6 +12,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from urllib.parse import urlsplit
 
+_STAYS = re.compile(rb"(?i)\r\nconnection:[^\r]*")
 Lines = list[bytes]
 """A request's head: its first line, then one line for each header."""
 
@@ -71,7 +72,7 @@ class Shim:
 
     def _rewritten(self, lines: Lines, length: int) -> bytes:
         method, _, version = lines[0].split(b" ")
-        path = urlsplit(self.target).path.encode()
+        path = (urlsplit(self.target).path or "/").encode()
         kept = [b" ".join((method, path, version)), b"Connection: close"]
         for line in lines[1:]:
             name, _ = _split(line)
@@ -96,7 +97,12 @@ class Shim:
         try:
             requests.write(request)
             held = b""
+            first = True
             while piece := await _or_gone(answers, leaving):
+                if first:
+                    # Some servers promise to stay, although they were asked not to.
+                    piece = _STAYS.sub(b"\r\nConnection: close", piece, count=1)
+                    first = False
                 if self.mutation.in_answer:
                     piece = re.sub(*self.mutation.in_answer, piece)
                 if self.mutation.holds_answers:

@@ -6,12 +6,15 @@ Its exit code proves nothing: several broken proxies end with 0. What counts is 
 
 import asyncio
 import json
+import os
 import platform
 import re
+import shlex
 import shutil
 import sys
 import tempfile
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -52,6 +55,28 @@ async def checks(suite: Suite, url: str, scenario: str | None = None) -> Counter
             *(_node(modules), str(main), "server", "--url", url, *which, *timed, *suite.options),
             *("-o", folder),
             cwd=folder,
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.STDOUT,
+        )
+        said, _ = await process.communicate()
+        found = Counter(_read(Path(folder)))
+    assert found, said.decode(errors="replace")[-3000:]
+    return found
+
+
+async def client_checks(
+    scenario: str, version: str, environment: Mapping[str, str]
+) -> Counter[Check]:
+    """What `tests.conformance.client` is told by a scenario's mock server."""
+    modules = _modules()
+    main = modules / "conformance" / "dist" / "index.js"
+    command = f"{shlex.quote(sys.executable)} -m tests.conformance.client"
+    with tempfile.TemporaryDirectory() as folder:
+        process = await asyncio.create_subprocess_exec(
+            *(_node(modules), str(main), "client", "--command", command, "--scenario", scenario),
+            *("--spec-version", version, "--timeout", str(SECONDS * 1000), "-o", folder),
+            env={**os.environ, **environment},
+            cwd=HERE.parents[1],
             stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.STDOUT,
         )
