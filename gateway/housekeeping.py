@@ -6,8 +6,10 @@ from dataclasses import dataclass, field
 from functools import partial
 
 import structlog
+from sqlalchemy import Connection
 from sqlalchemy.exc import SQLAlchemyError
 
+from gateway import reports
 from gateway.budget_alerts import BudgetAlerts
 from gateway.refused_calls import RefusedCalls
 from gateway.registry import budgets, erasure, outbox, stops, tasks
@@ -95,15 +97,15 @@ class Housekeeping:
         self._forgot_at = now[:13]
         for forget in (budgets.forget, outbox.forget, tasks.forget):
             await asyncio.wait([self.state.writer.change(partial(forget, now=now))])
-        await self._expire()
+        await self._in_parts(partial(reports.forget, now=now))
+        await self._in_parts(
+            partial(erasure.expire, log=self.state.log, vacated=self.state.vacated)
+        )
 
-    async def _expire(self) -> None:
-        """Erase the payloads whose time is over, some thousands in a transaction."""
-        state = self.state
+    async def _in_parts(self, part: Callable[[Connection], int]) -> None:
+        """Delete what is over, some thousands in a transaction, until nothing is left of it."""
         while True:
-            erasing = state.writer.change(
-                partial(erasure.expire, log=state.log, vacated=state.vacated)
-            )
-            await asyncio.wait([erasing])
-            if erasing.exception() is not None or not erasing.result():
+            deleting = self.state.writer.change(part)
+            await asyncio.wait([deleting])
+            if deleting.exception() is not None or not deleting.result():
                 return

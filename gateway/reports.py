@@ -10,9 +10,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import Connection, insert, select, update
+from sqlalchemy import Connection, delete, insert, select, tuple_, update
 
 from gateway.budgets import Ledger
+from gateway.clock import after
 from gateway.ids import new_id
 from gateway.registry.faults import Conflict, Missing
 from gateway.store.rows import run
@@ -22,6 +23,9 @@ from gateway.trace.log import Log
 from gateway.trace.record import Draft, bounded
 from gateway.values import Budget, ProjectId
 
+KEPT_DAYS = 30
+"""How long an event that is sent again is known as the same."""
+_FORGOTTEN_AT_ONCE = 5_000
 _FIND = "SELECT digest, basis, trace_id, created_at FROM events WHERE sender = ? AND event_id = ?"
 _INSERT = (
     "INSERT INTO events (sender, event_id, project_id, digest, basis, trace_id, created_at)"
@@ -198,6 +202,15 @@ class Reports:
                 values = {"extension_id": extension_id, "last_seen": self._log.now}
                 connection.execute(insert(extension_activity).values(**values, **counts, **last))
         return [None] * len(asked)
+
+
+def forget(connection: Connection, now: str) -> int:
+    """Let go of some events that are too old; return how many there were."""
+    e = events.c
+    old = e.created_at < after(now, -KEPT_DAYS * 86_400)
+    oldest = select(e.sender, e.event_id).where(old).limit(_FORGOTTEN_AT_ONCE)
+    gone = delete(events).where(tuple_(e.sender, e.event_id).in_(oldest))
+    return connection.execute(gone).rowcount
 
 
 def _seen_to(future: "asyncio.Future[Any]") -> None:

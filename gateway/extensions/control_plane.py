@@ -219,19 +219,20 @@ class ControlPlane:
     async def outcome(self, asked: Asked) -> Told:
         """What became of a call that this sender asked about, or will announce."""
         event = asked.event
-        claimed = await self.reports.write(
-            Entry(
-                self._claim(asked),
-                lambda trace_id: [outcome_draft(asked, trace_id)],
-                of_trace=event.trace_id or "",
-                of_event=event.request_event_id or "",
-            )
-        )
-        return told.recorded(claimed.trace_id)
+
+        def drafts(trace_id: str) -> list[Draft]:
+            return [outcome_draft(asked, trace_id)]
+
+        of_trace, of_event = event.trace_id or "", event.request_event_id or ""
+        entry = Entry(self._claim(asked), drafts, of_trace=of_trace, of_event=of_event)
+        return told.recorded((await self.reports.write(entry)).trace_id)
 
     async def note(self, asked: Asked) -> Told:
         """What is no tool call: recorded under its own name, decided by nothing."""
-        drafts = lambda trace_id: [note_draft(asked, trace_id)]  # noqa: E731
+
+        def drafts(trace_id: str) -> list[Draft]:
+            return [note_draft(asked, trace_id)]
+
         claimed = await self.reports.write(Entry(self._claim(asked), drafts))
         return told.recorded(claimed.trace_id)
 

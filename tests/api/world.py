@@ -200,8 +200,10 @@ class FakeRisks(RiskAssessor):
         ]
 
 
-def a_control_plane(line: Line, risks: RiskAssessor | None = None) -> ControlPlane:
-    """Over the line's pipeline; its policy is at revision ``1``."""
+def a_control_plane(
+    line: Line, risks: RiskAssessor | None = None, revision: str = "1"
+) -> ControlPlane:
+    """Over the line's pipeline, whose policy is at the revision."""
     state, pipeline = line.world.state, line.pipeline
     dry_run = DryRun(
         state.directory,
@@ -213,7 +215,7 @@ def a_control_plane(line: Line, risks: RiskAssessor | None = None) -> ControlPla
     )
     reports = Reports(state.writer, state.log, state.ledger)
     return ControlPlane(
-        pipeline, dry_run, risks or FakeRisks(), reports, state.registry, lambda: "1"
+        pipeline, dry_run, risks or FakeRisks(), reports, state.registry, lambda: revision
     )
 
 

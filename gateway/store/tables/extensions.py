@@ -67,5 +67,6 @@ events = Table(
     Column("trace_id", String, nullable=False),
     Column("created_at", String, nullable=False),
     Index("ix_events_trace_id", "trace_id"),
+    Index("ix_events_created_at", "created_at"),
     sqlite_with_rowid=False,
 )
