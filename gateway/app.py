@@ -27,6 +27,7 @@ from gateway.dry_run import DryRun
 from gateway.edge import PROXY_PATH, Edge, TokenBuckets
 from gateway.extensions.control_plane import ControlPlane
 from gateway.extensions.entra import EntraTokens, KeySets
+from gateway.first_start import let_in
 from gateway.housekeeping import Housekeeping
 from gateway.http1 import Client, UnixAddress
 from gateway.in_band import InBand
@@ -110,6 +111,7 @@ def serve(settings: Settings, *, ready: Callable[[Ready], None] | None = None) -
     management = bind(settings.management_host, settings.management_port, "GATEWAY_MANAGEMENT_PORT")
     opened = open_by(settings)
     with public, management, opened as state:
+        let_in(state, settings.admin_key)
         uvloop.run(_run(settings, state, binary, (public, management), ready))
 
 
@@ -434,11 +436,8 @@ async def _run(
         gateway.cancel_calls,
     )
     tenure, runs = Tenure(state), TaskRuns(gateway.pipeline, state.registry)
-    running = (
-        *(house.run(), gateway.signing.run(), gateway.delivery.run()),
-        *(tenure.run(), runs.run()),
-    )
-    always = [asyncio.create_task(one) for one in running]
+    running = (house, gateway.signing, gateway.delivery, tenure, runs)
+    always = [asyncio.create_task(one.run()) for one in running]
     try:
         await gateway.policy.begin()
         await gateway.opa.start(gateway.management_url)

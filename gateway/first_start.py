@@ -3,14 +3,20 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from gateway.registry import projects, users
+import structlog
+from pydantic import SecretStr
+
+from gateway.registry import keys, projects, users
 from gateway.registry.core import Actor
+from gateway.registry.faults import Conflict
 from gateway.registry.keys import NewKey
 from gateway.registry.projects import NewProject
 from gateway.registry.users import NewUser
 from gateway.settings import Settings
 from gateway.state import State, open_by
 from gateway.values import ProjectId
+
+_log = structlog.get_logger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +48,26 @@ def initialise(
         for person in people:
             _add(state, row.id, person)
     return Initialised(row.id, row.slug, key)
+
+
+def let_in(state: State, given: SecretStr | None) -> None:
+    """Make the key an administrator's of the oldest project while nobody is one: the last key ran
+    out, say, and no person may sign in. Once an admin exists it has no effect.
+
+    Blocks. Raises `gateway.registry.faults.Conflict` for a key that was revoked or ran out.
+    """
+    if given is None:
+        return
+    secret, now = given.get_secret_value(), state.clock.now()
+    found = state.registry.read_now(projects.all_of_them)
+    if not found or state.registry.read_now(lambda c: keys.anybody_administers(c, now)):
+        return
+    if state.registry.read_now(lambda c: keys.is_known(c, secret)):
+        raise Conflict("GATEWAY_ADMIN_KEY was revoked or has expired; set another one.")
+    new = NewKey.model_validate({"role": "admin", "name": "GATEWAY_ADMIN_KEY", "owner": "operator"})
+    by = Actor.operator(ProjectId(min(row.id for row in found)))
+    state.registry.change_now(by, lambda change: keys.create(change, new, secret))
+    _log.warning("nobody was an administrator; GATEWAY_ADMIN_KEY is", project=by.project_id)
 
 
 def _add(state: State, project_id: ProjectId, person: NewUser) -> None:

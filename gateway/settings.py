@@ -176,7 +176,8 @@ class Settings(OidcSettings, AnchorSettings):
     admin_key: SecretStr | None = _setting(
         None,
         "The first admin key that `gateway init` makes (`gwa_` and at least 32 characters); "
-        "without it one is made and printed. Once an admin exists it has no effect.",
+        "without it one is made and printed. `gateway serve` takes it while nobody is an admin: no "
+        "key that lives, no person. Once an admin exists it has no effect.",
         changed_by="whoever installs by automation",
     )
     smtp_url: SecretStr | None = _setting(

@@ -7,10 +7,16 @@ import sys
 from pathlib import Path
 
 import pytest
+from pydantic import SecretStr
+from sqlalchemy import update
 from typer.testing import CliRunner, Result
 
 from gateway import cli
+from gateway.first_start import let_in
+from gateway.registry.core import Actor, Change
+from gateway.registry.faults import Conflict
 from gateway.state import open_state
+from gateway.store import tables
 from tests.end_to_end.demonstration import need_opa
 
 
@@ -98,6 +104,35 @@ def test_init_takes_the_first_admin_key_from_the_environment_and_does_not_print_
     second = json.loads(gateway("project", "create", "B", "--data-dir", tmp_path, "--json").stdout)
     assert second["admin_key"].startswith("gwa_")
     assert second["admin_key"] != secret
+
+
+def test_the_admin_key_of_the_environment_lets_in_only_while_nobody_is_an_admin(
+    tmp_path: Path,
+) -> None:
+    first, second = "gwa_" + "s" * 40, "gwa_" + "t" * 40
+    gateway("init", "--data-dir", tmp_path, "--no-user")
+    with open_state(tmp_path) as state:
+        (view,) = state.directory.projects()
+        let_in(state, SecretStr(first))
+        assert state.directory.key_of(first) is None
+
+        def lapse(change: Change) -> None:
+            change.connection.execute(update(tables.keys).values(expires_at="2026-01-01"))
+            change.record("key.lapsed", "test")
+
+        by = Actor.operator(view.project.id)
+        state.registry.change_now(by, lapse)
+        let_in(state, None)
+        let_in(state, SecretStr(first))
+        key = state.directory.key_of(first)
+        assert key is not None
+        assert (key.role, key.project_id) == ("admin", view.project.id)
+        let_in(state, SecretStr(second))
+        assert state.directory.key_of(second) is None
+        # What was once revoked, or ran out, does not come back by itself.
+        state.registry.change_now(by, lapse)
+        with pytest.raises(Conflict):
+            let_in(state, SecretStr(first))
 
 
 def test_a_project_is_added_beside_the_first(tmp_path: Path) -> None:

@@ -127,6 +127,22 @@ def listed(
     return pages.page(connection, query, tables.keys.c.id, cursor, limit)
 
 
+def anybody_administers(connection: Connection, now: str) -> bool:
+    """Whether any project has a living admin key, or a person who is an admin."""
+    k, u = tables.keys.c, tables.users.c
+    living = select(k.id).where(
+        k.role == Role.ADMIN, k.state == "ACTIVE", k.expires_at.is_(None) | (k.expires_at > now)
+    )
+    people = select(u.id).where(u.role == Role.ADMIN)
+    return any(connection.execute(query.limit(1)).first() for query in (living, people))
+
+
+def is_known(connection: Connection, secret_: str) -> bool:
+    """Whether a key has this secret, dead or alive."""
+    query = select(tables.keys.c.id).where(tables.keys.c.secret_sha256 == digest(secret_))
+    return connection.execute(query).first() is not None
+
+
 def _check(change: Change, new: NewKey) -> None:
     faults = {}
     if new.role != "project":
