@@ -92,7 +92,10 @@ def _copy_keys(source: Path, to: Path, *, log_key: bool) -> None:
     to.mkdir(mode=0o700)
     for name in NAMES:
         if name != LOG_KEY or log_key:
-            write_file(to / f"{name}.key", (source / f"{name}.key").read_bytes())
+            # With the one that follows, while a key is being rotated: either may be in use.
+            for path in (source / f"{name}.key", source / f"{name}.next.key"):
+                if path.exists() or path.stem == name:
+                    write_file(to / path.name, path.read_bytes())
 
 
 def _copy_bundles(source: Path, to: Path) -> int:

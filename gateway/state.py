@@ -109,6 +109,10 @@ def open_state(
             # Never new keys for old data: they would open nothing, and sign another log's name.
             keyring.create(data_dir / KEYS)
         outside = checkpoint_file or data_dir / CHECKPOINTS
+        for name in keyring.staged(data_dir / KEYS):
+            _log.warning(
+                "a key's rotation was cut short", key=name, end=f"gateway keys rotate {name}"
+            )
         state = _open(
             data_dir,
             place,

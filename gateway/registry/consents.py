@@ -69,9 +69,7 @@ def ask(change: Change, server_id: str, redirect_uri: str) -> tuple[str, Row[Any
         "asked_by": change.by.id,
         "asked_until": after(change.now, MINUTES * 60),
         "state_sha256": _digest(state),
-        "verifier_sealed": encrypt(
-            change.keyring.data, verifier.encode(), _for_verifier(server_id)
-        ),
+        "verifier_sealed": encrypt(change.keyring.data, verifier.encode(), for_verifier(server_id)),
     }
     if _find(change.connection, server_id) is None:
         values |= {"server_id": server_id, "project_id": change.project_id, "state": "PENDING"}
@@ -101,7 +99,7 @@ def claim(change: Change, state: str) -> Claimed:
     ).first()
     if row is None or row.asked_until <= change.now or not _may_ask(change, row.asked_by):
         raise Forbidden("This consent was not asked for here, or too long ago; ask for it again.")
-    verifier = decrypt(change.keyring.data, row.verifier_sealed, _for_verifier(row.server_id))
+    verifier = decrypt(change.keyring.data, row.verifier_sealed, for_verifier(row.server_id))
     _update(change, row.server_id, {"state_sha256": None, "verifier_sealed": None})
     return Claimed(row.server_id, verifier.decode())
 
@@ -178,7 +176,7 @@ def _update(change: Change, server_id: str, values: dict[str, Any]) -> None:
 
 def _keep(change: Change, server_id: str, granted: Granted, refresh_token: str | None) -> None:
     tokens = {"access_token": granted.access_token, "refresh_token": refresh_token}
-    sealed = _seal(change, orjson.dumps(tokens), _for_tokens(server_id))
+    sealed = _seal(change, orjson.dumps(tokens), for_tokens(server_id))
     values = {"tokens_sealed": sealed, "expires_at": after(change.now, granted.seconds)}
     if granted.scope is not None:
         values["scope"] = granted.scope[:2048]
@@ -190,7 +188,7 @@ def _seal(change: Change, secret: bytes, context: bytes) -> bytes:
 
 
 def _opened(keyring: Keyring, row: Row[Any]) -> dict[str, Any]:
-    tokens = orjson.loads(decrypt(keyring.data, row.tokens_sealed, _for_tokens(row.server_id)))
+    tokens = orjson.loads(decrypt(keyring.data, row.tokens_sealed, for_tokens(row.server_id)))
     assert isinstance(tokens, dict)
     return tokens
 
@@ -230,9 +228,9 @@ def _digest(state: str) -> str:
     return hashlib.sha256(state.encode()).hexdigest()
 
 
-def _for_verifier(server_id: str) -> bytes:
+def for_verifier(server_id: str) -> bytes:
     return f"{server_id}/consent/verifier".encode()
 
 
-def _for_tokens(server_id: str) -> bytes:
+def for_tokens(server_id: str) -> bytes:
     return f"{server_id}/consent/tokens".encode()

@@ -19,7 +19,7 @@ from gateway.keyring import Keyring
 from gateway.registry.faults import Conflict
 from gateway.registry.traces import Filter
 from gateway.store import tables
-from gateway.trace import payloads, receipts
+from gateway.trace import payloads, receipts, rekeying
 from gateway.trace.bundle import FORMAT, MANIFEST
 from gateway.trace.checkpoint import Signed, latest, newest
 from gateway.trace.log import LOG_ITSELF, stored_hashes
@@ -184,6 +184,8 @@ class BundleWriter:
                 if (proof := _extension(size, signed.checkpoint.size, root))
             }
             _put(bundle, f"{folder}/consistency.json", _json(proofs))
+            if keys := _hand_overs(connection, signed, root):
+                _put(bundle, f"{folder}/keys.json", _json({"keys": keys}))
             _put(bundle, f"{folder}/anchors.json", _json(_anchors(connection, signed, root)))
             if self.wanted.leaves:
                 with bundle.open(_info(f"{folder}/leaves.bin"), "w", force_zip64=True) as out:
@@ -297,6 +299,23 @@ def _extension(old: int, new: int, root: Root) -> list[bytes]:
         return consistency_proof(old, new, root)
     except ValueError:
         return []
+
+
+def _hand_overs(connection: Connection, signed: Signed, root: Root) -> list[dict[str, Any]]:
+    """Where the log went on under another key, so that who trusts the old one trusts the new."""
+    size = signed.checkpoint.size
+    with connection.begin():
+        changes = list(rekeying.changes(connection, signed.log, size))
+    return [
+        {
+            "index": one.index,
+            "record": one.record.decode(),
+            "proof": _proof(_path(one.index, one.index + 1, root)),
+            "note": one.signed.note,
+            "consistency": _proof(_extension(one.index + 1, size, root)),
+        }
+        for one in changes
+    ]
 
 
 def _anchors(connection: Connection, signed: Signed, root: Root) -> dict[str, Any]:

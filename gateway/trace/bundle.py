@@ -7,6 +7,7 @@
     logs/<n>/leaves.bin         every leaf hash of the log, 32 bytes each (optional)
     logs/<n>/consistency.json   proofs that the head extends earlier ones
     logs/<n>/anchors.json       where heads were anchored
+    logs/<n>/keys.json          heads at which the log went on under another key (optional)
     policy/<digest>.tar.gz      the policy bundles that decided (optional)
 
 Needs the standard library alone, because whoever verifies evidence has nothing else.
@@ -60,6 +61,19 @@ class Anchored:
     raw: bytes = field(repr=False)
     """The signed transaction, or what else the backend gave as proof; empty without one."""
     at: str
+
+
+@dataclass(frozen=True, slots=True)
+class HandedOver:
+    """A record by which the log goes on under another key, and the head that ends with it."""
+
+    index: int
+    record: bytes
+    proof: tuple[bytes, ...]
+    """The way from the record to the root of that head."""
+    note: str
+    consistency: tuple[bytes, ...]
+    """That the checkpoint extends that head."""
 
 
 class Bundle:
@@ -163,6 +177,16 @@ class Bundle:
         except (KeyError, TypeError, ValueError, AttributeError):
             raise BundleUnreadable(f"{name} holds what is no anchor") from None
 
+    def hand_overs(self, log: int) -> list[HandedOver]:
+        """Where the log went on under another key; oldest first."""
+        name = f"logs/{log}/keys.json"
+        if not self.has(name):
+            return []
+        try:
+            return [_handed_over(one) for one in self.document(name)["keys"]]
+        except (KeyError, TypeError, ValueError, AttributeError):
+            raise BundleUnreadable(f"{name} holds what is no hand-over") from None
+
 
 def _line(file: IO[bytes], name: str) -> bytes:
     try:
@@ -207,6 +231,16 @@ def _anchored(one: dict[str, Any]) -> Anchored:
         tx_hash=str(one.get("tx_hash") or ""),
         raw=_bytes(one.get("proof") or ""),
         at=str(one.get("anchored_at") or ""),
+    )
+
+
+def _handed_over(one: dict[str, Any]) -> HandedOver:
+    return HandedOver(
+        index=_integer(one["index"]),
+        record=str.encode(one["record"]),
+        proof=_hashes(one["proof"]),
+        note=str(one["note"]),
+        consistency=_hashes(one["consistency"]),
     )
 
 

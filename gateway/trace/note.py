@@ -80,6 +80,13 @@ def sign(checkpoint: Checkpoint, key: Ed25519PrivateKey) -> str:
     return f"{text}\n{_SIGNATURE}{signer.name} {signature}\n"
 
 
+def cosign(note: str, key: Ed25519PrivateKey) -> str:
+    """The same note with another key's signature beside those that it has, under the same name."""
+    text = note.rpartition("\n\n")[0] + "\n"
+    line = sign(parse(text), key).rpartition("\n\n")[2]
+    return note if line in note else note + line
+
+
 def opened(note: str, key: VerifierKey) -> str:
     """The text of a note that this key has signed. Raises `NoteFault`.
 

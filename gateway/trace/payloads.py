@@ -59,7 +59,7 @@ class PayloadKeys:
             key = self._stored(connection, key_id)
         if key is None:
             raw = os.urandom(32)
-            wrapped = encrypt(self._data, raw, key_id.encode())
+            wrapped = encrypt(self._data, raw, wrapping_context(key_id))
             row = {"id": key_id, "wrapped": wrapped, "created_at": ts}
             if connection.execute(_MAKE_KEY, row).rowcount:
                 self._new.append(key_id)
@@ -94,8 +94,13 @@ class PayloadKeys:
         ).scalar_one_or_none()
         if wrapped is None:
             return None
-        raw = decrypt(self._data, wrapped, key_id.encode())
+        raw = decrypt(self._data, wrapped, wrapping_context(key_id))
         return PayloadKey(AESGCM(raw), raw)
+
+
+def wrapping_context(key_id: str) -> bytes:
+    """Binds a wrapped key to its project and month."""
+    return key_id.encode()
 
 
 def context(log: int, idx: int, name: str) -> bytes:

@@ -4,6 +4,7 @@ The bytes of each record are hashed anew, so it finds what a start does not look
 and works beside a running gateway.
 """
 
+import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
@@ -13,10 +14,12 @@ from sqlalchemy import Connection, Row, func, select
 
 from gateway.store import tables
 from gateway.trace import note
+from gateway.trace.key_chain import opened
 from gateway.trace.log import LOG_ITSELF, stored_hashes
 from gateway.trace.merkle import Frontier, leaf_hash, roots
 from gateway.trace.names import Named, named
 from gateway.trace.note import NoteFault, VerifierKey
+from gateway.trace.rekeying import changes
 from gateway.trace.verdicts import Check, Status
 from gateway.trace.verify_logs import LogView, all_there, heads_agree
 
@@ -66,8 +69,9 @@ def recheck(connection: Connection, key: VerifierKey | None, progress: Progress)
     checks: list[Check] = []
     rows = connection.execute(select(tables.logs).order_by(tables.logs.c.log)).all()
     views: list[LogView] = []
+    believed = _believed(connection, key)
     for row in rows:
-        one = _OneLog(connection, row, key)
+        one = _OneLog(connection, row, believed)
         for size in one.read():
             progress(done + size, total)
         done += one.frontier.size
@@ -93,12 +97,40 @@ def _all_logs(
         yield agreement
 
 
+@dataclass(frozen=True, slots=True)
+class _Believed:
+    """``handed``: a log was handed over to the trusted key, so older heads are an earlier one's."""
+
+    keys: tuple[bytes, ...]
+    handed: bool
+
+
+def _believed(connection: Connection, key: VerifierKey | None) -> _Believed:
+    """The keys that may have signed heads, from the trusted one on; none without one."""
+    if key is None:
+        return _Believed((), handed=False)
+    believed, handed = [key.public], False
+    numbers = connection.execute(select(tables.logs.c.log).order_by(tables.logs.c.log)).scalars()
+    handing = [one for number in numbers.all() for one in changes(connection, number, sys.maxsize)]
+    for change in sorted(handing, key=lambda one: one.signed.ts):
+        try:
+            opened(change.signed.note, change.signed.checkpoint.origin, believed)
+        except NoteFault:
+            continue
+        if change.to.public == key.public:
+            handed = True
+        elif change.to.public not in believed:
+            believed.append(change.to.public)
+    return _Believed(tuple(believed), handed)
+
+
 class _OneLog:
-    def __init__(self, connection: Connection, row: Row[Any], key: VerifierKey | None) -> None:
+    def __init__(self, connection: Connection, row: Row[Any], believed: _Believed) -> None:
         self._connection = connection
         self._number = int(row.log)
         self._origin = str(row.origin)
-        self._key = None if key is None else VerifierKey(self._origin, key.public)
+        self._believed = believed
+        self._vouched = 0
         self._faults = _Faults()
         self._projects: dict[str, tuple[int, str]] = {}
         self._named: dict[str, tuple[int, Named]] = {}
@@ -115,19 +147,38 @@ class _OneLog:
     def _heads(self) -> dict[int, bytes]:
         heads: dict[int, bytes] = {}
         c = tables.checkpoints.c
-        query = select(c.size, c.root, c.note).where(c.log == self._number)
+        query = select(c.size, c.root, c.note).where(c.log == self._number).order_by(c.size)
+        unsigned: list[str] = []
+        signed = False
         for row in self._connection.execute(query):
             heads[row.size] = row.root
             try:
                 told = note.parse(row.note.rpartition("\n\n")[0] + "\n")
-                if self._key is not None:
-                    note.checkpoint(row.note, self._key)
             except NoteFault as fault:
                 self._faults.add("checkpoints", f"the one of {row.size}: {fault}")
                 continue
+            if why := self._unsigned(row.note):
+                unsigned.append(f"the one of {row.size}: {why}")
+            elif unsigned and not signed and self._believed.handed:
+                # Its records are those before it: what an earlier key signed it vouches for.
+                self._vouched = row.size
+                unsigned.clear()
+            signed = signed or not why
             if (told.origin, told.size, told.root) != (self._origin, row.size, row.root):
                 self._faults.add("checkpoints", f"the one of {row.size} is not what its note says")
+        for why in unsigned:
+            self._faults.add("checkpoints", why)
         return heads
+
+    def _unsigned(self, signed: str) -> str:
+        """Why no key that is believed has signed a head; empty when one has, or none is asked."""
+        if not self._believed.keys:
+            return ""
+        try:
+            opened(signed, self._origin, self._believed.keys)
+        except NoteFault as fault:
+            return str(fault)
+        return ""
 
     def read(self) -> Iterator[int]:
         """Follow the log from its first record; yields how far it is, from time to time."""
@@ -216,7 +267,11 @@ class _OneLog:
             faults.add("checkpoints", why)
         for level, n in self._tiles:
             faults.add("tree.tiles", f"tile {n} of level {level} has no leaves")
-        signatures = "" if self._key else "; signatures NOT CHECKED (no --trust-key)"
+        signatures = "" if self._believed.keys else "; signatures NOT CHECKED (no --trust-key)"
+        if self._vouched:
+            signatures = (
+                f"; those before {self._vouched} are an earlier key's, vouched for by yours"
+            )
         return [
             faults.check("records.index", f"{size} records, no gap"),
             faults.check("records.hash", f"{size} records are what was hashed"),

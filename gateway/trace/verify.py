@@ -15,6 +15,7 @@ import rfc8785
 from gateway.trace import note
 from gateway.trace.bundle import Anchored, Bundle, BundleUnreadable, Entry
 from gateway.trace.chain_proof import NotOurs, Unanswered, offline, online
+from gateway.trace.key_chain import Chain, follow
 from gateway.trace.merkle import Frontier, extends, includes, leaf_hash
 from gateway.trace.names import LogName, Named, named
 from gateway.trace.note import Checkpoint, NoteFault, VerifierKey
@@ -44,11 +45,12 @@ def verify(bundle: Bundle, trust: Trust) -> list[Check]:
     """Every check, in order. Raises `BundleUnreadable` when nothing can be told."""
     if not bundle.logs:
         raise BundleUnreadable("there is no log in the bundle")
-    logs = [_OneLog(bundle, number, trust) for number in bundle.logs]
+    chain = follow(bundle, trust.key)
+    logs = [_OneLog(bundle, number, trust, chain) for number in bundle.logs]
     told = [one.checks() for one in logs]
     views = [view for one in logs if (view := one.view()) is not None]
     covered = coverage(views)
-    checks: list[Check] = []
+    checks = [Check("log.key", *told) for told in chain.told]
     for one, found in zip(logs, told, strict=True):
         if one.head is not None:
             found.append(_unanchored(one.head.size, covered.get(one.origin, one.covered)))
@@ -124,8 +126,9 @@ class _Seen:
 
 
 class _OneLog:
-    def __init__(self, bundle: Bundle, number: int, trust: Trust) -> None:
+    def __init__(self, bundle: Bundle, number: int, trust: Trust, chain: Chain) -> None:
         self._bundle = bundle
+        self._chain = chain
         self._number = number
         self._trust = trust
         self._note = bundle.text(f"logs/{number}/checkpoint.txt")
@@ -182,7 +185,7 @@ class _OneLog:
             return Check(name, "CANNOT TELL", why)
         try:
             # All logs of a deployment are signed with one key, each under its own name.
-            note.checkpoint(self._note, VerifierKey(told.origin, trusted.public))
+            self._chain.checkpoint(self._note, told.origin)
         except NoteFault as fault:
             return Check(name, "FAIL", str(fault))
         return Check(name, "PASS", f"origin {told.origin} size {told.size}")
@@ -295,7 +298,7 @@ class _OneLog:
             told = _text(previous)
             if told.origin != self.origin:
                 return Check(name, "SKIP", f"--previous is of {told.origin}")
-            before = note.checkpoint(previous, VerifierKey(self.origin, self._trust.key.public))
+            before = self._chain.checkpoint(previous, self.origin)
         except NoteFault as fault:
             return Check(name, "CANNOT TELL", f"--previous: {fault}")
         return self._extends(head, before, name)
