@@ -4,10 +4,10 @@ import sys
 import tempfile
 from pathlib import Path
 
-from playwright.sync_api import Page
+from playwright.sync_api import Page, expect
 
 from gateway.demo.instructions import Demo
-from tests.end_to_end.browser import Chromium, api, ask, chromium
+from tests.end_to_end.browser import PATIENCE_MS, Chromium, api, ask, chromium
 from tests.end_to_end.demonstration import running
 
 PHONE: dict[str, object] = {"viewport": {"width": 390, "height": 844}, "color_scheme": "dark"}
@@ -75,7 +75,8 @@ def _shoot(
 
 def _settle(page: Page) -> None:
     """Until the page is live: its badge is then where it stays."""
-    page.wait_for_function("document.querySelector('[data-live-state]').textContent === 'Live'")
+    # Not by `wait_for_function`, which evaluates text: the pages' policy forbids it.
+    expect(page.locator("[data-live-state]")).to_have_text("Live", timeout=PATIENCE_MS)
 
 
 if __name__ == "__main__":
