@@ -33,10 +33,6 @@ class Package:
     policy_ids: tuple[str, ...]
     """What its findings name, as far as the source says it in so many letters."""
 
-    @property
-    def folder(self) -> str:
-        return self.file.rpartition("/")[0]
-
 
 def packages(archive: bytes) -> list[Package]:
     """Every Rego file of a bundle, by path."""

@@ -22,6 +22,14 @@ class Coverage:
     """Names of tests by the folder that holds them."""
     why: str = ""
 
+    def tests_of(self, file: str) -> tuple[str, ...]:
+        """Names of the tests beside a file, or in the nearest folder above it that has some."""
+        folder = file
+        while folder := folder.rpartition("/")[0]:
+            if found := self.tests.get(folder):
+                return found
+        return ()
+
 
 class Measuring:
     """Belongs to the event loop. One bundle at a time, at low priority; the last result is kept."""

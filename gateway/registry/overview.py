@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
 
-import orjson
 from sqlalchemy import Connection, func, select
 
 from gateway import clock
@@ -16,7 +15,7 @@ from gateway.values import Action, Risk
 
 HOURS = 24
 _MOST_REFUSED = 2000
-"""Refused calls of which the policies are counted; they stand in the records' bodies."""
+"""Refused calls of which the policies are counted."""
 _SETTLED_SECONDS = 300
 """After so long no gateway writes into an hour that is over."""
 _t = tables.trace.c
@@ -159,7 +158,7 @@ def _unknown(risks: Counter[str]) -> dict[str, int]:
 
 def _policies(connection: Connection, project_id: str, start: str) -> dict[str, int]:
     query = (
-        select(_t.body)
+        select(_t.policies)
         .where(
             _t.project_id == project_id,
             _t.ts >= start,
@@ -170,8 +169,9 @@ def _policies(connection: Connection, project_id: str, start: str) -> dict[str, 
         .limit(_MOST_REFUSED)
     )
     counted: Counter[str] = Counter()
-    for body in connection.execute(query).scalars():
-        counted.update(orjson.loads(body).get("rules") or ())
+    for policies in connection.execute(query).scalars():
+        counted.update((policies or "").strip("\n").split("\n"))
+    counted.pop("", None)
     return dict(counted.most_common(8))
 
 

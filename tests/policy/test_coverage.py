@@ -49,6 +49,9 @@ async def test_the_first_to_ask_waits_for_nothing_and_later_ones_are_told(tmp_pa
     found = await known(measuring, "sha256:1", tree)
     assert (found.state, found.tests) == ("measured", {"policies/mail": ("test_denies",)})
     assert found.files["policies/mail/mail.rego"].percent == 100
+    for file in ("policies/mail/mail.rego", "policies/mail/deeper/more.rego"):
+        assert found.tests_of(file) == ("test_denies",)
+    assert found.tests_of("policies/other.rego") == ()
     assert measuring.of("sha256:1", tree) is found
 
 
