@@ -8,6 +8,7 @@ decided, and then the call is asked about anew.
 """
 
 import time
+from collections import Counter
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
 from dataclasses import replace
 from functools import partial
@@ -62,6 +63,8 @@ class InBand:
         self._public_url = public_url
         self._hold_seconds = hold_seconds
         self.tasks = tasks
+        self.holding: Counter[str] = Counter()
+        """Requests that are held open here, by the approval that each waits for."""
         self._closing = False
 
     def close(self) -> None:
@@ -211,6 +214,8 @@ class _Held:
         self.over = False
         self.events: AsyncGenerator[bytes, None]
         self._in_band = in_band
+        self._closed = False
+        in_band.holding[approval_id] += 1
 
     def __aiter__(self) -> "_Held":
         return self
@@ -220,8 +225,15 @@ class _Held:
 
     async def aclose(self) -> None:
         await self.events.aclose()
+        if self._closed:
+            return
+        self._closed = True
+        holding = self._in_band.holding
+        holding[self.approval_id] -= 1
+        if holding[self.approval_id] > 0:
+            return  # the same call is held for another request still
+        del holding[self.approval_id]
         if not self.over:
-            self.over = True
             await self._in_band.left(self.call, self.approval_id)
 
 

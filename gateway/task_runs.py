@@ -11,6 +11,7 @@ import time
 from dataclasses import dataclass, field, replace
 
 import structlog
+from cryptography.exceptions import InvalidTag
 from sqlalchemy import Row
 from sqlalchemy.exc import SQLAlchemyError
 
@@ -139,7 +140,10 @@ class TaskRuns:
 
     async def _made(self, row: Row[object], run: _Run) -> End:
         keyring = self.registry.keyring
-        request = replace(open_request(keyring, row), gone=run.gone)
+        try:
+            request = replace(open_request(keyring, row), gone=run.gone)
+        except InvalidTag:
+            return End("CANCELLED", "What was asked cannot be opened any more; ask again.")
         kept = Kept(
             row.id, ProjectId(row.project_id), KeyId(row.key_id), CallId(row.call_id), request
         )

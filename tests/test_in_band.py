@@ -251,6 +251,20 @@ async def test_a_call_that_its_client_abandons_is_no_question_any_more(
     assert world.approvals()[1] == ("APPROVED", patient.upstreams.sent[0])
 
 
+async def test_a_request_that_is_sent_again_keeps_its_question(world: World, patient: Line) -> None:
+    """A client whose request broke off may be back before that is noticed."""
+    first, second = (await patient.handle(modern())).stream, (await patient.handle(modern())).stream
+    assert first is not None
+    assert second is not None
+    await second.__anext__()
+    await first.aclose()
+    assert world.approvals() == [("PENDING", None)]
+    await decides(world)
+    assert b"".join([chunk async for chunk in second]).rstrip().endswith(RESULT)
+    await second.aclose()
+    assert not patient.pipeline.in_band.holding
+
+
 async def test_a_legacy_client_that_hangs_up_cancels_nothing(world: World, patient: Line) -> None:
     stream = (await patient.handle(a_request())).stream
     assert stream is not None

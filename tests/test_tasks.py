@@ -360,6 +360,38 @@ async def test_a_streamed_answer_is_kept_like_any(world: World, line: Line, runs
     assert seen["result"] == orjson.loads(RESULT)["result"]
 
 
+@pytest.mark.parametrize("streamed", [True, False])
+async def test_what_a_response_policy_withholds_is_not_kept(world: World, streamed: bool) -> None:
+    line = a_line(world, inspects=frozenset({("all", "")}))
+    line.policy.action = Action.REQUIRE_APPROVAL
+    if streamed:
+        line.upstreams.answer = None
+    task = await begun(line)
+    await decides(world)
+    await settled(line, TaskRuns(line.pipeline, world.state.registry))
+    seen = await got(line, task["taskId"])
+    assert seen["status"] == "failed"
+    assert seen["error"]["code"] == -31009
+    assert len(line.upstreams.sent) == 1
+
+
+async def test_a_task_speaks_for_the_agent_that_its_call_named(
+    world: World, line: Line, runs: TaskRuns
+) -> None:
+    change = world.change
+    other = "INSERT INTO agents (id, project_id, name, owner, description, state, created_at) "
+    other += "VALUES ('agt_2', 'prj_1', 'porter', 'olga', '', 'ACTIVE', '2026-01-01')"
+    change(lambda c: c.exec_driver_sql(other))
+    world.set("keys", "key_1", may_assert=["porter"])
+    asked = modern(TASKS)
+    await told(line, replace(asked, headers=(*asked.headers, (b"x-agent-id", b"porter"))))
+    await decides(world)
+    await settled(line, runs)
+    (sent,) = line.upstreams.sent
+    (record,) = world.records("decision", sent)
+    assert (record["agent"], record["asserted"]) == ("agt_2", True)
+
+
 async def test_a_tool_error_completes_and_a_protocol_error_fails(
     world: World, line: Line, runs: TaskRuns
 ) -> None:
@@ -479,6 +511,17 @@ async def test_a_legacy_task_is_cancelled_in_its_own_shape(world: World, line: L
     assert (seen["taskId"], seen["status"]) == (task["taskId"], "cancelled")
     over = await read(await line.handle(legacy("tasks/result", taskId=task["taskId"])))
     assert b"-32602" in over
+
+
+async def test_a_task_that_cannot_be_opened_is_not_tried_for_ever(
+    world: World, line: Line, runs: TaskRuns
+) -> None:
+    task = await begun(line)
+    await decides(world)
+    world.change(lambda c: c.exec_driver_sql("UPDATE tasks SET request_sealed = zeroblob(64)"))
+    await settled(line, runs)
+    assert (await got(line, task["taskId"]))["status"] == "cancelled"
+    assert line.upstreams.sent == []
 
 
 async def test_tasks_are_forgotten_when_their_time_is_over(
