@@ -71,7 +71,7 @@ Settled = NewType("Settled", Answer)
 
 @dataclass(frozen=True, slots=True)
 class Pipeline:
-    """The steps, built by `gateway.app`."""
+    """The steps, built by `gateway.assembly`."""
 
     directory: Directory
     authenticate: Authenticate

@@ -22,9 +22,10 @@ LAYERS = (
     ("cli", "__main__", "client"),
     ("commands",),
     ("demo", "configuration"),
+    ("app",),
     (
-        *("app", "backup", "exposition", "first_start", "housekeeping", "metrics", "policy_trail"),
-        "task_runs",
+        *("assembly", "backup", "exposition", "first_start", "housekeeping", "metrics"),
+        *("policy_trail", "task_runs"),
     ),
     ("api", "dashboard", "extensions", "dry_run", "mcp.proxy", "mcp.scan"),
     ("pipeline", "what_if"),
