@@ -16,7 +16,9 @@ OPA = $$($(BIN)/python -c 'from gateway.policy.opa_binary import find; print(fin
 run: install
 	@$(BIN)/python -m gateway demo
 
+# Where Python is told to write no bytecode, each start would compile all of it anew, for a second.
 install: .venv/.installed
+	@$(BIN)/python -m compileall -q gateway
 	@$(BIN)/python -m gateway opa install
 
 python:
