@@ -12,7 +12,7 @@ was signed of it, is sealed as it is and a successor goes on from its first reco
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from sqlalchemy import Connection, func, insert, select, update
+from sqlalchemy import Connection, func, select, update
 
 from gateway.clock import Clock, after
 from gateway.ids import new_id
@@ -73,6 +73,21 @@ _TRACE_COLUMNS = (
     " server_id, tool, policies, body, leaf"
 )
 _PAYLOAD_COLUMNS = "log, idx, field, payload_key, sealed, expires_at"
+_TILE_COLUMNS = "log, level, n, hash"
+_Row = tuple[object, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class _Appending:
+    """Records on their way into the tables, and the state that they lead to."""
+
+    state: _State
+    rows: list[_Row]
+    sealed: list[_Row]
+    tiles: list[_Row]
+
+    def on_tile(self, level: int, n: int, digest: bytes) -> None:
+        self.tiles.append((self.state.number, level, n, digest))
 
 
 class Log:
@@ -236,18 +251,11 @@ class Log:
             state = _State(durable.number, durable.origin, durable.frontier.copy(), {})
         else:
             state = self._pending.copy()
-        rows: list[tuple[object, ...]] = []
-        sealed: list[tuple[object, ...]] = []
-        full: list[tuple[int, int, int, bytes]] = []
-        appended = []
-        for draft in drafts:
-            appended.append(self._place(connection, state, draft, rows, sealed, full))
-        insert_rows(connection, "trace", _TRACE_COLUMNS, rows)
-        insert_rows(connection, "payloads", _PAYLOAD_COLUMNS, sealed)
-        for log, level, n, digest in full:
-            connection.execute(
-                insert(tables.tree_tiles).values(log=log, level=level, n=n, hash=digest)
-            )
+        at = _Appending(state, [], [], [])
+        appended = [self._place(connection, at, draft) for draft in drafts]
+        insert_rows(connection, "trace", _TRACE_COLUMNS, at.rows)
+        insert_rows(connection, "payloads", _PAYLOAD_COLUMNS, at.sealed)
+        insert_rows(connection, "tree_tiles", _TILE_COLUMNS, at.tiles)
         self._pending = state
         return appended
 
@@ -281,62 +289,46 @@ class Log:
         draft = Draft("recovery", new_id("evt"), LOG_ITSELF, fields)
         return self.append(connection, [draft])[0]
 
-    def _place(
-        self,
-        connection: Connection,
-        state: _State,
-        draft: Draft,
-        rows: list[tuple[object, ...]],
-        sealed: list[tuple[object, ...]],
-        full: list[tuple[int, int, int, bytes]],
-    ) -> Appended:
-        idx = state.frontier.size
-        head = state.heads.get(draft.project_id)
-        if head is None and state.number == self._durable.number:
-            head = self._durable.heads.get(draft.project_id)
+    def _place(self, connection: Connection, at: "_Appending", draft: Draft) -> Appended:
+        state, now, project_id = at.state, self._now, draft.project_id
+        number, idx = state.number, state.frontier.size
+        head = state.heads.get(project_id)
+        if head is None and number == self._durable.number:
+            head = self._durable.heads.get(project_id)
         pseq, previous = head or (-1, b"")
-        place = Place(idx, self._now, pseq + 1, previous.hex())
-        commitments = {
-            name: self._seal(connection, draft, (state.number, idx), name, value, sealed)
-            for name, value in draft.payloads.items()
-        }
-        for name, value in draft.commits.items():
-            commitments[name] = self._commit_to(connection, draft, (state.number, idx), name, value)
-        body = record.body(draft, place, commitments)
+        pseq += 1
+        commitments = None
+        if draft.payloads or draft.commits:
+            commitments = self._commit(connection, at, draft)
+        body = record.body(draft, Place(idx, now, pseq, previous.hex()), commitments)
         leaf = leaf_hash(body)
-        state.frontier.add(leaf, lambda *tile: full.append((state.number, *tile)))
-        state.heads[draft.project_id] = (place.pseq, leaf)
+        state.frontier.add(leaf, at.on_tile)
+        state.heads[project_id] = (pseq, leaf)
         get = draft.fields.get
-        rows.append(
-            (state.number, idx, draft.id, draft.call_id, draft.project_id, place.pseq, self._now)
-            + (draft.kind, get("decision"), get("reason_code"), get("risk"), get("agent"))
-            + (get("server"), get("tool"), record.listed_policies(get("rules")), body, leaf)
+        at.rows.append(
+            (
+                *(number, idx, draft.id, draft.call_id, project_id, pseq, now, draft.kind),
+                *(get("decision"), get("reason_code"), get("risk"), get("agent"), get("server")),
+                *(get("tool"), record.listed_policies(get("rules")), body, leaf),
+            )
         )
-        return Appended(draft.id, idx, self._now, leaf)
+        return Appended(draft.id, idx, now, leaf)
 
-    def _commit_to(
-        self, connection: Connection, draft: Draft, at: tuple[int, int], name: str, value: bytes
-    ) -> str:
+    def _commit(self, connection: Connection, at: "_Appending", draft: Draft) -> dict[str, str]:
+        """Seal what is kept, and commit to that and to the rest; by field."""
+        number, idx = at.state.number, at.state.frontier.size
         key_id = self._keys.key_id(draft.project_id, self._now)
         key = self._keys.for_writing(connection, key_id, self._now)
-        nonce = key.derived_nonce(payloads.context(*at, name))
-        return record.commitment(nonce, value)
-
-    def _seal(
-        self,
-        connection: Connection,
-        draft: Draft,
-        at: tuple[int, int],
-        name: str,
-        value: bytes,
-        sealed: list[tuple[object, ...]],
-    ) -> str:
-        key_id = self._keys.key_id(draft.project_id, self._now)
-        key = self._keys.for_writing(connection, key_id, self._now)
-        committed_to, blob = payloads.seal(key, value, payloads.context(*at, name))
-        expires = self._expiry(draft.retention_days)
-        sealed.append((*at, name, key_id, blob, expires))
-        return committed_to
+        commitments: dict[str, str] = {}
+        for name, value in draft.payloads.items():
+            place = payloads.context(number, idx, name)
+            commitments[name], blob = payloads.seal(key, value, place)
+            expires = self._expiry(draft.retention_days)
+            at.sealed.append((number, idx, name, key_id, blob, expires))
+        for name, value in draft.commits.items():
+            nonce = key.derived_nonce(payloads.context(number, idx, name))
+            commitments[name] = record.commitment(nonce, value)
+        return commitments
 
     def _expiry(self, days: int) -> str:
         if days not in self._expiries:

@@ -5,7 +5,6 @@ HMAC-SHA256(nonce, value). Without the row, or without the month's key, the reco
 noise that says nothing of the value, and every proof still verifies.
 """
 
-import hmac
 import os
 from dataclasses import dataclass, field
 
@@ -14,7 +13,7 @@ from sqlalchemy import Connection, select, text
 
 from gateway.keyring import Keyring, decrypt, encrypt
 from gateway.store.tables import payload_keys
-from gateway.trace.record import commitment
+from gateway.trace.record import Mac, commitment
 from gateway.values import ProjectId
 
 NONCE_BYTES = 32
@@ -28,12 +27,17 @@ _MAKE_KEY = text(
 class PayloadKey:
     """One project's key for one month."""
 
-    aead: AESGCM
-    raw: bytes = field(repr=False)
+    aead: AESGCM = field(repr=False)
+    mac: Mac = field(repr=False)
+
+    @classmethod
+    def of(cls, raw: bytes) -> "PayloadKey":
+        """``raw`` are the key's 32 bytes."""
+        return cls(AESGCM(raw), Mac(raw))
 
     def derived_nonce(self, place: bytes) -> bytes:
         """The nonce of a value that is committed to and not kept: gone when the key is."""
-        return hmac.digest(self.raw, b"commit/" + place, "sha256")
+        return self.mac(b"commit/" + place)
 
 
 class PayloadErased(Exception):
@@ -63,7 +67,7 @@ class PayloadKeys:
             row = {"id": key_id, "wrapped": wrapped, "created_at": ts}
             if connection.execute(_MAKE_KEY, row).rowcount:
                 self._new.append(key_id)
-                key = PayloadKey(AESGCM(raw), raw)
+                key = PayloadKey.of(raw)
             else:  # another gateway made it in this moment
                 key = self.for_reading(connection, key_id)
         self._open[key_id] = key
@@ -95,7 +99,7 @@ class PayloadKeys:
         if wrapped is None:
             return None
         raw = decrypt(self._data, wrapped, wrapping_context(key_id))
-        return PayloadKey(AESGCM(raw), raw)
+        return PayloadKey.of(raw)
 
 
 def wrapping_context(key_id: str) -> bytes:

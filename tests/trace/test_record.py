@@ -15,6 +15,7 @@ from gateway.trace.record import (
     MAX_NAME,
     Draft,
     Field,
+    Mac,
     Place,
     RecordTooLarge,
     body,
@@ -84,9 +85,21 @@ def test_a_bounded_name_is_a_beginning_of_the_name_and_short_enough(name: str) -
         assert len(cut.encode()) > MAX_NAME - 4
 
 
-def test_a_commitment_is_the_hmac_under_its_nonce() -> None:
-    expected = hmac.new(b"n" * 32, b"value", hashlib.sha256).hexdigest()
-    assert commitment(b"n" * 32, b"value") == f"hmac-sha256:{expected}"
+@given(st.binary(max_size=64), st.binary(max_size=200))
+def test_a_commitment_is_the_hmac_under_its_nonce(nonce: bytes, value: bytes) -> None:
+    expected = hmac.new(nonce, value, hashlib.sha256).hexdigest()
+    assert commitment(nonce, value) == f"hmac-sha256:{expected}"
+
+
+@given(st.binary(max_size=64), st.lists(st.binary(max_size=200), max_size=3))
+def test_a_mac_under_one_key_is_its_hmac_of_each_value(key: bytes, values: list[bytes]) -> None:
+    mac = Mac(key)
+    assert [mac(value) for value in values] == [hmac.digest(key, v, "sha256") for v in values]
+
+
+def test_a_key_that_would_have_to_be_hashed_first_is_none() -> None:
+    with pytest.raises(ValueError, match="64 bytes"):
+        Mac(b"k" * 65)
 
 
 def test_policies_are_listed_whole_as_far_as_an_index_entry_has_room() -> None:
