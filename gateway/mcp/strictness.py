@@ -16,6 +16,12 @@ _INT64: Final = 2**63
 _MAX_EXPONENT: Final = 500
 """Only a zero can be written with more (`0e999999999`), to make a reader with decimals work."""
 
+_KEPT_KEYS: Final = 4096
+_MOST_KEPT_KEYS: Final = 64
+_LONGEST_KEPT_KEYS: Final = 1024
+_differing: Final[set[tuple[str, ...]]] = set()
+"""Keys of objects that were found to differ, in their order."""
+
 
 @dataclass(eq=False, slots=True)
 class BadMessage(Exception):
@@ -76,17 +82,39 @@ def _below(level: list[Json]) -> list[Json]:
 
 
 def _check_keys(members: dict[str, Json]) -> None:
+    if not _differ(members):
+        _complain(members)
+
+
+def _differ(members: dict[str, Json]) -> bool:
+    """Whether it is plain to see that no two keys are alike, and none is ``__proto__``."""
+    if len(members) > _MOST_KEPT_KEYS:
+        return _plainly_differ(tuple(members))
+    # Calls of one tool have the same keys, thousands of times.
+    keys = tuple(members)
+    if not keys or keys in _differing:
+        return True
+    if not _plainly_differ(keys):
+        return False
+    if sum(map(len, keys)) <= _LONGEST_KEPT_KEYS:
+        if len(_differing) >= _KEPT_KEYS:
+            _differing.clear()
+        _differing.add(keys)
+    return True
+
+
+def _plainly_differ(keys: tuple[str, ...]) -> bool:
+    # Most keys are ASCII without NUL; then folding is lower case, and one string at a time is fast.
+    joined = "\0".join(keys)
+    lowered = joined.lower().split("\0")
+    plain = joined.isascii() and "__proto__" not in lowered
+    return plain and len(set(lowered)) == len(lowered) == len(keys)
+
+
+def _complain(members: dict[str, Json]) -> None:
     if "__proto__" in members:
         # A reader in JavaScript drops it, or makes its value the object's prototype.
         raise BadMessage(400, -32602, "The key '__proto__' is not accepted.")
-    if len(members) < 2:
-        return
-    # Most keys are ASCII without NUL; then folding is lower case, and one string at a time is fast.
-    joined = "\0".join(members)
-    if joined.isascii():
-        lowered = joined.lower().split("\0")
-        if len(set(lowered)) == len(lowered) == len(members):
-            return
     pair = alike(members)
     if pair is not None:
         raise BadMessage(

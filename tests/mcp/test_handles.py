@@ -120,6 +120,17 @@ def test_every_place_of_a_name_in_a_request_is_opened(
     assert find(orjson.loads(request.body)["params"]) == "abc"
 
 
+def test_a_name_under_an_escaped_key_is_opened_too() -> None:
+    name = sealed("state", "abc").encode()
+    body = (
+        b'{"jsonrpc":"2.0","id":1,"method":"tools/call",'
+        b'"params":{"name":"a","request\\u0053tate":"%b"}}' % name
+    )
+    request = a_request(body)
+    opened = HANDLES.inward(ME, request, parse(request.body, request.headers))
+    assert orjson.loads(opened.body)["params"]["requestState"] == "abc"
+
+
 def test_a_request_without_names_keeps_its_bytes() -> None:
     request = a_request(b'{"jsonrpc" : "2.0","id":1,"method":"tools/list"}')
     assert HANDLES.inward(ME, request, parse(request.body, request.headers)) is request
