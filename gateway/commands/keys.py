@@ -13,11 +13,12 @@ from gateway.commands.foreseen import FORESEEN
 from gateway.commands.options import AsJson, DataDir, told_plainly
 from gateway.commands.over_api import tell
 from gateway.registry.core import Actor, Change
+from gateway.registry.faults import Conflict
 from gateway.registry.rewrapping import rewrap
 from gateway.settings import Settings
 from gateway.state import KEYS, State, open_by
 from gateway.telemetry import log_to_stderr
-from gateway.trace import rekeying
+from gateway.trace import rekeying, slots
 from gateway.trace.note import VerifierKey
 
 app = typer.Typer()
@@ -50,6 +51,7 @@ def rotate(
         settings = Settings.read(data_dir=data_dir)
         log_to_stderr(settings.log_level)
         with open_by(settings) as state:
+            _must_be_alone(state)
             folder = settings.data_dir / KEYS
             following = keyring.stage(folder, which)
             # Recorded first: a key that changed unseen would be worse than a record too many.
@@ -57,6 +59,17 @@ def rotate(
             note = _TURN[which](state, following)
             keyring.follow(folder, which)
     tell({"key": which, "note": note}, ("key", "note"), json)
+
+
+def _must_be_alone(state: State) -> None:
+    """Another gateway would go on sealing and signing with the key that is replaced."""
+    slot, now = state.log.slot, state.clock.now()
+    others = state.registry.read_now(lambda connection: slots.others(connection, slot, now))
+    if others:
+        raise Conflict(
+            f"{others} other gateways have the database open; stop them, and wait "
+            f"{slots.LEASE_SECONDS:.0f} s for one that was killed"
+        )
 
 
 def _data(state: State, following: bytes) -> str:

@@ -72,6 +72,12 @@ def take_lapsed(connection: Connection, own: Slot, now: str) -> Slot | None:
     return None if row is None else _retake(connection, row, own.holder, now, sole=False)
 
 
+def others(connection: Connection, own: Slot, now: str) -> int:
+    """How many other processes have the database open, as far as their leases say."""
+    held = (_s.slot != own.number, _s.holder != NOBODY, _s.until > now)
+    return connection.execute(select(func.count()).where(*held)).scalar_one()
+
+
 def _retake(
     connection: Connection, row: Row[tuple[object, ...]], holder: str, now: str, *, sole: bool
 ) -> Slot:

@@ -59,6 +59,16 @@ def test_a_key_is_not_replaced_under_a_gateway_that_runs(tmp_path: Path) -> None
         assert key_files(tmp_path) == before
 
 
+def test_a_key_is_not_replaced_beside_another_gateway_on_the_same_database(tmp_path: Path) -> None:
+    with a_state(tmp_path) as world:
+        other = {"slot": 7, "holder": "gw_other", "epoch": 1, "until": "2999-01-01"}
+        world.change(lambda c: c.execute(insert(tables.log_slots).values(**other)))
+    before = key_files(tmp_path)
+    refused = rotate(tmp_path, "log")
+    assert (refused.exit_code, "1 other gateways" in refused.stderr) == (1, True)
+    assert key_files(tmp_path) == before
+
+
 def test_what_cannot_be_replaced_is_wrong_usage(tmp_path: Path) -> None:
     assert rotate(tmp_path, "all").exit_code == 2
 
