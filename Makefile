@@ -87,7 +87,7 @@ bench: packages install .venv/.dev tests/node/node_modules/.package-lock.json
 	@PATH="$$(dirname "$(OPA)"):$$PATH" $(BIN)/python -m benchmarks.policies
 	@PATH="$$(dirname "$(OPA)"):$$PATH" $(BIN)/python -m benchmarks.stop
 	@$(BIN)/python -m benchmarks.telemetry
-	@$(BIN)/python -m benchmarks.evidence
+	@PATH="$$(dirname "$(OPA)"):$$PATH" $(BIN)/python -m benchmarks.evidence
 	@$(BIN)/python -m benchmarks.anchors
 	@$(BIN)/python -m benchmarks.dashboard
 	@PATH="$$(dirname "$(OPA)"):$$PATH" $(BIN)/python -m benchmarks.copilot_studio

@@ -164,7 +164,7 @@ def gateway(data_dir: Path, upstream_url: str, rules: int) -> Iterator[Subject]:
     }
     base = f"http://127.0.0.1:{port}"
     with process(sys.executable, "-m", "gateway", "serve", **environment) as serving:
-        _wait_ready(base)
+        wait_ready(base)
         with httpx.Client(
             base_url=f"{base}/api/v1",
             headers={"Authorization": f"Bearer {admin}"},
@@ -183,7 +183,7 @@ def gateway(data_dir: Path, upstream_url: str, rules: int) -> Iterator[Subject]:
         )
 
 
-def _wait_ready(base: str) -> None:
+def wait_ready(base: str) -> None:
     for _ in range(600):
         try:
             if httpx.get(f"{base}/readyz", trust_env=False).status_code == 200:

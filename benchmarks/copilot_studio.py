@@ -25,7 +25,7 @@ from typing import Any
 import aiohttp
 import httpx
 
-from benchmarks.calls import _post, _wait_ready, free_port, process
+from benchmarks.calls import _post, free_port, process, wait_ready
 
 WARM_SECONDS = 2
 
@@ -63,7 +63,7 @@ def endpoint(data_dir: Path) -> Iterator[tuple[str, str]]:
     }
     base = f"http://127.0.0.1:{port}"
     with process(sys.executable, "-m", "gateway", "serve", **settings):
-        _wait_ready(base)
+        wait_ready(base)
         headers = {"Authorization": f"Bearer {json.loads(made.stdout)['admin_key']}"}
         with httpx.Client(
             base_url=f"{base}/api/v1", headers=headers, timeout=30, trust_env=False
