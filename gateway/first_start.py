@@ -40,6 +40,7 @@ def initialise(
     slug = projects.slug_of(project)
     opened = open_by(settings, create=True)
     with opened as state:
+        state.writer.change_now(state.checkpoints.begin_log)
         row, _, key = projects.create_now(
             state.registry,
             NewProject.model_validate({"name": project, "slug": slug}),

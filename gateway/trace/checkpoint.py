@@ -149,15 +149,26 @@ class Checkpoints:
 
     def _begin(self, connection: Connection) -> None:
         slot = self._log.slot
-        fields: dict[str, Field] = {"slot": slot.number, "epoch": slot.epoch}
         if slot.former:
             told: dict[str, Field] = {"former": slot.former, "by": slot.holder, "anchor": "urgent"}
-            self._append("takeover", connection, fields | told)
-        if slot.number and self._log.head.size == 0:
-            # A further slot's log: its first record names all the others.
-            fields["logs"] = heads.lines(connection, self._log)
-            self._append("genesis", connection, fields)
-            self.make(connection)  # at once: a log without a signed head is in no bundle
+            fields = {"slot": slot.number, "epoch": slot.epoch, **told}
+            self._append("takeover", connection, fields)
+        if slot.number:
+            self.begin_log(connection)
+
+    def begin_log(self, connection: Connection) -> None:
+        """Give an empty log its first record, which names its key and all other logs."""
+        if self._log.head.size:
+            return
+        slot = self._log.slot
+        fields: dict[str, Field] = {
+            "slot": slot.number,
+            "epoch": slot.epoch,
+            "key": str(VerifierKey.of(self._log.head.origin, self._key)),
+            "logs": heads.lines(connection, self._log),
+        }
+        self._append("genesis", connection, fields)
+        self.make(connection)  # at once: a log without a signed head is in no bundle
 
     def _append(self, kind: str, connection: Connection, fields: dict[str, Field]) -> None:
         self._log.append(connection, [Draft(kind, new_id("evt"), LOG_ITSELF, fields)])

@@ -13,11 +13,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from sqlalchemy import select
 
 from gateway import keyring
 from gateway.clock import Clock, after
+from gateway.database_place import Place
 from gateway.ids import new_id
-from gateway.store import migrations
+from gateway.store import migrations, tables
 from gateway.store.database import reading_engine, writing_engine
 from gateway.store.writer import Writer
 from gateway.takeover import Tenure, settle_lapsed
@@ -54,7 +56,7 @@ class Gateway:
     writer: Writer
     log: Log
     checkpoints: Checkpoints
-    path: Path
+    place: Place
 
     def append(self, count: int = 1, project: ProjectId = PROJECT) -> None:
         drafts = [Draft("event", new_id("evt"), project) for _ in range(count)]
@@ -66,10 +68,11 @@ class Gateway:
         return signed
 
     def records(self, kind: str) -> list[dict[str, Any]]:
-        engine = reading_engine(self.path)
+        engine = reading_engine(self.place)
+        t = tables.trace.c
+        query = select(t.body).where(t.kind == kind).order_by(t.log, t.idx)
         with engine.connect() as connection, connection.begin():
-            query = "SELECT body FROM trace WHERE kind = ? ORDER BY log, idx"
-            found = [json.loads(r[0]) for r in connection.exec_driver_sql(query, (kind,))]
+            found = [json.loads(row.body) for row in connection.execute(query)]
         engine.dispose()
         return found
 
@@ -77,13 +80,13 @@ class Gateway:
 @dataclass
 class Machines:
     folder: Path
+    place: Place
     time: Time = field(default_factory=Time)
     opened: list[Gateway] = field(default_factory=list)
 
     def start(self, holder: str) -> Gateway:
         """As a gateway starts on a database that others use too."""
-        path = self.folder / "gateway.db"
-        engine = writing_engine(path)
+        engine = writing_engine(self.place)
         clock = Clock(self.time)
         keys = keyring.load(self.folder / "keys")
         log = Log(keys, clock)
@@ -94,7 +97,7 @@ class Machines:
         writer.start()
         checkpoints = Checkpoints(log, keys, None)
         writer.change_now(checkpoints.open)
-        gateway = Gateway(writer, log, checkpoints, path)
+        gateway = Gateway(writer, log, checkpoints, self.place)
         self.opened.append(gateway)
         return gateway
 
@@ -102,7 +105,7 @@ class Machines:
         gateway.writer.change_now(lambda c: slots.give(c, gateway.log.slot))
 
     def checks(self) -> dict[str, str]:
-        engine = reading_engine(self.folder / "gateway.db")
+        engine = reading_engine(self.place)
         with engine.connect() as connection, connection.begin():
             found = recheck(connection, None, lambda *_: None)
         engine.dispose()
@@ -110,13 +113,14 @@ class Machines:
 
 
 @contextmanager
-def machines_in(folder: Path) -> Iterator[Machines]:
+def machines_in(folder: Path, place: Place | None = None) -> Iterator[Machines]:
     folder.mkdir(exist_ok=True)
     keyring.create(folder / "keys")
-    engine = writing_engine(folder / "gateway.db")
+    place = place or folder / "gateway.db"
+    engine = writing_engine(place)
     migrations.upgrade(engine)
     engine.dispose()
-    made = Machines(folder)
+    made = Machines(folder, place)
     try:
         yield made
     finally:
@@ -125,8 +129,8 @@ def machines_in(folder: Path) -> Iterator[Machines]:
 
 
 @pytest.fixture
-def machines(tmp_path: Path) -> Iterator[Machines]:
-    with machines_in(tmp_path / "data") as made:
+def machines(tmp_path: Path, place: Place) -> Iterator[Machines]:
+    with machines_in(tmp_path / "data", place) as made:
         yield made
 
 
@@ -223,7 +227,8 @@ _STOPPED = """
 import sys
 from pathlib import Path
 from tests.trace.test_slots import Machines, SlotLost
-machines = Machines(Path(sys.argv[1]))
+place = sys.argv[2]
+machines = Machines(Path(sys.argv[1]), place if "://" in place else Path(place))
 gateway = machines.start("stopped")
 print("holds", file=sys.stderr, flush=True)
 try:
@@ -239,7 +244,7 @@ def test_a_process_that_was_stopped_beyond_its_lease_appends_nothing_more(
     machines: Machines,
 ) -> None:
     process = subprocess.Popen(
-        [sys.executable, "-c", _STOPPED, str(machines.folder)],
+        [sys.executable, "-c", _STOPPED, str(machines.folder), str(machines.place)],
         stdin=subprocess.PIPE,
         stdout=subprocess.DEVNULL,  # the writer's own words
         stderr=subprocess.PIPE,
