@@ -242,7 +242,9 @@ def _upstreams(
     private = settings.private_upstreams
     listeners = _addresses(sockets)
     tokens = Tokens(state.registry, private_allowed=private, listeners=listeners)
-    stdio = StdioServers(read_programs(settings))
+    stdio = StdioServers(
+        read_programs(settings), lambda project_id: state.directory.view(project_id).project.slug
+    )
     upstreams = Upstreams(
         handles, private_allowed=private, listeners=listeners, tokens=tokens, stdio=stdio
     )

@@ -6,6 +6,7 @@ There is no HTTP behind this, so statuses, sessions and streams are made here (2
 
 import asyncio
 import secrets
+from collections.abc import Callable
 from dataclasses import dataclass
 from time import monotonic
 from typing import Any, Final
@@ -18,7 +19,7 @@ from gateway.mcp.stdio_exchange import EVENTS, StdioExchange, answered, error
 from gateway.mcp.stdio_process import Child, StdioLimits, as_line, start
 from gateway.mcp.stdio_programs import SCHEME, Program, Programs, read_programs
 from gateway.mcp.stdio_talk import Session, Shared, Talk
-from gateway.values import Server
+from gateway.values import ProjectId, Server
 
 __all__ = ["StdioDoor", "StdioServers", "read_programs"]
 
@@ -49,17 +50,26 @@ class _Asked:
 class StdioServers:
     """The ways to all stdio servers of the deployment."""
 
-    def __init__(self, programs: Programs, limits: StdioLimits | None = None) -> None:
+    def __init__(
+        self,
+        programs: Programs,
+        slug: Callable[[ProjectId], str],
+        limits: StdioLimits | None = None,
+    ) -> None:
+        """``slug`` is that of a project, by which the operator's file names those it serves."""
         self._programs = programs
+        self._slug = slug
         self._limits = limits or StdioLimits()
         self._doors: set[StdioDoor] = set()
 
     def route(self, server: Server) -> Route:
-        """Raises `NotSent` for a name that the operator's file does not have."""
+        """Raises `NotSent` for a name that the operator's file does not have for the project."""
         name = server.url.removeprefix(SCHEME)
         program = self._programs.by_name.get(name)
         if program is None or not server.url.startswith(SCHEME):
             raise NotSent(f"the operator's file of stdio servers has no {name}")
+        if program.projects is not None and self._slug(server.project_id) not in program.projects:
+            raise NotSent(f"the operator's file keeps {name} for other projects")
         self._doors = {door for door in self._doors if not door.is_over}
         door = StdioDoor(program, self._programs, self._limits)
         self._doors.add(door)

@@ -48,6 +48,8 @@ class Program:
     network: bool = False
     memory_bytes: int = 2 << 30
     processes: int = 16
+    projects: frozenset[str] | None = None
+    """The slugs of those that may use it; None: every project of the deployment."""
 
 
 class _Entry(BaseModel):
@@ -61,6 +63,7 @@ class _Entry(BaseModel):
     network: bool = False
     memory_mib: Annotated[int, Field(ge=32)] = 2048
     processes: Annotated[int, Field(ge=1, le=1000)] = 16
+    projects: list[Annotated[str, Field(min_length=1)]] | None = None
 
 
 class _File(BaseModel):
@@ -168,6 +171,7 @@ def _program(name: str, entry: _Entry, data_dir: Path) -> Program:
         network=entry.network,
         memory_bytes=entry.memory_mib << 20,
         processes=entry.processes,
+        projects=None if entry.projects is None else frozenset(entry.projects),
     )
 
 

@@ -73,7 +73,7 @@ def programs(mode: str = "", script: str = "hostile.py", **changes: Any) -> Prog
 @asynccontextmanager
 async def world(of: Programs, **limits: float) -> AsyncIterator[World]:
     bounds = {"answer_seconds": 60.0, "discover_seconds": 60.0, "line_bytes": 200_000, **limits}
-    stdio = StdioServers(of, StdioLimits(**bounds))  # type: ignore[arg-type]
+    stdio = StdioServers(of, lambda _: "acme", StdioLimits(**bounds))  # type: ignore[arg-type]
     ups = Upstreams(HANDLES, limits=Limits(), stdio=stdio)
     server = a_server(0, url="stdio:files", transport="stdio", auth_headers=())
     try:
@@ -327,6 +327,18 @@ async def test_without_isolation_nothing_starts_unless_the_operator_says_so() ->
     async with world(of) as it:
         answer = await it.send(request("initialize"))
         assert (answer.fate, answer.reason) == (Fate.NOT_FORWARDED, "upstream_unreachable")
+
+
+@pytest.mark.parametrize(("named", "runs"), [(["other", "acme"], True), (["other"], False)])
+async def test_an_entry_serves_the_projects_that_the_operator_names(
+    tmp_path: Path, named: list[str], runs: bool
+) -> None:
+    path = a_file(tmp_path, projects=named)
+    read = read_programs(Settings(data_dir=tmp_path / "data", stdio_servers=path))
+    async with world(replace(read, bwrap=None, unsafe=True)) as it:
+        answer = await it.send(request("tools/list", _meta=MODERN))
+    assert (answer.reason == "") == runs
+    assert (answer.fate is Fate.NOT_FORWARDED) != runs
 
 
 async def test_a_secret_is_found_by_reference_and_no_answer_tells_it(
