@@ -289,9 +289,11 @@ def routes(context: ApiContext) -> list[HttpRoute]:
 
     The application also needs `gateway.api.errors.EXCEPTION_HANDLERS`.
     """
+    # Paths are tried one after the other: first those on which platforms wait for each call.
+    groups = sorted(_by_path(ROUTES).items(), key=lambda one: one[1][0].door is None)
     found = [
         HttpRoute(path, Endpoint(context, group).__call__, methods=_methods(group))
-        for path, group in _by_path(ROUTES).items()
+        for path, group in groups
     ]
     # A browser comes back here without a key, with what counts once.
     found.append(HttpRoute(BASE + consents.CALLBACK, consents.callback(context), methods=["GET"]))
