@@ -2,6 +2,7 @@
 
 import asyncio
 import time
+from dataclasses import replace
 from typing import Any
 
 import httpx
@@ -487,6 +488,38 @@ async def test_a_new_key_of_the_issuer_is_found_and_unknown_ones_are_not_asked_f
     now[0], current = 60.0, later
     await tokens.verify(later.token(), entra)
     assert len(asked) == 2
+
+
+async def test_a_signature_is_looked_at_once_and_a_token_known_for_no_other_purpose(
+    issuer: Issuer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now, decoded, current = [0.0], [0], issuer
+    whole = jwt.decode
+
+    def counted(*given: Any, **more: Any) -> Any:
+        decoded[0] += 1
+        return whole(*given, **more)
+
+    async def fetch(url: str) -> bytes:
+        return current.key_set
+
+    monkeypatch.setattr(jwt, "decode", counted)
+    tokens = EntraTokens(fetch, lambda: now[0])
+    entra = Entra(TENANT, ENTRA["audience"], APP, (ISSUER,), "https://keys.example.com")
+    token, over = issuer.token(), issuer.token(exp=int(time.time()) - 5)
+    for _ in range(3):
+        await tokens.verify(token, entra)
+    assert decoded == [1]
+    # Within the leeway a token that is over is good, and looked at each time.
+    for _ in range(2):
+        await tokens.verify(over, entra)
+    assert decoded == [3]
+    with pytest.raises(BadToken):
+        await tokens.verify(token, replace(entra, app_id="another"))
+    # The issuer took the key back: the next set of keys has another one of that name.
+    now[0], current = 7 * 3600.0, Issuer()
+    with pytest.raises(BadToken):
+        await tokens.verify(token, entra)
 
 
 async def test_keys_come_through_the_guard_of_what_leaves(issuer: Issuer) -> None:
