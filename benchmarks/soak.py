@@ -60,6 +60,8 @@ class Soaked:
     streams: int
     seconds: float
     calls: int
+    late: int
+    """Calls that were refused because the machine was too busy to decide in time."""
     events: int
     streams_before: float
     streams_least: float
@@ -160,6 +162,10 @@ async def _tell_all() -> None:
             stream.tell()
 
 
+class Late(RuntimeError):
+    """OPA had not answered in time, as happens where the machine is busy with something else."""
+
+
 class Client:
     """One connection to the gateway, with as much of HTTP as it needs."""
 
@@ -189,7 +195,8 @@ class Client:
         found = dict(line.lower().split(": ", 1) for line in head.split("\r\n")[1:-2])
         told = await self._reader.readexactly(int(found.get("content-length", "0")))
         if head.split(" ", 2)[1] != "200" or b'"error"' in told:
-            raise RuntimeError(f"{method} was answered with {head}{told.decode()}")
+            fault = Late if b'"policy_unavailable"' in told else RuntimeError
+            raise fault(f"{method} was answered with {head}{told.decode()}")
         # A session's id is told apart by case.
         session = re.search(r"(?i)mcp-session-id: *(\S+)", head)
         return {"Mcp-Session-Id": session[1]} if session else {}, told
@@ -198,11 +205,14 @@ class Client:
         return await self._reader.read(65536)
 
 
-async def call(subject: Subject, calls: list[int]) -> None:
+async def call(subject: Subject, calls: list[int], late: list[int]) -> None:
     async with Client(subject) as client:
         while True:
-            await client.ask("POST", HEADERS, CALL)
-            calls[0] += 1
+            try:
+                await client.ask("POST", HEADERS, CALL)
+                calls[0] += 1
+            except Late:
+                late[0] += 1
 
 
 async def hold(subject: Subject, events: list[int], opened: Callable[[], object]) -> None:
@@ -265,20 +275,20 @@ async def running(work: list[Coroutine[Any, Any, None]]) -> AsyncIterator[None]:
 
 
 async def measure(subject: Subject, streams: int, seconds: float, sessions: int) -> Soaked:
-    calls, events, opened = [0], [0], itertools.count(1)
+    calls, late, events, opened = [0], [0], [0], itertools.count(1)
     reached = [0]
 
     def one_more() -> None:
         reached[0] = next(opened)
 
     holding = [hold(subject, events, one_more) for _ in range(streams)]
-    calling = [call(subject, calls) for _ in range(CALLERS)]
+    calling = [call(subject, calls, late) for _ in range(CALLERS)]
     async with running(calling), running(holding):
         await until(lambda: reached[0] == streams)
         if reached[0] != streams:
             raise RuntimeError(f"only {reached[0]} of {streams} streams could be opened")
         await asyncio.sleep(max(1.0, seconds / 3))
-        calls[0] = events[0] = 0
+        calls[0] = late[0] = events[0] = 0
         levels = [resident(subject.pid)]
         for _ in range(max(1, int(seconds))):
             await asyncio.sleep(1)
@@ -292,6 +302,7 @@ async def measure(subject: Subject, streams: int, seconds: float, sessions: int)
         streams=streams,
         seconds=seconds,
         calls=made,
+        late=late[0],
         events=heard,
         streams_before=levels[0],
         streams_least=min(levels),
@@ -327,7 +338,8 @@ def table(soaked: Soaked) -> str:
             f"{one.streams_after:9.1f}",
             f"{f'{two.sessions} sessions come and gone':34}"
             f"{two.sessions_before:9.1f}{'':18}{two.sessions_after:9.1f}",
-            f"{soaked.events} events relayed; the server still holds {soaked.streams_left} streams "
+            f"{soaked.events} events relayed, {soaked.late} calls refused as too late to decide",
+            f"the server still holds {soaked.streams_left} streams "
             f"and {soaked.sessions_left} sessions",
         )
     )
