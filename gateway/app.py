@@ -113,7 +113,7 @@ def _api_context(gateway: Gateway) -> ApiContext:
     return ApiContext(
         registry=gateway.state.registry,
         public_url=gateway.settings.public_url or gateway.public_url,
-        scan=gateway.scan,
+        scan=gateway.scans.scan,
         redeem=gateway.tokens.redeem,
         decide=gateway.dry_run.decide,
         control_plane=gateway.control_plane,
@@ -143,6 +143,7 @@ def _dashboard_context(gateway: Gateway) -> DashboardContext:
         ending=lambda: gateway.bundles.closed,
         coverage=gateway.policy.coverage,
         counters=gateway.pipeline.counters,
+        scanning=gateway.scans.running.get,
     )
 
 

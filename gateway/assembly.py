@@ -22,7 +22,6 @@ from gateway.mcp.continuations import Continuations
 from gateway.mcp.conversation import Conversation
 from gateway.mcp.handles import Handles
 from gateway.mcp.relay import Relay
-from gateway.mcp.scan import ScanFailed, scan
 from gateway.mcp.screening import Screening
 from gateway.mcp.seals import Seals
 from gateway.mcp.stdio import StdioServers, read_programs
@@ -33,15 +32,14 @@ from gateway.pipeline import Pipeline
 from gateway.policy import opa_binary
 from gateway.policy.activation import Activation
 from gateway.policy.bundle_server import BundleServer
-from gateway.policy.engine import Engine, EngineFault
+from gateway.policy.engine import Engine
 from gateway.policy.opa import Opa
 from gateway.policy.risk import RiskAssessor
 from gateway.policy.sources import the_sources
 from gateway.refused_calls import RefusedCalls
-from gateway.registry.faults import Unready
-from gateway.registry.pins import Assessment, Scan
 from gateway.registry.stop_file import StopFile
 from gateway.reports import Reports
+from gateway.scans import Scans
 from gateway.settings import Settings
 from gateway.state import State
 from gateway.steps.approvals import Approvals
@@ -56,7 +54,7 @@ from gateway.steps.tool_pins import ToolPins
 from gateway.steps.visibility import Visibility
 from gateway.tasks import OwnTasks
 from gateway.trace.checkpoint import Signing
-from gateway.values import Caller, Server, Stop
+from gateway.values import Caller, Stop
 from gateway.what_if import WhatIf
 
 CALLS_PER_SECOND = 10_000.0
@@ -81,7 +79,7 @@ class Gateway:
     dry_run: DryRun
     control_plane: ControlPlane
     entra: EntraTokens
-    risks: RiskAssessor
+    scans: Scans
     what_if: WhatIf
     stop_file: StopFile
     delivery: Delivery
@@ -89,23 +87,6 @@ class Gateway:
     signing: Signing
     public_url: str
     management_url: str
-
-    async def scan(self, server: Server) -> Scan:
-        """Walk the server's tools and have them assessed. Raises `Unready`."""
-        try:
-            walked = await scan(self.upstreams, server)
-            assessed = await self.risks.risks(walked.definitions)
-        except ScanFailed as failed:
-            raise Unready(str(failed)) from None
-        except EngineFault as fault:
-            _log.error("tools cannot be assessed", why=str(fault))
-            raise Unready("The policy engine cannot assess the tools now; try again.") from None
-        names = [str(definition.get("name")) for definition in walked.definitions]
-        assessments = {
-            name: Assessment(one.risk, one.reasons)
-            for name, one in zip(names, assessed, strict=True)
-        }
-        return Scan(walked.definitions, assessments, server.revision, walked.complete)
 
     async def readiness(self) -> Readiness:
         opa = self.opa.status()
@@ -191,7 +172,7 @@ def build(
         what_if=WhatIf(state.registry, state.keyring, binary, settings.policy_dirs, bundles),
         control_plane=_control_plane(state, pipeline, dry_run, risks, bundles),
         entra=EntraTokens(KeySets(settings.private_upstreams, _addresses(sockets))),
-        risks=risks,
+        scans=Scans(upstreams, risks),
         stop_file=stop_file,
         delivery=the_delivery(settings, state.registry, _addresses(sockets)),
         buckets=buckets,

@@ -27,7 +27,7 @@ LAYERS = (
         *("assembly", "backup", "exposition", "first_start", "housekeeping", "metrics"),
         *("policy_trail", "task_runs"),
     ),
-    ("api", "dashboard", "extensions", "dry_run", "mcp.proxy", "mcp.scan"),
+    ("api", "dashboard", "extensions", "dry_run", "mcp.proxy", "mcp.scan", "scans"),
     ("pipeline", "what_if"),
     ("takeover",),
     ("state", "notifications"),

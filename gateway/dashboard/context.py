@@ -12,6 +12,8 @@ from gateway.policy.coverage import Coverage
 from gateway.registry.core import Registry
 from gateway.registry.fired import Firings
 from gateway.registry.overview import PastHours
+from gateway.scans import Progress
+from gateway.values import ServerId
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,6 +34,8 @@ class DashboardContext:
     """The gateway is about to end, and streams with it."""
     coverage: Callable[[], Coverage] = lambda: Coverage("unknown")
     """How far the tests of the active policy reach; asking begins to measure it."""
+    scanning: Callable[[ServerId], Progress | None] = lambda _server_id: None
+    """How far a running scan of a server is."""
     counters: Counters = field(default_factory=Counters)
     """What this process measured since it started."""
     past_hours: PastHours = field(default_factory=PastHours)

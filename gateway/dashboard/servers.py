@@ -4,7 +4,7 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-from starlette.responses import Response
+from starlette.responses import JSONResponse, Response
 
 from gateway.api.consents import AskedOut
 from gateway.api.errors import ApiError
@@ -17,6 +17,7 @@ from gateway.dashboard import forms
 from gateway.dashboard.desk import body_of
 from gateway.dashboard.names import names_of, policies_of
 from gateway.dashboard.page import Page, PageRoute, faults_of, schema_of, waiting
+from gateway.values import ServerId
 
 _SERVERS, _ONE = "/mcp/servers", "/mcp/servers/{id}"
 _UP = ("/servers", "Servers")
@@ -125,6 +126,17 @@ async def scan(page: Page) -> Response:
             parts.append(f"{len(names)} {label}")
     page.say("Scanned: " + ", ".join(parts) + ("" if found.complete else "; not complete"))
     return page.to(f"/servers/{page.ids['id']}")
+
+
+async def progress(page: Page) -> Response:
+    """Asked by the page while its scan runs."""
+    server = await page.desk.read(_ONE, ServerOut, page.ids)
+    found = page.context.scanning(ServerId(server.id))
+    if found is None:
+        return JSONResponse({"text": ""})
+    tools = f"{found.tools:,} tool{'' if found.tools == 1 else 's'}"
+    text = f"Assessing {tools}…" if found.step == "assessing" else f"{tools} read…"
+    return JSONResponse({"text": text})
 
 
 async def set_status(page: Page) -> Response:
@@ -340,6 +352,7 @@ PAGES = (
     PageRoute("GET", "/servers/from/{name}", ask_from_template),
     PageRoute("POST", "/servers/from/{name}", make_from_template),
     PageRoute("GET", "/servers/{id}", show),
+    PageRoute("GET", "/servers/{id}/scan", progress),
     PageRoute("POST", "/servers/{id}/scan", scan),
     PageRoute("POST", "/servers/{id}/status", set_status),
     PageRoute("GET", "/servers/{id}/change", ask_change),

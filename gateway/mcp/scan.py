@@ -5,7 +5,7 @@ do. Definitions are kept exactly as the server sent them, for digests are made o
 """
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from time import monotonic
 from typing import Any, Final
@@ -57,14 +57,22 @@ class Walk:
     instructions: str | None
 
 
-async def scan(upstreams: Upstreams, server: Server, limits: ScanLimits | None = None) -> Walk:
-    """Ask a server for all its tools. Raises `ScanFailed`."""
+async def scan(
+    upstreams: Upstreams,
+    server: Server,
+    limits: ScanLimits | None = None,
+    told: Callable[[int], None] = lambda _tools: None,
+) -> Walk:
+    """Ask a server for all its tools; `told` how many there are after each page.
+
+    Raises `ScanFailed`.
+    """
     limits = limits or ScanLimits()
     try:
         async with asyncio.timeout(limits.seconds):
             route = upstreams.route(server)
             credential = await upstreams.credential(server)
-            return await _scan(_Talk(upstreams, server, route, credential, limits))
+            return await _scan(_Talk(upstreams, server, route, credential, limits, told))
     except TimeoutError:
         raise ScanFailed(
             f"The scan took longer than {limits.seconds:.0f} seconds; see whether the server is "
@@ -157,6 +165,7 @@ async def _pages(talk: "_Talk", definitions: list[Mapping[str, Json]]) -> str:
         if page is None:
             raise ScanFailed("The server's `tools/list` answer holds no tools; update the server.")
         definitions += page.definitions
+        talk.told(len(definitions))
         cursor = page.next_cursor
         if cursor is None:
             return ""
@@ -191,8 +200,10 @@ class _Talk:
         route: Route,
         credential: tuple[Header, ...],
         limits: ScanLimits,
+        told: Callable[[int], None],
     ) -> None:
         self.limits = limits
+        self.told = told
         self._upstreams = upstreams
         self._server = server
         self._credential = credential

@@ -14,6 +14,9 @@ UNSEEN = "harmless\u202e\u200b\u2066 p\u0430ypal"
 class Hostile:
     def __init__(self) -> None:
         self.description = f"Read {PROBE} {UNSEEN}"
+        self.last_page = threading.Event()
+        """A second page of tools, empty, waits for it."""
+        self.last_page.set()
 
     def tools(self) -> list[dict[str, Any]]:
         schema = {
@@ -41,7 +44,11 @@ class Hostile:
                     "instructions": PROBE,
                 }
             case "tools/list":
-                result = {"tools": self.tools()}
+                if "cursor" in message["params"]:
+                    self.last_page.wait(60)
+                    result = {"tools": []}
+                else:
+                    result = {"tools": self.tools(), "nextCursor": "2"}
             case "tools/call":
                 result = {"content": [{"type": "text", "text": PROBE}]}
             case _:

@@ -164,7 +164,14 @@ def test_a_server_is_registered_scanned_changed_and_accepted_by_hand(site: Chrom
         page.locator("#f-server_url").fill(address)
         page.get_by_label("May lie in a private network").check()
         page.get_by_role("button", name="Register").click()
-        page.get_by_role("button", name="Scan").click()
+        hostile.last_page.clear()
+        progress = f"{page.url}/scan"
+        # The browser's own view waits for the scan's answer; what the page asks does not.
+        with page.expect_response(lambda r: (r.url, r.request.method) == (progress, "GET")):
+            page.get_by_role("button", name="Scan").click(no_wait_after=True)
+        while page.request.get(progress).json()["text"] != "2 tools read…":
+            assert page.url + "/scan" == progress
+        hostile.last_page.set()
         expect(page.get_by_text("Scanned: 2 tools")).to_be_visible()
         page.get_by_role("button", name="Activate").click()
         expect(page.get_by_text("Active: agents may call it.")).to_be_visible()

@@ -65,10 +65,12 @@ class LegacyOnly:
         await self._app(scope, again, send)
 
 
-async def scan_port(port: int, limits: ScanLimits | None = None) -> Walk:
+async def scan_port(
+    port: int, limits: ScanLimits | None = None, told: list[int] | None = None
+) -> Walk:
     ups = upstreams()
     try:
-        return await scan(ups, a_server(port), limits)
+        return await scan(ups, a_server(port), limits, ([] if told is None else told).append)
     finally:
         await ups.close()
 
@@ -133,8 +135,10 @@ async def test_all_pages_are_walked() -> None:
         {"tools": [], "nextCursor": "2"},
         {"tools": [tool("b")]},
     ]
+    told: list[int] = []
     async with replying(modern(*pages)) as port:
-        walk = await scan_port(port)
+        walk = await scan_port(port, told=told)
+    assert told == [1, 1, 2]
     assert [d["name"] for d in walk.definitions] == ["a", "b"]
     assert walk.complete
 

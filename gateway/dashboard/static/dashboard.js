@@ -46,6 +46,16 @@ function showApplicable(root) {
   }
 }
 
+// While the answer to a form is awaited: asked once a second until the page is left.
+async function tellProgress(address, button) {
+  for (;;) {
+    await new Promise((resume) => setTimeout(resume, 1000));
+    const answer = await fetch(address);
+    const { text } = answer.ok ? await answer.json() : {};
+    if (text) button.textContent = text;
+  }
+}
+
 document.addEventListener("change", () => showApplicable(document));
 
 document.addEventListener("submit", (event) => {
@@ -61,6 +71,7 @@ document.addEventListener("submit", (event) => {
       button.setAttribute("aria-busy", "true");
       button.disabled = true;
       button.textContent = form.dataset.busy;
+      if (form.dataset.progress) tellProgress(form.dataset.progress, button);
     });
   }
 });
