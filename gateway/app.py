@@ -24,6 +24,7 @@ from gateway.dashboard.context import DashboardContext
 from gateway.dashboard.entry import Dashboard, is_ours
 from gateway.edge import PROXY_PATH, Edge, TokenBuckets
 from gateway.first_start import let_in
+from gateway.following import Following
 from gateway.housekeeping import Housekeeping
 from gateway.listeners import GRACE_SECONDS, Listener, bind
 from gateway.mcp.proxy import Proxy
@@ -171,8 +172,8 @@ async def _run(
         gateway.pipeline.breaker,
         gateway.cancel_calls,
     )
-    tenure, runs = Tenure(state), TaskRuns(gateway.pipeline, state.registry)
-    running = (house, gateway.signing, gateway.delivery, tenure, runs)
+    runs = (TaskRuns(gateway.pipeline, state.registry), Following(state, gateway.cancel_calls))
+    running = (house, gateway.signing, gateway.delivery, Tenure(state), *runs)
     always = [asyncio.create_task(one.run()) for one in running]
     try:
         await gateway.policy.begin()

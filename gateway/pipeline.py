@@ -44,6 +44,7 @@ from gateway.steps.enforcement import enforce, strictest
 from gateway.steps.inspection import Inspected, Inspection, outcome_of_stream, withheld
 from gateway.steps.policy import Policy
 from gateway.steps.tool_pins import ToolPins
+from gateway.store.writer import CommitInDoubt
 from gateway.tasks import Kept
 from gateway.telemetry import fault_text
 from gateway.values import (
@@ -287,6 +288,9 @@ class Pipeline:
         started = time.perf_counter()
         try:
             permit = await self.admission.admit(approved)
+        except CommitInDoubt:
+            self.settlement.take_back(approved.call.id)
+            raise
         finally:
             self.counters.admission.since(started)
         self._count(approved.decision, ADMITTED)
@@ -338,7 +342,8 @@ class Pipeline:
         """The last act before the first byte. Raises `Refused`."""
         if time.monotonic() > permit.deadline:
             raise Refused("not_forwarded")
-        if self.directory.epoch != permit.epoch or self.emergency_stop.everywhere():
+        unchanged = self.directory.epoch == permit.epoch and self.directory.sees()
+        if not unchanged or self.emergency_stop.everywhere():
             self.emergency_stop.check(permit.call.caller)
 
     async def _settle(self, inspected: Screened) -> Settled:

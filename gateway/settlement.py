@@ -12,6 +12,7 @@ from typing import Any
 import orjson
 import structlog
 from sqlalchemy import Connection, select
+from sqlalchemy.exc import SQLAlchemyError
 
 from gateway.budgets import Ledger
 from gateway.call_records import URGENT_RISKS, outcome_draft
@@ -22,6 +23,7 @@ from gateway.registry.grants import Grants
 from gateway.store.rows import run
 from gateway.store.tables import open_calls
 from gateway.store.writer import Writer, WriterStopped
+from gateway.telemetry import fault_text
 from gateway.trace.log import Log
 from gateway.trace.record import Draft, bounded
 from gateway.values import BudgetId, CallId, Fate, Permit, ProjectId
@@ -46,6 +48,7 @@ class Settlement:
         self._grants = grants
         self._queued: set[asyncio.Future[Any]] = set()
         self._unwritten: list[_Settled] = []
+        self._in_doubt: list[CallId] = []
 
     async def settle(self, permit: Permit, outcome: Outcome) -> None:
         """Queue the outcome; for HIGH and CRITICAL calls return only once it is on disk.
@@ -58,9 +61,22 @@ class Settlement:
         if urgent and writing is not None:
             await asyncio.wait([writing])
 
+    def take_back(self, call_id: CallId) -> None:
+        """The commit of its admission is in doubt and it was not sent: with the next `retry` what
+        it may hold is given back. Until then a crash leaves it charged, its outcome unknown.
+        """
+        self._in_doubt.append(call_id)
+
     async def retry(self) -> None:
         """Write what could not be written; until then it holds budgets. Call every few seconds."""
         again, self._unwritten = self._unwritten, []
+        in_doubt, self._in_doubt = self._in_doubt, []
+        if in_doubt:
+            try:
+                await self._writer.change(lambda c: self._take_back(c, in_doubt))
+            except (SQLAlchemyError, WriterStopped) as fault:
+                self._in_doubt += in_doubt
+                _log.error("calls in doubt are not settled yet", why=fault_text(fault))
         writing = [self._write(settled, urgent=True) for settled in again]
         if queued := [future for future in writing if future is not None]:
             await asyncio.wait(queued)
@@ -110,6 +126,17 @@ class Settlement:
             self._grants.give_back(connection, [permit.call.id for permit in returned])
             self._grants.go_back(connection, [permit.grant for permit in returned])
 
+    def _take_back(self, connection: Connection, calls: Sequence[CallId]) -> None:
+        of_them = open_calls.c.call_id.in_(calls)
+        rows = connection.execute(select(open_calls).where(of_them)).all()
+        if not rows:
+            return
+        drafts = [_ended(row, Fate.NOT_FORWARDED, "trace_unavailable") for row in rows]
+        self._log.append(connection, drafts)
+        self._charge(connection, _held_by(rows, charged=False))
+        self._grants.give_back(connection, [CallId(row.call_id) for row in rows])
+        connection.execute(open_calls.delete().where(of_them))
+
     def _charge(self, connection: Connection, holds: dict[tuple[str, str], list[int]]) -> None:
         for (budget_id, window), (released, used_up) in sorted(holds.items()):
             rows = run(
@@ -130,12 +157,9 @@ class Settlement:
         rows = connection.execute(select(open_calls).where(ours)).all()
         if not rows:
             return 0
-        self._log.append(connection, [_unknown(row) for row in rows])
-        holds: dict[tuple[str, str], list[int]] = {}
-        for row in rows:
-            for budget_id, window, amount in row.holds:
-                _add(holds, budget_id, window, amount, True)
-        self._charge(connection, holds)
+        drafts = [_ended(row, Fate.UNKNOWN, "gateway_restart") for row in rows]
+        self._log.append(connection, drafts)
+        self._charge(connection, _held_by(rows, charged=True))
         connection.execute(open_calls.delete().where(ours))
         return len(rows)
 
@@ -179,7 +203,15 @@ def _add(
     total[1] += amount if charged else 0
 
 
-def _unknown(row: Any) -> Draft:
+def _held_by(rows: Sequence[Any], *, charged: bool) -> dict[tuple[str, str], list[int]]:
+    holds: dict[tuple[str, str], list[int]] = {}
+    for row in rows:
+        for budget_id, window, amount in row.holds:
+            _add(holds, budget_id, window, amount, charged)
+    return holds
+
+
+def _ended(row: Any, fate: Fate, error_code: str) -> Draft:
     return Draft(
         kind="outcome",
         id=new_id("trc"),
@@ -190,8 +222,8 @@ def _unknown(row: Any) -> Draft:
             "tool": bounded(row.tool),
             "agent": row.agent_id,
             "risk": row.risk,
-            "fate": Fate.UNKNOWN.value,
-            "status": "unknown",
-            "error_code": "gateway_restart",
+            "fate": fate.value,
+            "status": "not_sent" if fate is Fate.NOT_FORWARDED else "unknown",
+            "error_code": error_code,
         },
     )

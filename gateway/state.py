@@ -57,6 +57,7 @@ class State:
     """What a gateway keeps, open for this process alone."""
 
     data_dir: Path
+    place: Place
     keyring: Keyring = field(repr=False)
     clock: Clock
     writer: Writer
@@ -190,6 +191,7 @@ def _open(data_dir: Path, place: Place, keys: Keyring, outside: Path | None) -> 
     reader = reading_engine(place)
     return State(
         data_dir=data_dir,
+        place=place,
         keyring=keys,
         clock=clock,
         writer=writer,

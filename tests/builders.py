@@ -10,12 +10,14 @@ import orjson
 from sqlalchemy import Connection, insert, update
 
 from gateway.admission import Admission
+from gateway.database_place import Place
 from gateway.ids import new_id
 from gateway.outcome import Outcome
 from gateway.registry.keys import digest
-from gateway.state import State, open_state
+from gateway.state import State, is_made, open_state
 from gateway.steps.approvals import Approvals
 from gateway.store import tables
+from gateway.store.rows import run
 from gateway.trace.merkle import EMPTY_ROOT, leaf_hash, node_hash
 from gateway.values import (
     Action,
@@ -317,14 +319,13 @@ class World:
         return stop_id
 
     def rows(self, sql: str, *parameters: Any) -> list[tuple[Any, ...]]:
-        with self.state.reader.connect() as connection:
-            return [tuple(row) for row in connection.exec_driver_sql(sql, parameters)]
+        with self.state.reader.connect() as connection, connection.begin():
+            return run(connection, sql, parameters)
 
     def window(self, budget_id: str) -> tuple[int, int]:
         """Used and held, all windows together."""
-        sql = "SELECT TOTAL(used), TOTAL(held) FROM budget_windows WHERE budget_id = ?"
-        used, held = self.rows(sql, budget_id)[0]
-        return int(used), int(held)
+        rows = self.rows("SELECT used, held FROM budget_windows WHERE budget_id = ?", budget_id)
+        return sum(used for used, _ in rows), sum(held for _, held in rows)
 
     def open_calls(self) -> list[str]:
         return [row[0] for row in self.rows("SELECT call_id FROM open_calls")]
@@ -372,10 +373,11 @@ def root_of(leaves: list[bytes]) -> bytes:
 
 
 @contextmanager
-def a_state(data_dir: Path) -> Iterator[World]:
+def a_state(data_dir: Path, place: Place | None = None) -> Iterator[World]:
     """A real data directory: one project, agent, key (`SECRET`), server and accepted tool."""
-    new = not (data_dir / "gateway.db").exists()
-    with open_state(data_dir, create=True) as state:
+    place = place or data_dir / "gateway.db"
+    new = not is_made(place)
+    with open_state(data_dir, create=True, place=place) as state:
         world = World(state)
         if new:
             world.change(_insert_one_of_each)

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from gateway.database_place import Place
 from gateway.refusals import Refused
 from gateway.values import Action, Fate, Permit
 from tests.builders import World, a_state, an_outcome
@@ -77,12 +78,12 @@ class Books:
 
 
 @pytest.mark.parametrize("seed", range(4))
-async def test_whatever_happens_the_books_balance(tmp_path: Path, seed: int) -> None:
+async def test_whatever_happens_the_books_balance(tmp_path: Path, place: Place, seed: int) -> None:
     chance = random.Random(seed)
-    with a_state(tmp_path) as world:
+    with a_state(tmp_path, place) as world:
         books = Books(world.add_budget(LIMIT))
     for _ in range(4):
-        with a_state(tmp_path) as world:
+        with a_state(tmp_path, place) as world:
             books.restarted()
             for _ in range(chance.randint(1, 6)):
                 await books.admit(world, chance)

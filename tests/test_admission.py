@@ -13,6 +13,7 @@ import pytest
 from sqlalchemy import Connection, event, insert, text
 
 from gateway.admission import PERMIT_SECONDS, Admission
+from gateway.database_place import Place
 from gateway.refusals import Refused
 from gateway.registry.grants import MAX_PENDING
 from gateway.registry.stop_file import StopFile
@@ -27,8 +28,8 @@ POISON = a_verdict(bundle_digest="sha256:" + "b" * 20_000)
 
 
 @pytest.fixture
-def world(tmp_path: Path) -> Iterator[World]:
-    with a_state(tmp_path) as world:
+def world(tmp_path: Path, place: Place) -> Iterator[World]:
+    with a_state(tmp_path, place) as world:
         yield world
 
 
@@ -524,6 +525,7 @@ async def test_what_is_blocked_or_risky_is_anchored_soon_and_nothing_else(
 # --- row order ---
 
 
+@pytest.mark.parametrize("place", ["sqlite"], indirect=True)
 async def test_budget_rows_are_taken_in_id_order(world: World, admission: Admission) -> None:
     names = [f"bud_{n}" for n in range(9)]
     for name in reversed(names):

@@ -10,6 +10,7 @@ import orjson
 import pytest
 from sqlalchemy import Connection, event
 
+from gateway.database_place import Place
 from gateway.flows import Ended
 from gateway.refusals import Refused
 from gateway.registry import stops
@@ -24,8 +25,8 @@ pytestmark = pytest.mark.anyio
 
 
 @pytest.fixture
-def world(tmp_path: Path) -> Iterator[World]:
-    with a_state(tmp_path) as world:
+def world(tmp_path: Path, place: Place) -> Iterator[World]:
+    with a_state(tmp_path, place) as world:
         yield world
 
 
@@ -184,14 +185,16 @@ async def test_an_outcome_that_comes_after_the_end_does_not_lose_the_answer(tmp_
     await world.state.settlement.settle(permit, an_outcome())
 
 
-async def test_a_restart_settles_as_unknown_what_was_left_open(tmp_path: Path) -> None:
-    with a_state(tmp_path) as world:
+async def test_a_restart_settles_as_unknown_what_was_left_open(
+    tmp_path: Path, place: Place
+) -> None:
+    with a_state(tmp_path, place) as world:
         budget = world.add_budget(10)
         permits = [await admitted(world) for _ in range(3)]
         await settled(world, permits[0], Fate.ANSWERED)
         granted = await a_granted_call(world)
         assert world.window(budget) == (1, 3)
-    with a_state(tmp_path) as world:
+    with a_state(tmp_path, place) as world:
         assert world.open_calls() == []
         assert world.window(budget) == (4, 0)
         unknown = [r for r in world.records(kind="outcome") if r["fate"] == "unknown"]
@@ -201,7 +204,7 @@ async def test_a_restart_settles_as_unknown_what_was_left_open(tmp_path: Path) -
         assert world.approvals() == [("APPROVED", granted.call.id)]
         world.check_log()
         size = world.state.log.size
-    with a_state(tmp_path) as world:
+    with a_state(tmp_path, place) as world:
         assert world.state.log.size == size  # nothing is settled twice
 
 

@@ -29,7 +29,7 @@ LAYERS = (
     ),
     ("api", "dashboard", "extensions", "dry_run", "mcp.proxy", "mcp.scan", "scans"),
     ("pipeline", "what_if"),
-    ("takeover",),
+    ("takeover", "following"),
     ("state", "notifications"),
     (
         "steps",

@@ -12,7 +12,7 @@ from typing import TypeVar
 
 import anyio.to_thread
 import orjson
-from sqlalchemy import Connection, Engine
+from sqlalchemy import Connection, Engine, update
 
 from gateway.clock import Clock
 from gateway.ids import new_id
@@ -21,6 +21,8 @@ from gateway.policy.templates import Catalogue
 from gateway.registry import outbox
 from gateway.registry.directory import Directory
 from gateway.registry.people import User
+from gateway.store import tables
+from gateway.store.database import announce
 from gateway.store.writer import Writer
 from gateway.trace.log import Log
 from gateway.trace.record import Draft, Field
@@ -120,6 +122,10 @@ class Change:
         )
         self._log.append(self.connection, [draft])
         outbox.put(self.connection, self.project_id, self.now, event, subject, codes or {})
+        p = tables.projects.c
+        moved = update(tables.projects).where(p.id == self.project_id)
+        self.connection.execute(moved.values(changes=p.changes + 1))
+        announce(self.connection)
         self._directory.touch(self.project_id)
 
 
@@ -163,6 +169,10 @@ class Registry:
     async def changed(self, since: int, seconds: float) -> None:
         """Return once there are more changes than `since`, or after so many seconds."""
         await self._changed.wait(since, seconds)
+
+    def changed_elsewhere(self) -> None:
+        """Another gateway has changed something: whoever waits for that looks again."""
+        self._changed.beat()
 
     def _begin(self, connection: Connection, by: Actor) -> Change:
         return Change(

@@ -9,6 +9,7 @@ import hashlib
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
+from threading import Lock
 from typing import Any
 
 import orjson
@@ -137,6 +138,11 @@ class Directory:
         self._projects: dict[ProjectId, ProjectView] = {}
         self._by_secret: dict[bytes, Key] = {}
         self._touched: set[ProjectId] = set()
+        self._counts: dict[ProjectId, int] = {}
+        # The writing thread and whoever follows other gateways both read projects: of two that
+        # read the same one, the later reading is the one that stays.
+        self._reading = Lock()
+        self._sees: Callable[[], bool] = lambda: True
         self.epoch = 0
         """Rises with every change that becomes durable: a stop, a pause, a revocation, …"""
 
@@ -152,6 +158,27 @@ class Directory:
 
     def projects(self) -> tuple[ProjectView, ...]:
         return tuple(self._projects.values())
+
+    def sees(self) -> bool:
+        """False while changes of other gateways cannot be read: a stop may be among them."""
+        return self._sees()
+
+    # --- kept by whoever follows other gateways ---
+
+    def must_follow(self, sees: Callable[[], bool]) -> None:
+        """From now on others change projects too, and ``sees`` tells whether they are seen."""
+        self._sees = sees
+
+    def moved(self, counts: Mapping[ProjectId, int]) -> list[ProjectId]:
+        """Given each project's count of changes: the projects that are not as read here."""
+        with self._reading:
+            return [one for one, count in counts.items() if self._counts.get(one, -1) < count]
+
+    def reread(self, connection: Connection, project_id: ProjectId) -> None:
+        """Read a project anew. The connection's snapshot begins here, after any reading before."""
+        with self._reading, connection.begin():
+            self._load_project(connection, project_id)
+            self.epoch += 1
 
     # --- kept by the writer ---
 
@@ -173,17 +200,19 @@ class Directory:
         self._touched.clear()
 
     def committed(self, connection: Connection) -> None:
-        for project_id in self._touched:
-            self._load_project(connection, project_id)
-        if self._touched:
-            self._touched.clear()
-            self.epoch += 1
+        with self._reading:
+            for project_id in self._touched:
+                self._load_project(connection, project_id)
+            if self._touched:
+                self._touched.clear()
+                self.epoch += 1
 
     def load(self, connection: Connection) -> None:
         """Read every project: at start, and when nobody knows what became of a commit."""
-        for row in connection.execute(select(tables.projects.c.id)).all():
-            self._load_project(connection, ProjectId(row.id))
-        self.epoch += 1
+        with self._reading:
+            for row in connection.execute(select(tables.projects.c.id)).all():
+                self._load_project(connection, ProjectId(row.id))
+            self.epoch += 1
 
     def _load_project(self, connection: Connection, project_id: ProjectId) -> None:
         def rows(table: Any, *conditions: Any) -> list[Any]:
@@ -222,6 +251,7 @@ class Directory:
         # A new dict, then one assignment: a reader in another thread sees the old or the new.
         others = {k: v for k, v in self._by_secret.items() if v.project_id != project_id}
         self._by_secret = others | keys
+        self._counts[project_id] = row.changes
         self._projects = self._projects | {project_id: view}
 
     def _extensions(

@@ -14,6 +14,7 @@ from gateway.ids import new_id
 from gateway.keyring import Keyring, encrypt
 from gateway.registry import outbox
 from gateway.rounds import Continuation
+from gateway.store.database import only_one
 from gateway.store.tables import agents, approvals, keys
 from gateway.trace.record import bounded
 from gateway.values import Approved, Caller, CallId, Decision, Json
@@ -67,6 +68,8 @@ class Grants:
 
     def spend(self, connection: Connection, approved: Approved, now: str) -> str | None:
         """Spend a grant for this call and return its id; None when there is none."""
+        # Of calls that ask for the same on two gateways, the later sees what the earlier made.
+        only_one(connection, approved.call.caller.project.id)
         oldest = (
             select(approvals.c.id)
             .where(

@@ -37,6 +37,8 @@ class EmergencyStop:
         if caller.agent is not None:
             agent_ids = agent_ids | {caller.agent.id}
         stop = stop or view.stop_for(caller.server.id, agent_ids)
+        if not self._directory.sees():
+            raise Refused("internal", detail="what other gateways stopped cannot be read")
         if stop is not None:
             raise Refused("emergency_stop", {"stop_id": stop.id, "scope": stop.scope})
         for agent_id in agent_ids:

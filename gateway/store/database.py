@@ -120,6 +120,12 @@ def only_one(connection: Connection, what: str) -> None:
         postgresql.only_one(connection, what)
 
 
+def announce(connection: Connection) -> None:
+    """Tell other gateways, once it is durable, that this transaction changes something."""
+    if is_postgresql(connection):
+        postgresql.announce(connection)
+
+
 def is_postgresql(connection: Connection) -> bool:
     return connection.dialect.name == postgresql.NAME
 

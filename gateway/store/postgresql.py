@@ -25,6 +25,8 @@ NAME = "postgresql"
 _TURN = 0x67617465
 """The advisory lock of this program; the second number says which of them."""
 _WRITING = 0
+CHANNEL = "gateway_changes"
+"""On which a gateway says that it has changed something."""
 READERS = 8
 """Connections of one gateway that read, at most; one more writes, and one listens."""
 
@@ -88,6 +90,10 @@ def take_turn(connection: Connection, *, alone: bool) -> float:
 
 def only_one(connection: Connection, what: str) -> None:
     _execute(connection, "SELECT pg_advisory_xact_lock(hashtextextended(%s, 0))", what)
+
+
+def announce(connection: Connection) -> None:
+    _execute(connection, f"NOTIFY {CHANNEL}")
 
 
 def patient(connection: Connection) -> None:

@@ -25,7 +25,7 @@ from typing import Any, Protocol, TypeVar
 
 import structlog
 from sqlalchemy import Connection, Engine, RootTransaction
-from sqlalchemy.exc import DBAPIError
+from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 
 from gateway.store.database import is_lost, is_servers, may_pass, take_turn
 from gateway.telemetry import fault_text
@@ -45,7 +45,11 @@ class WriterStopped(Exception):
     """The writer is closed; nothing was written."""
 
 
-class CommitInDoubt(Exception):
+class DatabaseAway(SQLAlchemyError):
+    """The database's server cannot be reached, or takes too long; nothing was written."""
+
+
+class CommitInDoubt(SQLAlchemyError):
     """The connection ended during the commit: what was to be written may be durable, or not."""
 
 
@@ -194,6 +198,8 @@ class Writer:
             # A server that is away fails each of them, one time-out after the other.
             if len(jobs) == 1 or isinstance(fault, CommitInDoubt) or is_servers(fault):
                 self.failing = True
+                if is_servers(fault) and not isinstance(fault, CommitInDoubt):
+                    fault = DatabaseAway(fault_text(fault))
                 _log.error("write failed", error=fault_text(fault), pieces=len(jobs))
                 results = [fault] * len(jobs)
             else:

@@ -2,6 +2,7 @@
 
 from sqlalchemy import (
     JSON,
+    BigInteger,
     Boolean,
     Column,
     ForeignKey,
@@ -37,6 +38,7 @@ projects = Table(
     Column("breaker_refusals", Integer),
     Column("breaker_action", String, nullable=False, server_default="ask"),
     Column("created_at", String, nullable=False),
+    Column("changes", BigInteger, nullable=False, server_default="0"),  # to anything in it
 )
 
 keys = Table(

@@ -1,0 +1,123 @@
+"""Follows what other gateways change in the database that they share with this one.
+
+Each change counts its project up and sends word when it is durable (LISTEN/NOTIFY). Whoever hears
+it, and without a word each second, compares the counts and reads the projects that moved: stops,
+pauses, keys, policies, approvals. Who cannot read them for some seconds refuses calls, since a stop
+may be among what it does not know.
+"""
+
+import asyncio
+import importlib
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass, field
+from typing import Any
+
+import anyio.to_thread
+import structlog
+from sqlalchemy import Connection, select
+from sqlalchemy.exc import SQLAlchemyError
+
+from gateway.state import State
+from gateway.store import tables
+from gateway.store.postgresql import CHANNEL
+from gateway.values import ProjectId, Stop
+
+POLL_SECONDS = 1.0
+BLIND_SECONDS = 5.0
+"""How long calls are still answered by what was last read."""
+_DIAL_SECONDS = 5
+
+_log = structlog.get_logger(__name__)
+
+
+@dataclass(slots=True)
+class Following:
+    """``cancel_calls`` cuts the running calls that a stop covers."""
+
+    state: State
+    cancel_calls: Callable[[Stop], object]
+    _read_at: float = field(default_factory=time.monotonic)
+    _told: bool = True
+
+    async def run(self) -> None:
+        """Until cancelled; without a shared database there is nobody to follow."""
+        if not isinstance(self.state.place, str):
+            await asyncio.get_running_loop().create_future()
+        self._read_at = time.monotonic()
+        self.state.directory.must_follow(self.sees)
+        while True:
+            listening = await self._listen()
+            try:
+                await self._follow(listening)
+            finally:
+                if listening is not None:
+                    await listening.close()
+
+    def sees(self) -> bool:
+        """Whether stops of other gateways were read a moment ago."""
+        return time.monotonic() - self._read_at < BLIND_SECONDS
+
+    async def once(self) -> bool:
+        """Read what moved. Returns False when the database cannot be read."""
+        started = time.monotonic()
+        try:
+            stops = await anyio.to_thread.run_sync(self._read)
+        except SQLAlchemyError as fault:
+            if self._told:
+                _log.error("what other gateways change cannot be read", why=type(fault).__name__)
+            self._told = False
+            return False
+        self._read_at, self._told = started, True
+        for stop in stops or ():
+            self.cancel_calls(stop)
+        if stops is not None:
+            self.state.registry.changed_elsewhere()
+        return True
+
+    def _read(self) -> list[Stop] | None:
+        """The stops that are new; None when nothing moved at all."""
+        directory = self.state.directory
+        with self.state.reader.connect() as connection, connection.begin():
+            moved = directory.moved(_counts(connection))
+        if not moved:
+            return None
+        before = {stop.id for view in directory.projects() for stop in view.stops}
+        for project_id in moved:
+            with self.state.reader.connect() as connection:
+                directory.reread(connection, project_id)
+        views = [directory.view(project_id) for project_id in moved]
+        return [stop for view in views for stop in view.stops if stop.id not in before]
+
+    async def _listen(self) -> Any:
+        """A connection that hears of changes, or None while there is none to be had."""
+        driver = importlib.import_module("psycopg")
+        with suppress(driver.Error):
+            connection = await driver.AsyncConnection.connect(
+                self.state.place, autocommit=True, connect_timeout=_DIAL_SECONDS
+            )
+            with suppress(driver.Error):
+                await connection.execute(f"LISTEN {CHANNEL}")
+                return connection
+            await connection.close()
+        return None
+
+    async def _follow(self, listening: Any) -> None:
+        """Until the connection ends, or the database cannot be read."""
+        driver = importlib.import_module("psycopg")
+        while await self.once():
+            if listening is None:
+                await asyncio.sleep(POLL_SECONDS)
+                return
+            try:
+                async for _ in listening.notifies(timeout=POLL_SECONDS, stop_after=1):
+                    pass
+            except driver.Error:
+                return
+        await asyncio.sleep(POLL_SECONDS)
+
+
+def _counts(connection: Connection) -> dict[ProjectId, int]:
+    p = tables.projects.c
+    return {ProjectId(row.id): row.changes for row in connection.execute(select(p.id, p.changes))}
