@@ -1,11 +1,12 @@
 # make run   a demonstration on this machine        make test    everything that must hold
 # make check style, types and Rego, no tests         make bench   calls per second, in one run
 # make soak  memory, under streams and sessions
+# make faults   thirty kills at random under load, and every other fault that there is a test for
 # make install  what `run` needs                     make lock    pin the dependencies anew
 # make sbom     what is in it, as CycloneDX
 
 .DEFAULT_GOAL := run
-.PHONY: run install test check conformance bench sbom lock packages python screenshots soak
+.PHONY: faults run install test check conformance bench sbom lock packages python screenshots soak
 .DELETE_ON_ERROR:
 
 PYTHON ?= python3
@@ -95,6 +96,9 @@ bench: packages install .venv/.dev tests/node/node_modules/.package-lock.json
 # Takes about three minutes; it looks at the memory of a process in /proc.
 soak: packages install .venv/.dev
 	@PATH="$$(dirname "$(OPA)"):$$PATH" $(BIN)/python -m benchmarks.soak
+
+faults: packages install .venv/.dev
+	@PATH="$$(dirname "$(OPA)"):$$PATH" FAULT_ROUNDS=30 $(BIN)/python -m pytest tests/faults
 
 # Pictures of the dashboard for the docs, from a demonstration of its own.
 screenshots: packages install .venv/.dev

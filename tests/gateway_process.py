@@ -5,7 +5,7 @@ import json
 import re
 import signal
 import sys
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -71,22 +71,20 @@ async def a_gateway(
     data_dir: Path,
     *options: str,
     settings: Mapping[str, str] | None = None,
-    inside: Sequence[str] = (),
-    preexec: Callable[[], None] | None = None,
+    log: Path | None = None,
 ) -> AsyncIterator[GatewayProcess]:
     """A gateway that answers; killed at the end if it still runs.
 
-    ``options`` are those of `tests.served_gateway`; ``inside`` is a command that runs it.
+    ``options`` are those of `tests.served_gateway`; its log stands beside its data without ``log``.
     """
-    log = data_dir.with_name(data_dir.name + ".log")
+    log = log or data_dir.with_name(data_dir.name + ".log")
     with log.open("ab") as stderr:
         process = await asyncio.create_subprocess_exec(
-            *(*inside, sys.executable, "-m", "tests.served_gateway", str(data_dir), *options),
+            *(sys.executable, "-m", "tests.served_gateway", str(data_dir), *options),
             cwd=ROOT,
             env={**environment(), **(settings or {})},
             stdout=asyncio.subprocess.PIPE,
             stderr=stderr,
-            preexec_fn=preexec,
         )
     try:
         assert process.stdout is not None
@@ -98,10 +96,3 @@ async def a_gateway(
         if process.returncode is None:
             process.kill()
         await process.wait()
-
-
-async def until(holds: Callable[[], bool], seconds: float = 60) -> None:
-    """Wait until the condition holds, and fail when it never does."""
-    async with asyncio.timeout(seconds):
-        while not holds():  # noqa: ASYNC110 - it is another process that makes it true
-            await asyncio.sleep(0.02)

@@ -256,7 +256,13 @@ class Catalogue:
         return self.templates().get(name)
 
     def _refresh(self) -> None:
-        stamp = self._look()
+        try:
+            stamp = self._look()
+        except OSError:
+            # Out of descriptors, say: what was read holds, and must not take a commit along.
+            if self._stamp is None:
+                raise
+            return
         if stamp == self._stamp:
             return
         found: dict[str, Template] = {}

@@ -48,9 +48,9 @@ async def changes(folders: Callable[[], Iterable[Path]]) -> AsyncGenerator[None]
                     first = False
                     if replaced:
                         break
-        except (OSError, RuntimeError) as error:
+        except* (OSError, RuntimeError) as errors:  # its task's come in a group
             # Such as too few watches: looking at every file again and again needs none.
-            _log.warning("policy folders are polled", why=str(error))
+            _log.warning("policy folders are polled", why=str(errors.exceptions[0]))
             polling = True
             await asyncio.sleep(_LOOK_MS / 1000)
 

@@ -307,7 +307,7 @@ class Signing:
     async def run(self) -> None:
         """Until cancelled. What fails is tried again a second later; the writer has logged it."""
         while True:
-            with contextlib.suppress(SQLAlchemyError, WriterStopped):
+            with contextlib.suppress(SQLAlchemyError, WriterStopped, OSError):
                 await self._sign()
                 if self._signed is not None and time.monotonic() >= self._publish_at:
                     await self._publish(self._signed)
@@ -315,7 +315,7 @@ class Signing:
 
     async def close(self) -> None:
         """Sign and publish what the last second brought."""
-        with contextlib.suppress(SQLAlchemyError, WriterStopped):
+        with contextlib.suppress(SQLAlchemyError, WriterStopped, OSError):
             await self._sign()
             if self._signed is not None:
                 await self._publish(self._signed)

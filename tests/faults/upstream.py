@@ -170,7 +170,7 @@ async def stream(_: Upstream, message: Message, writer: asyncio.StreamWriter) ->
 
 async def drip(_: Upstream, message: Message, writer: asyncio.StreamWriter) -> None:
     """A byte at a time, for ever."""
-    writer.write(PLAIN % TEN_GIGABYTES)
+    writer.write(PLAIN % len(MEGABYTE))
     while not writer.is_closing():
         writer.write(b" ")
         await writer.drain()

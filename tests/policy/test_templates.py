@@ -1,6 +1,7 @@
 """Templates: every fault told at once, parameters bounded, coverage as the bundle spells names."""
 
 import subprocess
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -165,3 +166,19 @@ def test_no_tool_that_the_rego_finds_is_told_as_uncovered(name: str) -> None:
     assert samples
     found = {sample["tool"] for sample in samples if sample["policy_ids"]}
     assert [tool for tool in found if not template.covering(tool)] == []
+
+
+def test_a_folder_that_cannot_be_listed_now_leaves_what_was_read(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    catalogue = Catalogue(ROOT / "connector_templates")
+    read = catalogue.templates()
+    assert read
+
+    def out_of_descriptors(_: Path) -> Iterator[Path]:
+        raise OSError(24, "Too many open files")
+
+    monkeypatch.setattr(Path, "iterdir", out_of_descriptors)
+    assert catalogue.templates() == read
+    with pytest.raises(OSError, match="Too many"):
+        Catalogue(ROOT / "connector_templates").templates()
