@@ -53,7 +53,8 @@ def verify(bundle: Bundle, trust: Trust) -> list[Check]:
     checks = [Check("log.key", *told) for told in chain.told]
     for one, found in zip(logs, told, strict=True):
         if one.head is not None:
-            found.append(_unanchored(one.head.size, covered.get(one.origin, one.covered)))
+            anchored = covered.get(one.origin, one.covered)
+            found.append(_unanchored(one.head.size, anchored, one.listed))
         if len(logs) > 1:
             found = [Check(c.name, c.status, c.detail, one.origin) for c in found]
         checks += found
@@ -76,11 +77,14 @@ def _text(signed: str) -> Checkpoint:
     return note.parse(signed.rpartition("\n\n")[0] + "\n")
 
 
-def _unanchored(size: int, covered: int) -> Check:
+def _unanchored(size: int, covered: int, listed: int) -> Check:
     if covered >= size:
         return Check("unanchored", "PASS", "every record is covered by an anchor")
     why = f"{size - covered} records ({covered}..{size - 1}) are covered by the "
-    return Check("unanchored", "WARN", why + "log's own signature only")
+    more = ""
+    if listed > covered:
+        more = f"; an anchor of {listed} is listed, and cannot be verified here"
+    return Check("unanchored", "WARN", why + "log's own signature only" + more)
 
 
 def _sizes(views: Sequence[LogView], trust: Trust) -> Iterator[Check]:
@@ -135,7 +139,9 @@ class _OneLog:
         self.head: Checkpoint | None = None
         self.origin = ""
         self.covered = 0
-        """Records below the largest anchor."""
+        """Records below the largest anchor that shows itself."""
+        self.listed = 0
+        """The same of anchors that the bundle lists, and that cannot be verified here."""
         self._named: Sequence[tuple[int, Named]] = ()
 
     def view(self) -> LogView | None:
@@ -335,9 +341,17 @@ class _OneLog:
             else:
                 check = Check(name, "FAIL", "the checkpoint does not extend that head")
             checks.append(check)
-            if check.status == "PASS":
+            if check.status != "PASS":
+                continue
+            if self._is_shown(anchor):
                 self.covered = max(self.covered, anchor.size)
+            else:
+                self.listed = max(self.listed, anchor.size)
         return checks
+
+    def _is_shown(self, anchor: Anchored) -> bool:
+        """Whether more than the bundle's word says that the head was anchored."""
+        return _kind(anchor) == _CHAIN and (bool(anchor.raw) or self._trust.rpc is not None)
 
     def _anchored(self, anchor: Anchored) -> tuple[Status, str]:
         if _kind(anchor) != _CHAIN:

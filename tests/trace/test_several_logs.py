@@ -18,11 +18,14 @@ from gateway.registry.traces import Filter
 from gateway.store.database import reading_engine
 from gateway.trace import note, slots
 from gateway.trace.bundle import Bundle
+from gateway.trace.chain_proof import ANCHOR
+from gateway.trace.ethereum import keccak256
 from gateway.trace.merkle import Frontier
 from gateway.trace.note import Checkpoint, VerifierKey
 from gateway.trace.recheck import recheck
 from gateway.trace.verify import Trust, verify
 from tests.trace.evidence_world import PROJECT, path_of
+from tests.trace.test_ethereum import Wallet
 from tests.trace.test_slots import Machines, machines_in
 
 NAME = "gw.example/trace/main"
@@ -230,14 +233,35 @@ def test_an_anchor_of_one_log_covers_the_others_up_to_where_it_names_them(
     one = evidence.machines.opened[0]
     folder = log_of(evidence.bundle, NAME)
     size = one.log.size
-    root = base64.b64encode(one.log.root()).decode()
-    anchor = {"backend": "file", "size": size, "root": root, "consistency": []}
+    root = one.log.root()
+    head = keccak256(NAME.encode()) + size.to_bytes(32) + root
+    raw = base64.b64encode(Wallet(7).signed(b"\x33" * 20, ANCHOR + head)).decode()
+    anchor = {"backend": "flare", "size": size, "consistency": [], "proof": raw}
+    anchor["root"] = base64.b64encode(root).decode()
     (folder / "anchors.json").write_text(json.dumps({"anchors": [anchor]}))
     told, details = evidence.statuses(), evidence.details()
     assert told[f"{NAME} unanchored"] == "PASS"
     assert told[f"{NAME}.1 unanchored"] == "PASS"
     assert told[f"{NAME}.1-2 unanchored"] == "PASS"
     assert details[f"{NAME}.2 unanchored"].startswith("2 records (5..6)")
+
+
+def test_an_anchor_that_is_only_listed_covers_nothing(evidence: Evidence) -> None:
+    one = evidence.machines.opened[0]
+    root = base64.b64encode(one.log.root()).decode()
+    for backend in ("file", "rfc3161", "flare"):
+        anchor: dict[str, object] = {
+            "backend": backend,
+            "size": one.log.size,
+            "root": root,
+            "consistency": [],
+        }
+        told = json.dumps({"anchors": [anchor]})
+        (log_of(evidence.bundle, NAME) / "anchors.json").write_text(told)
+        assert evidence.statuses()[f"{NAME} unanchored"] == "WARN"
+        detail = evidence.details()[f"{NAME} unanchored"]
+        assert detail.startswith(f"{one.log.size} records (0..")
+        assert "is listed, and cannot be verified here" in detail
 
 
 # --- the database itself ---
