@@ -5,7 +5,7 @@ import ipaddress
 from collections import OrderedDict
 from collections.abc import Callable, Collection, Sequence
 from time import monotonic
-from typing import Any
+from typing import Any, cast
 
 import orjson
 from starlette.types import ASGIApp, Receive, Scope, Send
@@ -190,8 +190,43 @@ _TOO_LARGE = _plain(
 _TOO_SLOW = _plain(b"408 Request Timeout", b"The request's headers took too long to arrive.\n")
 
 
+_CONTINUE = b"HTTP/1.1 100 "
+
+
 class _HeadTooLarge(Exception):
     """Raised through llhttp, which then reads no further."""
+
+
+class HeldHead:
+    """A transport for one answer, whose head waits for its body where the head tells the length.
+
+    uvicorn writes them apart: two packets, and a client that is woken for half an answer.
+    """
+
+    __slots__ = ("_begun", "_head", "_transport")
+
+    def __init__(self, transport: asyncio.Transport) -> None:
+        self._transport = transport
+        self._begun = False
+        self._head = b""
+
+    def write(self, data: bytes) -> None:
+        if self._head:
+            data, self._head = self._head + data, b""
+        elif not self._begun and not data.startswith(_CONTINUE):
+            self._begun = True
+            if b"\r\ncontent-length: " in data:
+                self._head = data
+                return
+        self._transport.write(data)
+
+    def close(self) -> None:
+        if self._head:
+            self.write(b"")
+        self._transport.close()
+
+    def is_closing(self) -> bool:
+        return self._transport.is_closing()
 
 
 class EdgeProtocol(HttpToolsProtocol):
@@ -252,7 +287,11 @@ class EdgeProtocol(HttpToolsProtocol):
             raise _HeadTooLarge
         self._in_head = self._begun = False
         self._heads += 1
+        before = self.cycle
         super().on_headers_complete()
+        # Calls are what it is for; and a HEAD's answer is a head that says a length, and no more.
+        if self.cycle is not before and self.scope["method"] == "POST":
+            self.cycle.transport = cast(asyncio.Transport, HeldHead(self.transport))
 
     def on_message_complete(self) -> None:
         self._in_head = True

@@ -10,7 +10,7 @@ import orjson
 import pytest
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from gateway.edge import Edge, EdgeProtocol, TokenBuckets, client_ip
+from gateway.edge import Edge, EdgeProtocol, HeldHead, TokenBuckets, client_ip
 from tests.serving import serving
 
 pytestmark = pytest.mark.anyio
@@ -361,3 +361,65 @@ async def test_what_frames_or_authorizes_a_request_twice_is_refused(
     async with served() as port:
         answer = await exchange(port, head(*headers, size=5) + b"0\r\n\r\n")
     assert answer.startswith(b"HTTP/1.1 400 ")
+
+
+class Written(asyncio.Transport):
+    """What was written to a connection, packet by packet."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.packets: list[bytes] = []
+        self.closed = False
+
+    def write(self, data: bytes | bytearray | memoryview) -> None:
+        assert not self.closed
+        self.packets.append(bytes(data))
+
+    def close(self) -> None:
+        self.closed = True
+
+    def is_closing(self) -> bool:
+        return self.closed
+
+
+HEAD = b"HTTP/1.1 200 OK\r\ncontent-type: text/plain\r\n"
+WITH_LENGTH = HEAD + b"content-length: 2\r\n\r\n"
+STREAMED = HEAD + b"transfer-encoding: chunked\r\n\r\n"
+NOT_YET = b"HTTP/1.1 100 Continue\r\n\r\n"
+
+
+@pytest.mark.parametrize("body", [b"ok", b""])
+def test_a_head_that_tells_the_length_leaves_with_its_body(body: bytes) -> None:
+    under = Written()
+    held = HeldHead(under)
+    for data in (NOT_YET, WITH_LENGTH, body, b"more"):
+        held.write(data)
+    assert under.packets == [NOT_YET, WITH_LENGTH + body, b"more"]
+
+
+def test_a_streams_head_and_chunks_leave_at_once_whatever_they_hold() -> None:
+    under = Written()
+    held = HeldHead(under)
+    written = [STREAMED, b"20\r\n\r\ncontent-length: 2\r\n", b"0\r\n\r\n"]
+    for data in written:
+        held.write(data)
+    assert under.packets == written
+
+
+def test_a_head_whose_body_never_comes_leaves_before_the_connection_ends() -> None:
+    under = Written()
+    held = HeldHead(under)
+    held.write(WITH_LENGTH)
+    assert under.packets == []
+    held.close()
+    assert under.packets == [WITH_LENGTH]
+    assert held.is_closing()
+
+
+async def test_an_answer_to_a_post_is_one_packet_and_its_connection_is_kept() -> None:
+    async with served() as port:
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        for _ in range(2):
+            writer.write(head(size=2) + b"ab")
+            assert (await reader.read(65536)).endswith(b'"body":2}')
+        writer.close()
