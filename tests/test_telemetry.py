@@ -132,8 +132,12 @@ def test_no_module_logs_what_an_exception_says_in_its_own_words() -> None:
 
 
 def _words(value: ast.expr) -> bool:
-    return any(
-        (isinstance(node, ast.Name) and node.id in ("str", "repr", "traceback"))
-        or (isinstance(node, ast.FormattedValue))
+    """Whether an exception, as they are called here, is made text."""
+    made = [
+        node
         for node in ast.walk(value)
-    )
+        if isinstance(node, ast.FormattedValue)
+        or (isinstance(node, ast.Call) and ast.unparse(node.func) in ("str", "repr"))
+    ]
+    named = {ast.unparse(name) for text in made for name in ast.walk(text)}
+    return not named.isdisjoint({"fault", "error", "errors", "exc"})
