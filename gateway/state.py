@@ -9,7 +9,7 @@ from pathlib import Path
 
 import structlog
 from sqlalchemy import Connection, Engine
-from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.exc import OperationalError, SQLAlchemyError
 
 from gateway import keyring
 from gateway.assets import AssetMissing, asset
@@ -35,6 +35,7 @@ from gateway.store.database import (
     take_turn,
     writing_engine,
 )
+from gateway.store.postgresql import DatabaseAway
 from gateway.store.writer import Participant, Writer, WriterStopped
 from gateway.trace import slots
 from gateway.trace.checkpoint import Checkpoints
@@ -97,7 +98,7 @@ def open_state(
     directory, keys and database are made where they are missing. Checkpoints go to
     ``checkpoint_file``, to a file in the directory without one, nowhere if it is named ``off``.
     Raises `NotInitialised`, `gateway.store.database.DatabaseLocked`,
-    `gateway.keyring.KeyringFault`.
+    `gateway.store.postgresql.DatabaseAway`, `gateway.keyring.KeyringFault`.
     """
     place = place or data_dir / DATABASE
     if create:
@@ -138,6 +139,9 @@ def is_made(place: Place) -> bool:
     try:
         with engine.connect() as connection:
             return migrations.revision(connection) is not None
+    except OperationalError as fault:
+        why = str(fault.orig).strip()
+        raise DatabaseAway(f"cannot reach the database of GATEWAY_DATABASE_URL: {why}") from None
     finally:
         engine.dispose()
 

@@ -11,9 +11,8 @@ import typer
 from gateway.anchors.place import AnchorUnusable
 from gateway.commands.foreseen import FORESEEN
 from gateway.commands.options import CANNOT_TELL, REFUSED, AsJson, DataDir, printable, told_plainly
-from gateway.database_place import DATABASE
 from gateway.settings import Settings
-from gateway.state import NotInitialised
+from gateway.state import NotInitialised, is_made
 from gateway.store.database import reading_engine
 from gateway.trace import receipts
 
@@ -76,10 +75,9 @@ def status(
 
 
 def _standing(settings: Settings) -> receipts.LogStanding:
-    path = settings.data_dir / DATABASE
-    if not path.exists():
+    if not is_made(settings.database):
         raise NotInitialised(f"{settings.data_dir} holds no gateway; run `gateway init` first")
-    engine = reading_engine(path)
+    engine = reading_engine(settings.database)
     try:
         with engine.connect() as connection, connection.begin():
             return receipts.standing(connection)

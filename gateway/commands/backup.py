@@ -28,6 +28,8 @@ def backup(
     """Copy database, keys and policy bundles into a new folder, also while the gateway runs."""
     with told_plainly(*FORESEEN, BackupRefused):
         settings = Settings.read(data_dir=data_dir)
+        if settings.database_url is not None:
+            raise BackupRefused("the database is on PostgreSQL: copy it with pg_dump, and the keys")
         copied = back_up(settings.data_dir, to.absolute(), log_key=with_log_key)
     if json:
         typer.echo(json_text.dumps(asdict(copied)))

@@ -9,12 +9,14 @@ from gateway.registry.faults import Fault
 from gateway.settings import SettingsFault
 from gateway.state import NotInitialised
 from gateway.store.database import DatabaseLocked
+from gateway.store.postgresql import DatabaseAway
 from gateway.trace.slots import SlotLost
 
 FORESEEN = (
     SettingsFault,
     NotInitialised,
     DatabaseLocked,
+    DatabaseAway,
     KeyringFault,
     Fault,
     PortTaken,

@@ -140,7 +140,7 @@ def schemas(
     """Write the arguments of the tools that were scanned, for policies to be checked against."""
     with told_plainly(*_CANNOT, NotInitialised, keyring.KeyringFault, code=CANNOT_TELL):
         place = folder or _folders(None)[0]
-        with policy_history.reading(Settings.read(data_dir=data_dir).data_dir) as (connection, _):
+        with policy_history.reading(Settings.read(data_dir=data_dir)) as (connection, _):
             written = write_tool_schemas(connection, place / "schemas")
     if as_json:
         told = {"files": [str(path) for path in written.files], "skipped": written.skipped}

@@ -28,7 +28,6 @@ from gateway.commands.options import (
     told_plainly,
 )
 from gateway.commands.replay_report import as_markdown, as_text
-from gateway.database_place import DATABASE
 from gateway.keyring import Keyring, KeyringFault
 from gateway.policy import opa_binary
 from gateway.policy.archive import archived
@@ -44,7 +43,7 @@ from gateway.registry import recorded
 from gateway.registry.faults import Missing
 from gateway.registry.recorded import Recorded
 from gateway.settings import Settings, SettingsFault
-from gateway.state import KEYS, NotInitialised
+from gateway.state import KEYS, NotInitialised, is_made
 from gateway.store import tables
 from gateway.store.database import reading_engine
 from gateway.trace.record import bounded
@@ -94,7 +93,7 @@ def replay(
     start = _start(since)
     with told_plainly(*_CANNOT, NothingToReplay, code=CANNOT_TELL):
         settings, opa = Settings.read(data_dir=data_dir), opa_binary.find()
-        with reading(settings.data_dir) as (connection, keys):
+        with reading(settings) as (connection, keys):
             of = None if project is None else _project_id(connection, project)
             decisions = list(recorded.since(connection, keys, start, limit, of))
         serving = last_good(settings.data_dir / _BUNDLES)
@@ -125,7 +124,7 @@ def explain(
     """
     with told_plainly(*_CANNOT, BundleFault, code=CANNOT_TELL):
         settings, opa = Settings.read(data_dir=data_dir), opa_binary.find()
-        with reading(settings.data_dir) as (connection, keys):
+        with reading(settings) as (connection, keys):
             decision = recorded.find(connection, keys, trace_id)
         question, digest = decision.question, decision.bundle_digest
         if question is None or digest is None:
@@ -159,13 +158,15 @@ def _start(since: str) -> str:
 
 
 @contextmanager
-def reading(data_dir: Path) -> Iterator[tuple[Connection, Keyring]]:
-    if not (data_dir / DATABASE).exists():
-        raise NotInitialised(f"{data_dir} holds no gateway; name its folder with --data-dir")
-    engine = reading_engine(data_dir / DATABASE)
+def reading(settings: Settings) -> Iterator[tuple[Connection, Keyring]]:
+    if not is_made(settings.database):
+        raise NotInitialised(
+            f"{settings.data_dir} holds no gateway; name its folder with --data-dir"
+        )
+    engine = reading_engine(settings.database)
     try:
         with engine.connect() as connection:
-            yield connection, keyring.load(data_dir / KEYS)
+            yield connection, keyring.load(settings.data_dir / KEYS)
     finally:
         engine.dispose()
 

@@ -14,10 +14,9 @@ from gateway.commands.options import (
     told_plainly,
 )
 from gateway.commands.over_api import id_of, tell, the_api
-from gateway.database_place import DATABASE
 from gateway.registry.stop_file import FILE_STOP, StopFile
 from gateway.settings import Settings
-from gateway.state import NotInitialised
+from gateway.state import KEYS, NotInitialised
 
 app = typer.Typer()
 
@@ -72,7 +71,7 @@ def stop(
 def _by_file(reason: str, data_dir: DataDir, lift: bool, json: bool) -> None:
     with told_plainly(*FORESEEN, OSError):
         folder = Settings.read(data_dir=data_dir).data_dir
-        if not (folder / DATABASE).exists():
+        if not (folder / KEYS).exists():
             raise NotInitialised(f"{folder} holds no gateway; give its --data-dir")
         stop_file = StopFile(folder)
         if lift:

@@ -15,6 +15,7 @@ from functools import partial
 from typing import Any
 
 from sqlalchemy import Connection, Engine, create_engine
+from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.pool import QueuePool
 from sqlalchemy.types import String, Text
@@ -50,6 +51,10 @@ _DIALLING: dict[str, Any] = {
 }
 
 
+class DatabaseAway(SQLAlchemyError):
+    """The database's server cannot be reached, or takes too long; nothing was written."""
+
+
 def writing_engine(url: PostgresUrl) -> Engine:
     return _engine(url, 1, isolation_level="READ COMMITTED")
 
@@ -68,7 +73,12 @@ def reading_engine(url: PostgresUrl) -> Engine:
 
 def _engine(url: PostgresUrl, connections: int, **options: Any) -> Engine:
     limits = " ".join(f"-c {name}={value}" for name, value in _LIMITS.items())
-    driver = importlib.import_module("psycopg")  # an extra, which one gateway alone does not need
+    try:
+        driver = importlib.import_module("psycopg")  # an extra, which SQLite does not need
+    except ModuleNotFoundError:
+        raise DatabaseAway(
+            "GATEWAY_DATABASE_URL needs the driver: pip install 'policy-gateway[postgresql]'"
+        ) from None
     return create_engine(
         "postgresql+psycopg://",
         hide_parameters=True,

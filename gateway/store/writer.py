@@ -28,6 +28,7 @@ from sqlalchemy import Connection, Engine, RootTransaction
 from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 
 from gateway.store.database import is_lost, is_servers, may_pass, take_turn
+from gateway.store.postgresql import DatabaseAway
 from gateway.telemetry import fault_text
 
 Item = TypeVar("Item")
@@ -43,10 +44,6 @@ _log = structlog.get_logger(__name__)
 
 class WriterStopped(Exception):
     """The writer is closed; nothing was written."""
-
-
-class DatabaseAway(SQLAlchemyError):
-    """The database's server cannot be reached, or takes too long; nothing was written."""
 
 
 class CommitInDoubt(SQLAlchemyError):
