@@ -4,7 +4,8 @@ import asyncio
 import gc
 import signal
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -30,17 +31,20 @@ from gateway.listeners import GRACE_SECONDS, Listener, bind
 from gateway.mcp.proxy import Proxy
 from gateway.policy import opa_binary
 from gateway.policy.bundle_server import PATH as BUNDLE_PATH
-from gateway.settings import Settings
+from gateway.settings import Settings, SettingsFault
 from gateway.sinks import follow as sinks
 from gateway.state import State, open_by
 from gateway.takeover import Tenure
 from gateway.task_runs import TaskRuns
+from gateway.tracing import Tracing, configured
 
 SIGN_INS_PER_SECOND = 0.2
 SIGN_INS_AT_ONCE = 20
 """From one address, whoever it says it is."""
 OPA_READY_SECONDS = 15.0
 DRAIN_SECONDS = 3.0
+SPANS_SECONDS = 2.0
+"""For the last spans, when the gateway ends."""
 
 _log = structlog.get_logger(__name__)
 
@@ -65,9 +69,28 @@ def serve(settings: Settings, *, ready: Callable[[Ready], None] | None = None) -
     public = bind(settings.host, settings.port, "GATEWAY_PORT")
     management = bind(settings.management_host, settings.management_port, "GATEWAY_MANAGEMENT_PORT")
     opened = open_by(settings)
-    with public, management, opened as state:
+    with public, management, _spans() as tracing, opened as state:
         let_in(state, settings.admin_key)
-        uvloop.run(_run(settings, state, binary, (public, management), ready))
+        uvloop.run(_run(settings, state, tracing, binary, (public, management), ready))
+
+
+@contextmanager
+def _spans() -> Iterator[Tracing | None]:
+    """What calls give their spans to, where that is set up. Raises `SettingsFault`."""
+    ratio = configured()
+    if ratio is None:
+        yield None
+        return
+    try:
+        from gateway.otlp import Otlp  # noqa: PLC0415 - imports OpenTelemetry
+    except ImportError as error:
+        fault = f"{error.name} is missing: install policy-gateway with its extra `otlp`"
+        raise SettingsFault([f"OTEL_EXPORTER_OTLP_ENDPOINT: {fault}"]) from None
+    otlp = Otlp()
+    try:
+        yield Tracing(ratio, otlp.export)
+    finally:
+        otlp.close(SPANS_SECONDS)
 
 
 def _public(gateway: Gateway) -> ASGIApp:
@@ -151,11 +174,12 @@ def _dashboard_context(gateway: Gateway) -> DashboardContext:
 async def _run(
     settings: Settings,
     state: State,
+    tracing: Tracing | None,
     binary: Path,
     sockets: tuple[socket.socket, socket.socket],
     ready: Callable[[Ready], None] | None,
 ) -> None:
-    gateway = build(settings, state, binary, sockets)
+    gateway = build(settings, state, tracing, binary, sockets)
     public = Listener(_public(gateway), sockets[0], settings.tls_cert, settings.tls_key)
     management = Listener(_management(gateway), sockets[1])
     told = asyncio.Event()

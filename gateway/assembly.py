@@ -54,8 +54,12 @@ from gateway.steps.tool_pins import ToolPins
 from gateway.steps.visibility import Visibility
 from gateway.tasks import OwnTasks
 from gateway.trace.checkpoint import Signing
+from gateway.tracing import Tracing
 from gateway.values import Caller, Stop
 from gateway.what_if import WhatIf
+
+Sockets = tuple[socket.socket, socket.socket]
+"""The public listener's and the management listener's."""
 
 CALLS_PER_SECOND = 10_000.0
 CALLS_AT_ONCE = 20_000.0
@@ -121,13 +125,12 @@ class Gateway:
 
 
 def build(
-    settings: Settings, state: State, binary: Path, sockets: tuple[socket.socket, socket.socket]
+    settings: Settings, state: State, tracing: Tracing | None, binary: Path, sockets: Sockets
 ) -> Gateway:
     """Put the parts together; nothing runs yet, and nothing is asked of the network."""
     now = state.clock.now
-    token = management_token(settings.data_dir)
-    bundles = BundleServer(token)
-    opa = _opa(settings, state, binary, token, bundles)
+    bundles = BundleServer(management_token(settings.data_dir))
+    opa = _opa(settings, state, binary, bundles)
     engine = Engine(Client(UnixAddress(str(opa.socket_path))), bundles, ready=lambda: opa.ready)
     handles = Handles(Seals(state.keyring.handles))
     tokens, upstreams = _upstreams(settings, state, sockets, handles)
@@ -156,6 +159,7 @@ def build(
         refused_calls=refused_calls,
         relay=_relay(state, engine, bundles, upstreams, screening, refused_calls),
         in_band=_in_band(settings, state, sockets[0]),
+        tracing=tracing,
     )
     dry_run = DryRun(state.directory, emergency_stop, tool_pins, policy, budget, refused_calls)
     risks = RiskAssessor(engine)
@@ -203,12 +207,12 @@ def _control_plane(
     return ControlPlane(pipeline, dry_run, risks, reports, state.registry, lambda: bundles.revision)
 
 
-def _opa(settings: Settings, state: State, binary: Path, token: str, bundles: BundleServer) -> Opa:
+def _opa(settings: Settings, state: State, binary: Path, bundles: BundleServer) -> Opa:
     return Opa(
         binary=binary,
         config=asset("opa-config.yaml"),
         data_dir=settings.data_dir,
-        token=token,
+        token=bundles.token.decode(),
         key=state.keyring.bundle,
         bundles=bundles,
     )
@@ -217,7 +221,7 @@ def _opa(settings: Settings, state: State, binary: Path, token: str, bundles: Bu
 def _upstreams(
     settings: Settings,
     state: State,
-    sockets: tuple[socket.socket, socket.socket],
+    sockets: Sockets,
     handles: Handles,
 ) -> tuple[Tokens, Upstreams]:
     private = settings.private_upstreams

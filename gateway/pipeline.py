@@ -22,7 +22,7 @@ import structlog
 
 from gateway import answers
 from gateway.admission import Admission
-from gateway.counters import ADMITTED, Counters
+from gateway.counters import ADMITTED, Counters, Durations
 from gateway.ids import new_id
 from gateway.in_band import Again, InBand
 from gateway.mcp.envelope import BadMessage, Message, RequestMessage, parse, tool_call
@@ -47,6 +47,7 @@ from gateway.steps.tool_pins import ToolPins
 from gateway.store.writer import CommitInDoubt
 from gateway.tasks import Kept
 from gateway.telemetry import fault_text
+from gateway.tracing import CallSpan, Step, Tracing, current, onward
 from gateway.values import (
     Action,
     Answer,
@@ -93,6 +94,7 @@ class Pipeline:
     running: set["asyncio.Task[Any]"] = field(default_factory=set)
     """Calls between admission and settlement; shutting down waits for them."""
     counters: Counters = field(default_factory=Counters)
+    tracing: Tracing | None = None
 
     async def handle(self, request: Request) -> Answer:
         """Any MCP message of the proxy's door, answered."""
@@ -163,10 +165,25 @@ class Pipeline:
         One that a person must approve is held open for that where calls are held, if it `waits`.
         """
         started = time.perf_counter()
+        span = None if self.tracing is None else self.tracing.begin(call)
         try:
-            return await self._called(call, waits)
+            if span is None:
+                return await self._called(call, waits)
+            return await self._traced(onward(call, span), span, waits)
         finally:
             self.counters.call.since(started)
+
+    async def _traced(self, call: Call, span: CallSpan, waits: bool) -> Answer:
+        """With a span of its own, whose ids stand in each line that is logged meanwhile."""
+        assert self.tracing is not None
+        token = current.set(span)
+        ids = {"trace_id": f"{span.trace_id:032x}", "span_id": f"{span.span_id:016x}"}
+        try:
+            with structlog.contextvars.bound_contextvars(**ids):
+                return await self._called(call, waits)
+        finally:
+            current.reset(token)
+            self.tracing.end(span)
 
     async def _called(self, call: Call, waits: bool) -> Answer:
         try:
@@ -260,7 +277,7 @@ class Pipeline:
         try:
             decision = await self.policy.decide(steady)
         finally:
-            self.counters.policy.since(started)
+            self._took("policy", self.counters.policy, started)
         allowed = enforce(decision)
         affordable = self.budget.look(allowed)
         return self.approvals.find(affordable)
@@ -292,7 +309,7 @@ class Pipeline:
             self.settlement.take_back(approved.call.id)
             raise
         finally:
-            self.counters.admission.since(started)
+            self._took("admission", self.counters.admission, started)
         self._count(approved.decision, ADMITTED)
         return permit
 
@@ -306,11 +323,18 @@ class Pipeline:
     def _count(self, decision: Decision | None, reason: str) -> None:
         action = Action.DENY if decision is None else decision.verdict.action
         self.counters.decided(action.value, reason)
+        if self.tracing is not None and (span := current.get()) is not None:
+            span.action, span.reason = action.value, reason
+
+    def _took(self, step: Step, durations: Durations, started: float) -> None:
+        durations.since(started)
+        if self.tracing is not None and (span := current.get()) is not None:
+            span.took(step, started)
 
     async def _forward(self, permit: Permit) -> Forwarded:
         started = time.perf_counter()
         forwarded = await self._send(permit)
-        self.counters.forward.since(started)
+        self._took("forward", self.counters.forward, started)
         self.counters.forwarded(forwarded.fate.value, forwarded.reason)
         return forwarded
 

@@ -3,6 +3,7 @@
 import json
 import re
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
@@ -20,9 +21,12 @@ from gateway.policy.opa import OpaStatus
 from gateway.refusals import REASONS, Refused
 from gateway.registry.stop_file import StopFile
 from gateway.trace.checkpoint import Checkpoints
-from gateway.values import Action, Fate, Forwarded
+from gateway.values import Action, Era, Fate, Forwarded
 from tests.builders import a_body, a_request, a_state
+from tests.mcp.builders import STREAM_HEAD, a_permit, a_server, chunk, event, upstreams
+from tests.mcp.builders import a_request as an_mcp_request
 from tests.pipeline_world import Line, a_line
+from tests.raw_server import Peer, raw_server
 
 pytestmark = pytest.mark.anyio
 
@@ -144,7 +148,28 @@ async def test_a_call_of_unknown_outcome_is_counted_with_its_reason(line: Line) 
     assert of(found, "gateway_forwards_total", fate="unknown", reason_code="upstream_error") == 1
 
 
-async def test_an_open_stream_a_stop_and_the_unsigned_end_of_the_log_show(line: Line) -> None:
+async def test_a_stream_is_counted_until_it_ends(line: Line) -> None:
+    first = event(b"{}")
+
+    async def streaming(peer: Peer) -> None:
+        await peer.request()
+        await peer.send(STREAM_HEAD + chunk(first))
+        await peer.gone()
+
+    async with raw_server(streaming) as raw:
+        ups = upstreams()
+        pipeline = replace(line.pipeline, upstreams=ups)
+        metrics = the_metrics(replace(line, pipeline=pipeline))
+        server = a_server(raw.port)
+        forwarded = await ups.forward(a_permit(server, an_mcp_request(), Era.MODERN), lambda: None)
+        assert forwarded.stream is not None
+        assert of(await samples(metrics), "gateway_streams_open") == 1
+        await forwarded.stream.aclose()
+        assert of(await samples(metrics), "gateway_streams_open") == 0
+        await ups.close()
+
+
+async def test_a_stop_and_the_unsigned_end_of_the_log_show(line: Line) -> None:
     state = line.world.state
     line.world.add_stop()
     await line.handle(a_request())

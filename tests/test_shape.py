@@ -47,6 +47,8 @@ LAYERS = (
     ("anchors", "sinks"),
     ("registry", "policy", "trace", "budgets", "budget_alerts", "call_records"),
     ("egress", "outgoing", "edge", "listeners"),
+    ("otlp",),
+    ("tracing",),
     ("store", "http1", "http1_connection", "http1_dial", "http1_protocol"),
     ("mcp.arguments", "mcp.digests", "mcp.envelope", "mcp.param_headers", "mcp.schema_checks"),
     ("mcp.routing",),
@@ -161,7 +163,12 @@ def test_neighbours_do_not_know_each_other(importer: str, forbidden: tuple[str, 
 
 
 @pytest.mark.parametrize(
-    ("library", "only"), [("opa_client", "policy/probe.py"), ("web3", "anchors/chain.py")]
+    ("library", "only"),
+    [
+        ("opa_client", "policy/probe.py"),
+        ("opentelemetry", "otlp.py"),
+        ("web3", "anchors/chain.py"),
+    ],
 )
 def test_a_library_is_imported_in_one_place(library: str, only: str) -> None:
     users = {
