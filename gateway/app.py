@@ -208,7 +208,9 @@ async def _run(
             ready(Ready(gateway.public_url, gateway.management_url))
         always.append(asyncio.create_task(gateway.policy.run()))
         always.append(asyncio.create_task(anchors.run(settings, state, gateway.signing)))
-        always.append(asyncio.create_task(sinks.run(settings, state.writer, state.reader)))
+        always.append(
+            asyncio.create_task(sinks.run(settings, state.writer, state.reader, state.clock.now))
+        )
         stopping = asyncio.create_task(told.wait())
         await asyncio.wait([stopping, *always], return_when=asyncio.FIRST_COMPLETED)
         stopping.cancel()

@@ -14,6 +14,7 @@ from gateway.anchors import rows
 from gateway.anchors.values import Anchor, Condition, Head, Receipt
 from gateway.clock import Clock
 from gateway.ids import new_id
+from gateway.store import leases
 from gateway.store.writer import Writer
 
 LEASE_SECONDS = 15.0
@@ -39,17 +40,17 @@ class Outbox:
     async def hold(self) -> bool:
         """Take the lease or prolong it; False when another process has it."""
         return await self._writer.change(
-            lambda c: rows.take_lease(c, self._lease, self._holder, self.now, LEASE_SECONDS)
+            lambda c: leases.take(c, self._lease, self._holder, self.now, LEASE_SECONDS)
         )
 
     async def let_go(self) -> None:
-        await self._writer.change(lambda c: rows.give_lease(c, self._lease, self._holder))
+        await self._writer.change(lambda c: leases.give(c, self._lease, self._holder))
 
     async def change(self, fn: Callable[[Connection], Result]) -> Result:
-        """One transaction. Raises `gateway.anchors.rows.LeaseLost`."""
+        """One transaction. Raises `gateway.store.leases.LeaseLost`."""
 
         def held(connection: Connection) -> Result:
-            rows.check_lease(connection, self._lease, self._holder, self.now)
+            leases.check(connection, self._lease, self._holder, self.now)
             return fn(connection)
 
         return await self._writer.change(held)

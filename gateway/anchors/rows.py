@@ -7,11 +7,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import Connection, Row, bindparam, delete, func, insert, select, text, update
+from sqlalchemy import Connection, Row, delete, func, insert, select, text, update
 
 from gateway.anchors.fees import Fees
 from gateway.anchors.values import Anchor, Condition, Head, Receipt, State
-from gateway.clock import after
 from gateway.ids import new_id
 from gateway.registry import outbox
 from gateway.store import tables
@@ -21,7 +20,6 @@ from gateway.trace.receipts import NOT_NEWS
 _a = tables.anchors.c
 _t = tables.anchor_transactions.c
 _b = tables.anchor_backends.c
-_l = tables.leases.c
 
 
 _SCAN = 50_000
@@ -37,10 +35,6 @@ class Sent:
     gas: int
     fees: Fees
     created_at: str
-
-
-class LeaseLost(Exception):
-    """Another process anchors this log now; nothing was written."""
 
 
 def unfinished(connection: Connection, backend: str) -> Anchor | None:
@@ -244,17 +238,19 @@ def first_news(connection: Connection, grown: Grown) -> str | None:
     return connection.execute(query.order_by(c.idx).limit(1)).scalar()
 
 
-_URGENT = text(
-    "SELECT idx, ts FROM trace WHERE log = :log AND idx >= :start AND idx < :end"
-    " AND instr(body, :mark) > 0 ORDER BY idx LIMIT 1"
-).bindparams(bindparam("mark", value=b'"anchor":"urgent"'))
+_HOLDS = {"sqlite": "instr(body, :mark)", "postgresql": "position(:mark in body)"}
+_MARK = b'"anchor":"urgent"'
 """Quotes inside of a value are escaped in JSON, so these bytes are nothing but the field."""
 
 
 def first_urgent(connection: Connection, log: int, start: int) -> tuple[str | None, int]:
     """The time of the first urgent record from an index on, and where to look on the next time."""
     end = start + _SCAN
-    row = connection.execute(_URGENT, {"log": log, "start": start, "end": end}).first()
+    urgent = text(
+        "SELECT idx, ts FROM trace WHERE log = :log AND idx >= :start AND idx < :end"
+        f" AND {_HOLDS[connection.dialect.name]} > 0 ORDER BY idx LIMIT 1"
+    ).bindparams(mark=_MARK, log=log, start=start, end=end)
+    row = connection.execute(urgent).first()
     if row is not None:
         return row.ts, row.idx
     c = tables.trace.c
@@ -262,33 +258,6 @@ def first_urgent(connection: Connection, log: int, start: int) -> tuple[str | No
         select(func.max(c.idx)).where(c.log == log, c.idx >= start, c.idx < end)
     ).scalar()
     return None, start if last is None else last + 1
-
-
-# --- leases ---
-
-
-def take_lease(connection: Connection, name: str, holder: str, now: str, seconds: float) -> bool:
-    """Take or prolong a lease; False while another holder's has not run out."""
-    until = after(now, seconds)
-    ours_or_over = (_l.holder == holder) | (_l.until <= now)
-    statement = update(tables.leases).where(_l.name == name, ours_or_over)
-    if connection.execute(statement.values(holder=holder, until=until)).rowcount:
-        return True
-    if connection.execute(select(_l.name).where(_l.name == name)).first() is not None:
-        return False
-    connection.execute(insert(tables.leases).values(name=name, holder=holder, until=until))
-    return True
-
-
-def check_lease(connection: Connection, name: str, holder: str, now: str) -> None:
-    """Inside of a transaction that only the holder may make. Raises `LeaseLost`."""
-    query = select(_l.holder).where(_l.name == name, _l.until > now)
-    if connection.execute(query).scalar() != holder:
-        raise LeaseLost(f"the lease on {name} is lost")
-
-
-def give_lease(connection: Connection, name: str, holder: str) -> None:
-    connection.execute(delete(tables.leases).where(_l.name == name, _l.holder == holder))
 
 
 def _anchor(row: Row[Any]) -> Anchor:

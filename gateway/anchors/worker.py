@@ -17,7 +17,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from gateway.anchors import rows
 from gateway.anchors.outbox import Outbox
-from gateway.anchors.rows import Grown, LeaseLost
+from gateway.anchors.rows import Grown
 from gateway.anchors.values import (
     Anchor,
     Condition,
@@ -29,6 +29,7 @@ from gateway.anchors.values import (
     Waiting,
 )
 from gateway.clock import parse
+from gateway.store.leases import LeaseLost
 from gateway.store.writer import WriterStopped
 from gateway.telemetry import fault_text
 from gateway.trace import receipts

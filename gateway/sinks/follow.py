@@ -1,22 +1,24 @@
-"""Follows the log for each sink from a stored index: at least once, in order, and never in the
-way of a call. A record may come twice after a crash; its index says so.
+"""Follows every log for each sink from stored indexes: at least once, each log in order, and never
+in the way of a call. A record may come twice after a crash; its log and index say so.
+
+Where several gateways share a database, one at a time sends the records of them all.
 """
 
 import asyncio
 import contextlib
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
 from time import monotonic
 from typing import Any
 
 import anyio.to_thread
 import structlog
-from sqlalchemy import Connection, Engine, func, insert, select, update
+from sqlalchemy import Connection, Engine, insert, select, update
 from sqlalchemy.exc import SQLAlchemyError
 
+from gateway.ids import new_id
 from gateway.settings import Settings, SettingsFault
 from gateway.sinks.targets import Line, SinkFault, SinkMisnamed, Target, target
-from gateway.store import tables
+from gateway.store import leases, tables
 from gateway.store.writer import Writer, WriterStopped
 from gateway.telemetry import fault_text
 
@@ -25,18 +27,15 @@ POLL_SECONDS = 0.5
 SAVE_SECONDS = 1.0
 """How often the index is stored: what was sent since comes again after a crash."""
 MOST_BACKOFF = 60.0
+LEASE_SECONDS = 15.0
 
 _c = tables.sink_cursors.c
 _t = tables.trace.c
 _log = structlog.get_logger(__name__)
 
 
-@dataclass(frozen=True, slots=True)
-class Cursor:
-    """The next record to send."""
-
-    log: int = 0
-    idx: int = 0
+Places = Mapping[int, int]
+"""Each log to the index of its next record to send; a log that is missing begins with its first."""
 
 
 def check(settings: Settings) -> None:
@@ -51,12 +50,12 @@ def check(settings: Settings) -> None:
         raise SettingsFault(faults)
 
 
-async def run(settings: Settings, writer: Writer, reader: Engine) -> None:
+async def run(settings: Settings, writer: Writer, reader: Engine, now: Callable[[], str]) -> None:
     """Until cancelled: each sink by itself, so that a slow one holds up no other."""
     async with asyncio.TaskGroup() as group:
         group.create_task(_until_cancelled())
         for text in settings.sinks:
-            follower = Follower(text, _target(settings, text), writer, reader)
+            follower = Follower(text, _target(settings, text), writer, reader, now)
             group.create_task(follower.run())
 
 
@@ -73,23 +72,33 @@ def _target(settings: Settings, text: str) -> Target:
 class Follower:
     """Brings the records to one sink."""
 
-    def __init__(self, name: str, to: Target, writer: Writer, reader: Engine) -> None:
+    def __init__(
+        self, name: str, to: Target, writer: Writer, reader: Engine, now: Callable[[], str]
+    ) -> None:
         self._name = name
+        self._lease = f"sink:{name}"
+        self._holder = new_id("snk")
         self._to = to
         self._writer = writer
         self._reader = reader
+        self._now = now
         self._failures = 0
         self._saved_at = 0.0
-        self._stored: Cursor | None = None
+        self._held_until = 0.0
+        self._stored: Places = {}
 
     async def run(self) -> None:
-        cursor: Cursor | None = None
+        places: Places | None = None
         try:
             while True:
                 pause = POLL_SECONDS
                 try:
-                    cursor = cursor or await self._read(lambda c: stored(c, self._name))
-                    cursor, pause = await self.step(cursor)
+                    if not await self._hold():
+                        places, pause = None, LEASE_SECONDS / 3
+                    else:
+                        if places is None:
+                            places = self._stored = await self._read(self._places)
+                        places, pause = await self.step(places)
                 except SinkFault as fault:
                     pause = self._failed(str(fault))
                 except (SQLAlchemyError, WriterStopped) as fault:
@@ -100,29 +109,43 @@ class Follower:
                 await asyncio.sleep(pause)
         finally:
             self._to.close()
-            if cursor is not None:
+            if places is not None:
                 with contextlib.suppress(SQLAlchemyError, WriterStopped):
-                    await self._save(cursor)
+                    await self._save(places)
+                    await self._writer.change(lambda c: leases.give(c, self._lease, self._holder))
 
-    async def step(self, cursor: Cursor) -> tuple[Cursor, float]:
+    async def _hold(self) -> bool:
+        """Take the lease, or prolong it long before it runs out; False: another gateway sends."""
+        asked = monotonic()
+        if asked < self._held_until - LEASE_SECONDS * 2 / 3:
+            return True
+        held = await self._writer.change(
+            lambda c: leases.take(c, self._lease, self._holder, self._now(), LEASE_SECONDS)
+        )
+        self._held_until = asked + LEASE_SECONDS if held else 0.0
+        return held
+
+    async def step(self, places: Places) -> tuple[Places, float]:
         """Send what comes next; returns where to go on, and in how many seconds."""
-        lines = await self._read(lambda c: lines_from(c, cursor))
+        log, lines = await self._read(lambda c: next_lines(c, places))
         if lines:
             await self._to.send(lines)
             if self._failures:
                 _log.info("a sink takes records again", sink=self._name)
             self._failures = 0
-            cursor = Cursor(cursor.log, lines[-1].idx + 1)
-        elif (following := await self._read(lambda c: next_log(c, cursor))) is not None:
-            return Cursor(following, 0), 0
-        if cursor != self._stored and monotonic() - self._saved_at >= SAVE_SECONDS:
-            await self._save(cursor)
-        return cursor, 0 if len(lines) == BATCH else POLL_SECONDS
+            places = {**places, log: lines[-1].idx + 1}
+        if places != self._stored and monotonic() - self._saved_at >= SAVE_SECONDS:
+            await self._save(places)
+        return places, 0 if lines else POLL_SECONDS
 
-    async def _save(self, cursor: Cursor) -> None:
-        if cursor != self._stored:
-            await self._writer.change(lambda c: store(c, self._name, cursor))
-            self._stored, self._saved_at = cursor, monotonic()
+    async def _save(self, places: Places) -> None:
+        new = {log: idx for log, idx in places.items() if self._stored.get(log) != idx}
+        if new:
+            await self._writer.change(lambda c: store(c, self._name, new))
+            self._stored, self._saved_at = places, monotonic()
+
+    def _places(self, connection: Connection) -> Places:
+        return stored(connection, self._name)
 
     def _failed(self, why: str) -> float:
         if self._failures == 0:
@@ -138,32 +161,35 @@ class Follower:
         return await anyio.to_thread.run_sync(snapshot)
 
 
-def stored(connection: Connection, name: str) -> Cursor:
-    """Where a sink goes on; a new one begins with the first record."""
-    row = connection.execute(select(_c.log, _c.idx).where(_c.name == name)).first()
-    return Cursor() if row is None else Cursor(row.log, row.idx)
+def stored(connection: Connection, name: str) -> Places:
+    """Where a sink goes on."""
+    rows = connection.execute(select(_c.log, _c.idx).where(_c.name == name))
+    return {log: idx for log, idx in rows}
 
 
-def store(connection: Connection, name: str, cursor: Cursor) -> None:
-    place = {"log": cursor.log, "idx": cursor.idx}
-    moved = update(tables.sink_cursors).where(_c.name == name).values(**place)
-    if connection.execute(moved).rowcount == 0:
-        connection.execute(insert(tables.sink_cursors).values(name=name, **place))
+def store(connection: Connection, name: str, places: Places) -> None:
+    for log, idx in places.items():
+        moved = update(tables.sink_cursors).where(_c.name == name, _c.log == log).values(idx=idx)
+        if connection.execute(moved).rowcount == 0:
+            connection.execute(insert(tables.sink_cursors).values(name=name, log=log, idx=idx))
 
 
-def lines_from(connection: Connection, cursor: Cursor) -> Sequence[Line]:
-    """Durable records in their order."""
+def next_lines(connection: Connection, places: Places) -> tuple[int, Sequence[Line]]:
+    """What comes next, of the log that is told least of; none where all is sent."""
+    logs = connection.execute(select(tables.logs.c.log).order_by(tables.logs.c.log)).scalars()
+    for log in logs:
+        if lines := lines_from(connection, log, places.get(log, 0)):
+            return log, lines
+    return 0, ()
+
+
+def lines_from(connection: Connection, log: int, idx: int) -> Sequence[Line]:
+    """Durable records of one log in their order."""
     query = select(_t.idx, _t.ts, _t.kind, _t.reason_code, _t.body).where(
-        _t.log == cursor.log, _t.idx >= cursor.idx
+        _t.log == log, _t.idx >= idx
     )
     rows = connection.execute(query.order_by(_t.idx).limit(BATCH))
     return [
         Line(idx, ts, kind, kind == "decision" and reason is not None, body)
         for idx, ts, kind, reason, body in rows
     ]
-
-
-def next_log(connection: Connection, cursor: Cursor) -> int | None:
-    """The log that succeeded a sealed one."""
-    query = select(func.min(tables.logs.c.log)).where(tables.logs.c.log > cursor.log)
-    return connection.execute(query).scalar()

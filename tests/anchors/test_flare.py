@@ -10,10 +10,10 @@ from gateway.anchors.chain import Node, TxReceipt, Wallet, log_id, transaction
 from gateway.anchors.fees import ANCHOR_GAS, GWEI, WEI_PER_FLR, Fees
 from gateway.anchors.flare import Flare
 from gateway.anchors.outbox import LEASE_SECONDS, Outbox
-from gateway.anchors.rows import LeaseLost
 from gateway.anchors.values import Anchor, Condition, Final, Progress, Waiting
 from gateway.clock import Clock
 from gateway.outgoing import Outgoing
+from gateway.store.leases import LeaseLost
 from tests.anchors.local_chain import CHAIN_ID, KEY, LOOPBACK
 from tests.anchors.world import (
     BACKEND,

@@ -15,16 +15,19 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
+from gateway.database_place import Place
 from gateway.ids import new_id
 from gateway.settings import Settings, SettingsFault
 from gateway.sinks import follow
-from gateway.sinks.follow import Cursor, Follower
+from gateway.sinks.follow import Follower, Places
 from gateway.sinks.targets import Line, SinkFault, SinkMisnamed, framed, target
+from gateway.store.database import reading_engine
 from gateway.trace.merkle import leaf_hash
 from gateway.trace.record import Draft
 from gateway.values import ProjectId
 from tests.builders import World, a_state
 from tests.serving import serving
+from tests.trace.test_slots import machines_in
 
 pytestmark = pytest.mark.anyio
 
@@ -59,13 +62,14 @@ class Bin:
     def close(self) -> None: ...
 
 
-def stored(world: World) -> Cursor:
+def stored(world: World) -> Places:
     return world.state.registry.read_now(lambda c: follow.stored(c, "bin"))
 
 
 @asynccontextmanager
 async def following(world: World, to: Bin, name: str = "bin") -> AsyncIterator[None]:
-    follower = Follower(name, to, world.state.writer, world.state.reader)
+    state = world.state
+    follower = Follower(name, to, state.writer, state.reader, state.clock.now)
     task = asyncio.create_task(follower.run())
     yield
     task.cancel()
@@ -95,7 +99,7 @@ async def test_after_a_stop_it_goes_on_where_it_was(tmp_path: Path) -> None:
         append(world, 10)
         first, second = Bin(), Bin()
         async with following(world, first):
-            await until(lambda: stored(world) == Cursor(0, world.state.log.size))
+            await until(lambda: stored(world) == {0: world.state.log.size})
         append(world, 3)
         async with following(world, second):
             await until(lambda: len(first.lines) + len(second.lines) >= world.state.log.size)
@@ -106,11 +110,52 @@ async def test_what_was_sent_and_not_noted_comes_again(tmp_path: Path) -> None:
     with a_state(tmp_path) as world:
         append(world, 10)
         to = Bin()
-        follower = Follower("bin", to, world.state.writer, world.state.reader)
+        state = world.state
+        follower = Follower("bin", to, state.writer, state.reader, state.clock.now)
         follower._saved_at = float("inf")  # the process dies before it stores the index
-        await follower.step(Cursor())
+        await follower.step({})
         assert len(to.lines) == 10
-        assert stored(world) == Cursor()
+        assert stored(world) == {}
+
+
+async def test_every_log_is_followed_while_all_of_them_grow(tmp_path: Path, place: Place) -> None:
+    with machines_in(tmp_path / "data", place) as machines:
+        one, two = machines.start("a"), machines.start("b")
+        reader = reading_engine(place)
+        to = Bin()
+        for _ in range(3):
+            one.append(2)
+            two.append(3)
+            follower = Follower("bin", to, one.writer, reader, lambda: "2026-01-01T00:00:00Z")
+            task = asyncio.create_task(follower.run())
+            await until(lambda: len(to.lines) >= one.log.size + two.log.size)
+            task.cancel()
+            await asyncio.wait([task])
+        with reader.connect() as connection:
+            of = {log: follow.lines_from(connection, log, 0) for log in (0, 1)}
+        assert [len(lines) for lines in of.values()] == [6, 10]
+        for lines in of.values():
+            assert [line.body for line in to.lines if line in lines] == [x.body for x in lines]
+        assert len(to.lines) == 16
+        with reader.connect() as connection:
+            assert follow.stored(connection, "bin") == {0: 6, 1: 10}
+        reader.dispose()
+
+
+async def test_one_gateway_at_a_time_sends(tmp_path: Path) -> None:
+    with a_state(tmp_path) as world:
+        append(world, 10)
+        first, second = Bin(), Bin()
+        async with following(world, first):
+            await until(lambda: len(first.lines) >= world.state.log.size)
+            async with following(world, second):
+                append(world, 5)
+                await until(lambda: len(first.lines) >= world.state.log.size)
+                assert second.lines == []
+        append(world, 5)
+        async with following(world, second):
+            await until(lambda: len(second.lines) >= 5)
+        assert [one.body for one in first.lines + second.lines] == bodies(world)
 
 
 async def test_an_outage_loses_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -129,7 +174,7 @@ async def test_a_file_gets_the_bytes_that_were_hashed(tmp_path: Path) -> None:
     with a_state(tmp_path / "data") as world:
         append(world, 3)
         path = tmp_path / "records.ndjson"
-        lines = world.state.registry.read_now(lambda c: follow.lines_from(c, Cursor()))
+        lines = world.state.registry.read_now(lambda c: follow.lines_from(c, 0, 0))
         await target(f"file://{path}", (), None).send(lines)
         assert path.read_bytes().splitlines() == bodies(world)
 

@@ -75,6 +75,6 @@ sink_cursors = Table(
     "sink_cursors",
     metadata,
     Column("name", String, primary_key=True),  # as it is set
-    Column("log", SmallInteger, nullable=False),
+    Column("log", SmallInteger, primary_key=True, autoincrement=False),
     Column("idx", BigInteger, nullable=False),  # of the next record to send
 )
