@@ -60,16 +60,18 @@ def test_the_same_call_of_the_same_key_is_the_one_task(engine: Engine) -> None:
         assert tasks.find(connection, "prj_2", "tsk_1", NOW) is None
 
 
-def test_of_many_that_claim_a_task_one_has_it(engine: Engine) -> None:
+def test_of_many_that_claim_a_task_one_has_it(engine: Engine, place: Place) -> None:
     with engine.begin() as connection:
         approval(connection)
         a_task(connection)
         (row,) = tasks.due(connection, NOW, 10)
 
     def claim(owner: int) -> bool:
-        with engine.begin() as connection:
+        own = writing_engine(place)  # on SQLite an engine is one connection, for one writer
+        with own.begin() as connection:
             mine = tasks.claim(connection, row, str(owner), f"trc_{owner}", SOON)
-            return mine is not None
+        own.dispose()
+        return mine is not None
 
     with ThreadPoolExecutor(4) as pool:
         assert sum(pool.map(claim, range(8))) == 1
