@@ -1,8 +1,10 @@
 """Callers, and what must hold once a fault is over."""
 
+import asyncio
 from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
+from time import monotonic
 from types import TracebackType
 
 import httpx
@@ -69,10 +71,12 @@ class Line:
         return self.told[name]
 
     async def until(self, said: str = PASSED) -> None:
-        """Call until it is answered so."""
-        for _ in range(600):
+        """Call until it is answered so; a breath apart, as recovery takes time and not calls."""
+        due = monotonic() + SECONDS
+        while monotonic() < due:
             if await self.call() == said:
                 return
+            await asyncio.sleep(0.05)
         raise AssertionError(f"never {said}: {Counter(self.told.values())}")
 
 
