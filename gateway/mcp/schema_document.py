@@ -86,19 +86,22 @@ class Document:
         return own.rstrip("#") if isinstance(own, str) else None
 
 
+def _unsure(_key: str) -> bool | None:
+    return None
+
+
 def safe_pattern(pattern: str) -> Callable[[str], bool | None]:
     """Return a matcher for keys; it answers None where matching could take too long.
 
     The pattern is the server's and the key the caller's, so only patterns without groups and
     with at most two quantifiers are run, on short keys. ECMA-262 classes are ASCII.
     """
-    unsure: Callable[[str], bool | None] = lambda key: None  # noqa: E731
     if "(" in pattern or len(_QUANTIFIER.findall(pattern)) > 2:
-        return unsure
+        return _unsure
     try:
         compiled = re.compile(pattern, re.ASCII)
     except (re.error, OverflowError):
-        return unsure
+        return _unsure
     return lambda key: None if len(key) > MAX_KEY_LENGTH else compiled.search(key) is not None
 
 
