@@ -48,7 +48,10 @@ Again = Callable[[], Awaitable[Answer]]
 
 
 class InBand:
-    """``hold_seconds``: how long a call is held open for its decision; 0 holds none."""
+    """``hold_seconds``: how long a call is held open for its decision; 0 holds none.
+
+    ``retry_seconds``: how long a retry is, at least.
+    """
 
     def __init__(
         self,
@@ -57,11 +60,13 @@ class InBand:
         registry: Registry,
         public_url: str,
         hold_seconds: float,
+        retry_seconds: float = RETRY_SECONDS,
     ) -> None:
         self.continuations = continuations
         self._registry = registry
         self._public_url = public_url
         self._hold_seconds = hold_seconds
+        self._retry_seconds = retry_seconds
         self.tasks = tasks
         self.holding: Counter[str] = Counter()
         """Requests that are held open here, by the approval that each waits for."""
@@ -95,7 +100,7 @@ class InBand:
         if self.tasks.takes(call) and (begun := await self.tasks.begin(call, refused)) is not None:
             return replace(told, body=begun)
         told = replace(told, body=self._asked(call, refused, trace_id) or told.body)
-        seconds = max(self._hold_seconds, RETRY_SECONDS if call.is_retry else 0.0)
+        seconds = max(self._hold_seconds, self._retry_seconds if call.is_retry else 0.0)
         takes_events = b"text/event-stream" in value_of(call.request.headers, b"accept")
         if again is None or seconds == 0 or not takes_events:
             return told

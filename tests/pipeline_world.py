@@ -190,6 +190,7 @@ def a_line(
     inspects: frozenset[tuple[str, str]] = frozenset(),
     *,
     hold_seconds: float = 0.0,
+    retry_seconds: float = 0.2,
 ) -> Line:
     """``inspects``: whose responses a policy looks at; nobody answers for it."""
     state = world.state
@@ -220,6 +221,7 @@ def a_line(
             state.registry,
             PUBLIC_URL,
             hold_seconds,
+            retry_seconds,
         ),
         running=set(),
     )

@@ -109,7 +109,9 @@ async def test_a_page_and_a_state_lead_to_the_result(world: World, line: Line) -
     assert len(line.upstreams.sent) == 1
 
 
-async def test_a_retry_waits_for_the_decision(world: World, line: Line) -> None:
+async def test_a_retry_waits_for_the_decision(world: World) -> None:
+    line = a_line(world, retry_seconds=60)
+    line.policy.action = Action.REQUIRE_APPROVAL
     result = (await told(line, modern(PAGES)))["result"]
     retry = asyncio.create_task(told(line, modern(PAGES, requestState=result["requestState"])))
     await asyncio.sleep(0)

@@ -25,6 +25,9 @@ _STRUCTURED: Final = "structuredContent"
 _SHORTEST: Final = 3
 """Characters of a text that is looked for elsewhere; shorter ones stand everywhere."""
 _MOST_TRIED: Final = 200
+_GAP: Final = "\ud800"
+"""Stands for what is gone until all of it is: no text that was parsed holds a lone surrogate, so
+what is looked for next is not found in it."""
 
 Path = tuple[str | int, ...]
 
@@ -64,7 +67,8 @@ def redact(body: Json, asked: Asked, output_schema: Json, *, tool_known: bool) -
     if structured:
         _keep_valid(body, after, structured, output_schema, tool_known=tool_known)
     if gone or structured:
-        _scrub(body, after, gone)
+        # The longest first, or a part of it would be taken for another.
+        _scrub(body, after, sorted(gone, key=lambda leaf: len(str(leaf)), reverse=True))
     return after
 
 
@@ -219,7 +223,7 @@ def _scrubbed(value: Json, gone: list[Json], whole: Json, left: Json) -> Json:
         return write_json(left).decode()
     for leaf in gone:
         value = _without(value, leaf)
-    return value
+    return value.replace(_GAP, BLACKENED)
 
 
 def _says(text: str, whole: Json) -> bool:
@@ -236,8 +240,8 @@ def _without(text: str, leaf: Json) -> str:
         if len(leaf) < _SHORTEST:
             return text
         escaped = write_json(leaf).decode()[1:-1]
-        return text.replace(leaf, BLACKENED).replace(escaped, BLACKENED)
+        return text.replace(leaf, _GAP).replace(escaped, _GAP)
     if leaf is None or isinstance(leaf, bool):
         return text
     number = re.escape(write_json(leaf).decode())
-    return re.sub(rf"(?<![\d.]){number}(?![\d])", BLACKENED, text)
+    return re.sub(rf"(?<![\d.]){number}(?![\d])", _GAP, text)

@@ -101,6 +101,12 @@ def test_nobody_takes_out_the_whole_message_or_what_is_not_there() -> None:
         redact({}, Asked((), [(("a", 0), "x")]), None, tool_known=True)
 
 
+def test_what_stands_for_one_is_not_searched_for_the_next() -> None:
+    body = a_result({"a": "dac", "b": "xdacx"}, "xdacx and dac")
+    left = out(body, "/structuredContent/a", "/structuredContent/b", schema=None)
+    assert left["content"] == [{"type": "text", "text": "[redacted] and [redacted]"}]
+
+
 _leaf = st.one_of(st.text("abcdef-", min_size=3, max_size=9), st.integers(1000, 9999))
 _structure = st.dictionaries(st.text("klmn", min_size=1, max_size=3), _leaf, min_size=1, max_size=5)
 
@@ -117,4 +123,5 @@ def test_whatever_is_taken_out_stands_nowhere_in_what_is_left(
     body = a_result(structure, told)
     body["content"].append({"type": "text", "text": orjson.dumps(structure).decode()})
     left = out(body, f"/structuredContent/{key}", schema=None)
-    assert secret not in orjson.dumps(left).decode()
+    # A secret may be a part of what stands for it.
+    assert secret not in orjson.dumps(left).decode().replace("[redacted]", "#")
