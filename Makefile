@@ -65,10 +65,11 @@ tests/node/node_modules/.package-lock.json: tests/node/package-lock.json
 	fi
 
 # Tests look for programs on PATH; the pinned OPA may be elsewhere. The longest files come first,
-# or one process would be left with them at the end.
+# or one process would be left with them at the end. Tests with real servers wait much of their
+# time: one process more than there are cores.
 test: packages install check tests/node/node_modules/.package-lock.json
 	@PATH="$$(dirname "$(OPA)"):$$PATH" $(BIN)/python -m pytest \
-	  --numprocesses auto --maxprocesses 4 --dist loadfile tests/end_to_end tests/conformance tests
+	  --numprocesses $$(($$(getconf _NPROCESSORS_ONLN) + 1)) --maxprocesses 4 --dist loadfile tests/end_to_end tests/conformance tests
 
 check: install .venv/.dev
 	@$(BIN)/ruff check .
