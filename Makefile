@@ -2,11 +2,12 @@
 # make check style, types and Rego, no tests         make bench   calls per second, in one run
 # make soak  memory, under streams and sessions
 # make faults   thirty kills at random under load, and every other fault that there is a test for
+# make fuzz   requests of the OpenAPI document, many of each operation
 # make install  what `run` needs                     make lock    pin the dependencies anew
 # make sbom     what is in it, as CycloneDX
 
 .DEFAULT_GOAL := run
-.PHONY: faults run install test check conformance bench sbom lock packages python screenshots soak
+.PHONY: faults fuzz run install test check conformance bench sbom lock packages python screenshots soak
 .DELETE_ON_ERROR:
 
 PYTHON ?= python3
@@ -100,6 +101,9 @@ soak: packages install .venv/.dev
 
 faults: packages install .venv/.dev
 	@PATH="$$(dirname "$(OPA)"):$$PATH" FAULT_ROUNDS=30 $(BIN)/python -m pytest tests/faults
+
+fuzz: packages install .venv/.dev
+	@PATH="$$(dirname "$(OPA)"):$$PATH" FUZZ_EXAMPLES=100 $(BIN)/python -m pytest tests/fuzz
 
 # Pictures of the dashboard for the docs, from a demonstration of its own.
 screenshots: packages install .venv/.dev

@@ -414,7 +414,7 @@ def _insert_one_of_each(connection: Connection) -> None:
             {"id": "tol_1", "project_id": project.id, "server_id": server.id, "name": TOOL}
             | {"pin": "ACCEPTED", "accepted": definition, "accepted_sha256": "d" * 64}
             | {"current": definition, "current_sha256": "d" * 64, "risk_reasons": []}
-            | {"description_sha256": "e" * 64, "risk_computed": "LOW"}
+            | {"description_sha256": "e" * 64, "risk_computed": "LOW", "accepted_risk": "LOW"}
             | {"first_seen": _LONG_AGO, "last_seen": _LONG_AGO},
         ),
     ]

@@ -55,8 +55,8 @@ class Route:
     roles: frozenset[Role]
     handler: Handler
     summary: str
-    answer: type[BaseModel] | str | None
-    """The model of the JSON, or the media type of what is none."""
+    answer: type[BaseModel] | tuple[str, ...] | None
+    """The model of the JSON, or the media types of what is none."""
     body: type[BaseModel] | None = None
     query: type[BaseModel] | None = None
     status: int = 200
@@ -66,6 +66,10 @@ class Route:
     """What takes the request whole where a platform, and not this API, says how it looks; it is
     bound to `roles` too. The route's `handler` then only names it."""
     base: str = "/api/v1"
+    verdicts: tuple[int, ...] = ()
+    """Other statuses that `answer` may come with."""
+    fault: type[BaseModel] | None = None
+    """The JSON of its errors where a platform says how they look."""
 
 
 class Endpoint:

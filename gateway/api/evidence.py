@@ -27,6 +27,7 @@ from gateway.trace.note import VerifierKey
 
 ZIP = "application/zip"
 NDJSON = "application/x-ndjson"
+CSV = "text/csv"
 _FORMULA = ("=", "+", "-", "@", "|", "%")
 _CONTROL = ("\t", "\r", "\n")
 _CHUNK = 256 * 1024
@@ -152,7 +153,7 @@ async def export(call: ApiCall, query: ExportQuery) -> Response:
         "Content-Disposition": f'attachment; filename="{name}"',
         "Cache-Control": "no-store",
     }
-    media_type = "text/csv; charset=utf-8" if as_csv else NDJSON
+    media_type = f"{CSV}; charset=utf-8" if as_csv else NDJSON
     return StreamingResponse(lines, headers=headers, media_type=media_type)
 
 

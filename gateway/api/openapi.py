@@ -101,6 +101,8 @@ def _models(routes: Sequence[Route]) -> dict[tuple[type[BaseModel], _Mode], None
             found[route.answer, "serialization"] = None
         if route.may_loosen:
             found[Waiting, "serialization"] = None
+        if route.fault is not None:
+            found[route.fault, "serialization"] = None
     return found
 
 
@@ -115,12 +117,12 @@ def _operation(route: Route, refs: _Refs) -> dict[str, Any]:
     parameters = [_path_parameter(name) for name in re.findall(r"\{(\w+)\}", route.path)]
     if route.query is not None:
         parameters += _query_parameters(route.query)
-    if route.method != "GET":
+    if route.method != "GET" and route.door is None:
         parameters.append(_IDEMPOTENCY)
     if parameters:
         operation["parameters"] = parameters
     if route.body is not None:
-        content = {"application/json": {"schema": refs[route.body, "validation"]}}
+        content = _json(refs[route.body, "validation"])
         operation["requestBody"] = {"required": True, "content": content}
     return operation
 
@@ -131,24 +133,32 @@ def _operation_id(route: Route) -> str:
 
 def _responses(route: Route, refs: _Refs) -> dict[str, Any]:
     success: dict[str, Any] = {"description": "Done"}
-    if isinstance(route.answer, str):
-        success["content"] = {route.answer: {}}
+    if isinstance(route.answer, tuple):
+        success["content"] = {media_type: {} for media_type in route.answer}
     elif route.answer is not None:
-        schema = refs[route.answer, "serialization"]
-        success["content"] = {"application/json": {"schema": schema}}
+        success["content"] = _json(refs[route.answer, "serialization"])
     responses: dict[str, Any] = {str(route.status): success}
     if route.may_loosen:
-        content = {"application/json": {"schema": refs[Waiting, "serialization"]}}
+        content = _json(refs[Waiting, "serialization"])
         responses["202"] = {"description": "A second person must confirm it", "content": content}
+    fault: Any = {"$ref": _REFS.format(model="Error")}
+    if route.fault is not None:
+        fault = refs[route.fault, "serialization"]
     for status, description in _FAULTS.items():
         if status in _BODY_FAULTS and route.method == "GET":
             continue
         if status == "404" and "{" not in route.path and route.answer is None:
             continue
-        schema = {"$ref": _REFS.format(model="Error")}
-        content = {"application/json": {"schema": schema}}
-        responses[status] = {"description": description, "content": content}
+        responses[status] = {"description": description, "content": _json(fault)}
+    for status in map(str, route.verdicts):
+        verdict = refs[route.answer, "serialization"]
+        schema = {"anyOf": [verdict, fault]} if status in _FAULTS else verdict
+        responses[status] = {"description": "A verdict", "content": _json(schema)}
     return responses
+
+
+def _json(schema: Any) -> dict[str, Any]:
+    return {"application/json": {"schema": schema}}
 
 
 def _path_parameter(name: str) -> dict[str, Any]:

@@ -42,7 +42,7 @@ from gateway.api.errors import ApiError, answer
 from gateway.api.health import HealthEndpoints
 from gateway.api.models import Listing, ListQuery
 from gateway.extensions import authzen, copilot_studio, mappers, platform_events, webhook
-from gateway.extensions.events import EventIn, IngestAnswer
+from gateway.extensions.events import EventsIn, IngestAnswers
 from gateway.ids import new_id
 from gateway.policy.bundle_server import CONTENT_TYPE
 from gateway.registry.agents import AgentPatch, NewAgent
@@ -225,8 +225,8 @@ ROUTES: tuple[Route, ...] = (
           "Give an extension a new key and signing secret, shown once",
           extensions.NewExtensionOut),
     Route("POST", "/webhooks/ingest", _SENDERS, webhook.described,
-          "Ask before a tool call, or report one: an event, or up to 100", IngestAnswer,
-          body=EventIn, door=webhook.ingest),
+          "Ask before a tool call, or report one: an event, or up to 100", IngestAnswers,
+          body=EventsIn, door=webhook.ingest, verdicts=(202, 403, 503)),
     Route("GET", "/traces/{id}/proof", _READERS, evidence.proof,
           "Prove that a call's records are in the log", evidence.ProofsOut),
     Route("DELETE", "/traces/{id}/payload", _ADMIN, evidence.erase,
@@ -234,15 +234,16 @@ ROUTES: tuple[Route, ...] = (
     Route("GET", "/checkpoints/latest", _READERS, evidence.checkpoint,
           "Read the log's signed head", evidence.CheckpointOut),
     Route("POST", "/evidence", _READERS, evidence.bundle,
-          "Download an evidence bundle for a filter", evidence.ZIP, body=evidence.EvidenceBody),
+          "Download an evidence bundle for a filter", (evidence.ZIP,), body=evidence.EvidenceBody),
     Route("GET", "/export", _READERS, evidence.export, "Download records as NDJSON or CSV",
-          evidence.NDJSON, query=evidence.ExportQuery),
+          (evidence.NDJSON, evidence.CSV), query=evidence.ExportQuery),
     Route("POST", "/extensions/{id}/copilot-studio/validate", _PLATFORMS,
           copilot_studio.validated, "Copilot Studio asks whether it is set up",
-          copilot_studio.Validated, door=copilot_studio.validate),
+          copilot_studio.Validated, door=copilot_studio.validate, fault=copilot_studio.ErrorOut),
     Route("POST", "/extensions/{id}/copilot-studio/analyze-tool-execution", _PLATFORMS,
           copilot_studio.analysed, "Copilot Studio asks before a tool call",
-          copilot_studio.Analysed, body=copilot_studio.Analyse, door=copilot_studio.analyse),
+          copilot_studio.Analysed, body=copilot_studio.Analyse, door=copilot_studio.analyse,
+          fault=copilot_studio.ErrorOut),
     Route("POST", "/extensions/{id}/graph", _PLATFORMS, platform_events.described_graph,
           "Record Microsoft Graph's notifications of aiInteraction", platform_events.Taken,
           door=platform_events.graph, status=202),
@@ -275,7 +276,7 @@ ROUTES: tuple[Route, ...] = (
           "Tell what a candidate would have decided otherwise for recorded calls",
           policy_bundles.ReplayOut, body=policy_bundles.ReplayBody),
     Route("GET", "/policy/bundles/{digest}", _READERS, policy_bundles.bundle,
-          "Download a bundle that decided, now or earlier", CONTENT_TYPE),
+          "Download a bundle that decided, now or earlier", (CONTENT_TYPE,)),
     Route("GET", "/projects/current", _READERS, project.get, "Read the project's settings",
           project.ProjectOut),
     Route("PATCH", "/projects/current", _ADMIN, project.patch, "Change the project's settings",

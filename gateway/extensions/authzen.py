@@ -7,7 +7,7 @@ A question is admitted, charged and traced like any call, because whoever asks a
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, RootModel, ValidationError
 from starlette.requests import Request
 from starlette.responses import Response
 
@@ -89,8 +89,12 @@ class EvaluationAnswer(BaseModel):
     context: dict[str, Any]
 
 
-class EvaluationsAnswer(BaseModel):
+class EvaluationList(BaseModel):
     evaluations: list[EvaluationAnswer]
+
+
+class EvaluationsAnswer(RootModel[EvaluationList | EvaluationAnswer]):
+    """Where no evaluations are sent, what stands beside them is the one that is answered."""
 
 
 class Question(_Open):

@@ -69,6 +69,15 @@ class Analysed(BaseModel):
     diagnostics: str | None = None
 
 
+class ErrorOut(BaseModel):
+    """Microsoft's form of an error."""
+
+    errorCode: int
+    message: str
+    httpStatus: int
+    diagnostics: str
+
+
 class Analyse(BaseModel):
     """Whatever the platform sends; what is not known is ignored."""
 
@@ -311,7 +320,6 @@ def _verdict(said: Told, request_id: str) -> Response:
 
 
 def _error(fault: Exception, request_id: str) -> Response:
-    """Microsoft's form of an error."""
     error = ApiError(503, str(fault)) if isinstance(fault, KeysUnavailable) else error_of(fault)
     body = {
         "errorCode": error.status * 10,

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
 import orjson
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, RootModel
 
 from gateway.policy.risk import as_sent
 from gateway.registry.fields import Time
@@ -73,8 +73,19 @@ class EventIn(_Open):
         return self.is_outcome and (self.trace_id or self.request_event_id) is not None
 
 
+MOST_EVENTS = 100
+
+
+class EventsIn(
+    RootModel[
+        EventIn | Annotated[list[dict[str, Any]], Field(min_length=1, max_length=MOST_EVENTS)]
+    ]
+):
+    """An event, or an array of them, each of which is answered for itself."""
+
+
 class IngestAnswer(BaseModel):
-    """What is said to an event. An array is answered by an array, each item with its `status`."""
+    """What is said to an event."""
 
     event_id: str
     trace_id: str
@@ -87,6 +98,20 @@ class IngestAnswer(BaseModel):
     approval_id: str | None
     expires_at: str | None
     failed_open: bool
+
+
+class ItemAnswer(BaseModel):
+    """What is said to one of an array's events: its `IngestAnswer`, or why there is none."""
+
+    model_config = ConfigDict(extra="allow")
+
+    event_id: str | None
+    status: int
+    error: dict[str, Any] | None = None
+
+
+class IngestAnswers(RootModel[IngestAnswer | list[ItemAnswer]]):
+    """An array is answered by an array."""
 
 
 def as_json(document: Mapping[str, Json]) -> bytes:

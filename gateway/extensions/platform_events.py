@@ -18,8 +18,9 @@ from gateway.api.endpoint import Door, Route, body_of, strict_json
 from gateway.api.errors import ApiError, unauthenticated
 from gateway.extensions import mappers
 from gateway.extensions.door import MAX_BODY, admitted, reply
+from gateway.extensions.events import MOST_EVENTS
 from gateway.extensions.mappers import EventDocument
-from gateway.extensions.webhook import MOST_EVENTS, item
+from gateway.extensions.webhook import item
 from gateway.mcp.strictness import BadMessage, check_values
 from gateway.values import Json, Key
 

@@ -14,13 +14,11 @@ from gateway.api.context import ApiContext
 from gateway.api.endpoint import Route, strict_json
 from gateway.api.errors import FORESEEN, ApiError, answer, details_of, error_of, faulty
 from gateway.extensions.door import admitted, reply
-from gateway.extensions.events import EventIn
+from gateway.extensions.events import MOST_EVENTS, EventIn, EventsIn
 from gateway.extensions.told import Told
 from gateway.mcp.strictness import check_values
 from gateway.reports import Activity
 from gateway.values import Json, Key
-
-MOST_EVENTS = 100
 
 
 async def ingest(context: ApiContext, route: Route, request: Request, request_id: str) -> Response:
@@ -83,6 +81,6 @@ def _read(document: Json) -> EventIn:
         raise faulty(details_of(fault)) from None
 
 
-async def described(_call: ApiCall, _body: EventIn) -> None:
+async def described(_call: ApiCall, _body: EventsIn) -> None:
     """Names the route in the API's description; `ingest` takes it."""
     raise AssertionError("the door takes this route")

@@ -82,6 +82,8 @@ def _pem(value: str) -> str:
     if "PRIVATE KEY" in value:
         raise ValueError("holds a private key; send certificates only")
     try:
+        if not value.isascii():  # a TypeError to the library
+            raise ValueError
         ssl.create_default_context(cadata=value)
     except (ssl.SSLError, ValueError):
         raise ValueError("must be certificates in PEM") from None
