@@ -6,7 +6,6 @@ import signal
 import socket
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 
 import structlog
@@ -26,6 +25,7 @@ from gateway.dashboard.entry import Dashboard, is_ours
 from gateway.edge import PROXY_PATH, Edge, TokenBuckets
 from gateway.first_start import let_in
 from gateway.following import Following
+from gateway.frozen import frozen
 from gateway.housekeeping import Housekeeping
 from gateway.listeners import GRACE_SECONDS, Listener, bind
 from gateway.mcp.proxy import Proxy
@@ -49,7 +49,7 @@ SPANS_SECONDS = 2.0
 _log = structlog.get_logger(__name__)
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Ready:
     """Where a gateway that has started answers."""
 

@@ -2,7 +2,6 @@
 
 import socket
 from collections.abc import Iterable
-from dataclasses import dataclass
 from pathlib import Path
 
 import structlog
@@ -15,6 +14,7 @@ from gateway.dry_run import DryRun
 from gateway.edge import TokenBuckets
 from gateway.extensions.control_plane import ControlPlane
 from gateway.extensions.entra import EntraTokens, KeySets
+from gateway.frozen import frozen
 from gateway.http1 import Client, UnixAddress
 from gateway.in_band import InBand
 from gateway.listeners import address_of, management_token, url_of
@@ -68,7 +68,7 @@ CALLS_AT_ONCE = 20_000.0
 _log = structlog.get_logger(__name__)
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Gateway:
     """All that runs, put together; see `build`."""
 

@@ -11,11 +11,12 @@ import shutil
 import sqlite3
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 
 from gateway.database_place import DATABASE
 from gateway.durable import write_file
+from gateway.frozen import frozen
 from gateway.keyring import NAMES
 from gateway.state import CHECKPOINTS, KEYS, NotInitialised
 
@@ -27,7 +28,7 @@ class BackupRefused(Exception):
     """The copy cannot be made, or is not whole; the message says why."""
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Copied:
     """What a backup holds; kept in it as ``backup.json``."""
 

@@ -6,9 +6,11 @@ All of it belongs to the event loop. `benchmarks/telemetry.py` measures what a c
 
 from bisect import bisect_left
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import field
 from time import perf_counter
 from typing import Literal
+
+from gateway.frozen import frozen
 
 Step = Literal["policy", "admission", "forward", "call"]
 
@@ -54,7 +56,7 @@ class Durations:
         return BOUNDS[-1]
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Counters:
     """Of one process, since it started."""
 

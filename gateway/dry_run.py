@@ -5,8 +5,8 @@ way besides the policy is named beside it.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 
+from gateway.frozen import frozen
 from gateway.ids import new_id
 from gateway.refusals import Refused
 from gateway.refused_calls import RefusedCalls
@@ -34,7 +34,7 @@ from gateway.values import (
 )
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Question:
     """What `/mcp/decide` asks: a call that nobody makes. Ids are of the key's project."""
 
@@ -45,7 +45,7 @@ class Question:
     """As the strict parser made them, with numbers as they were sent."""
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Looked:
     """What the policy says of a call, and what stands in its way besides: reasons of refusals."""
 
@@ -53,7 +53,7 @@ class Looked:
     blocked_by: tuple[str, ...]
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class DryRun:
     directory: Directory
     emergency_stop: EmergencyStop

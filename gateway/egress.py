@@ -9,12 +9,13 @@ import asyncio
 import re
 import socket
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
 from ssl import SSLContext
 from typing import Literal, cast
 from urllib.parse import urlsplit
 
+from gateway.frozen import frozen
 from gateway.http1 import Client, Endpoint, NotSent, TcpAddress
 
 Address = IPv4Address | IPv6Address
@@ -61,7 +62,7 @@ class EgressRefused(NotSent):
         self.rule = rule
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Origin:
     """A checked URL in its parts. `host` is in lower case, without brackets or trailing dot."""
 
@@ -78,7 +79,7 @@ class Origin:
         return (host if self.port == default else f"{host}:{self.port}").encode("ascii")
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class EgressPolicy:
     """What one server's connections may reach; by default the public internet and nothing else."""
 

@@ -1,10 +1,12 @@
 """What a platform, or an agent of one's own, says of a tool call that does not pass the proxy."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import field
+
+from gateway.frozen import frozen
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Event:
     """One event of the Extension API, as far as a call and its record need it."""
 

@@ -1,11 +1,11 @@
 """A new data directory: its keys, its database, and a project with whoever looks after it."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import structlog
 from pydantic import SecretStr
 
+from gateway.frozen import frozen
 from gateway.registry import keys, projects, users
 from gateway.registry.core import Actor
 from gateway.registry.faults import Conflict
@@ -19,7 +19,7 @@ from gateway.values import ProjectId
 _log = structlog.get_logger(__name__)
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Initialised:
     """What `initialise` made; the key is shown here and nowhere again."""
 

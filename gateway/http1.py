@@ -8,11 +8,11 @@ left) or `Interrupted` (some byte did).
 import asyncio
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass
 from ipaddress import ip_address
 from math import inf
 from time import monotonic
 
+from gateway.frozen import frozen
 from gateway.http1_connection import Connection, Until
 from gateway.http1_dial import Endpoint, Resolve, TcpAddress, UnixAddress, dial
 from gateway.http1_protocol import (
@@ -48,7 +48,7 @@ BeforeWrite = Callable[[], None]
 """Called as the last act before the first byte is written; if it raises, nothing is."""
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Response:
     """A whole answer. Header names in lower case; the body as sent (see Content-Encoding)."""
 

@@ -3,10 +3,10 @@
 import asyncio
 import socket
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass
 from ssl import SSLContext
 from time import monotonic
 
+from gateway.frozen import frozen
 from gateway.http1_connection import Connection
 
 # Bounds only handshakes that nobody waits for any more; the others have the caller's deadline.
@@ -18,12 +18,12 @@ Resolve = Callable[[str, int], Awaitable[Sequence[Endpoint]]]
 """Host and port to the endpoints that may be connected to; raises `NotSent` if there is none."""
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class UnixAddress:
     path: str
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class TcpAddress:
     """`server_name` is for SNI and the certificate; None takes `host`. No `ssl`: plain HTTP."""
 

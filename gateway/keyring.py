@@ -9,7 +9,7 @@ moment a crash comes at, both are there, and the same command goes on with the s
 
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import field
 from pathlib import Path
 
 from cryptography.exceptions import InvalidTag
@@ -19,6 +19,7 @@ from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
 from gateway.durable import sync_folder, write_file
+from gateway.frozen import frozen
 
 NAMES = ("data", "log", "bundle", "seal")
 _NONCE_BYTES = 12
@@ -47,7 +48,7 @@ class DataKey:
         return self._keys[-1].decrypt(nonce, sealed, context)
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Keyring:
     """The opened keys. Never printed: `repr` shows none of them."""
 

@@ -18,6 +18,7 @@ from starlette.types import Receive, Scope, Send
 
 from gateway.counters import Counters
 from gateway.database_place import DATABASE
+from gateway.frozen import frozen
 from gateway.listeners import shows_token
 from gateway.pipeline import Pipeline
 from gateway.policy.activation import Activation, PolicyStatus
@@ -35,7 +36,7 @@ FRESH_SECONDS = 5.0
 """Several collectors, or an impatient one, are told what the first was told so long ago."""
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Stored:
     """What only the database knows, and what is compared with it."""
 
@@ -50,7 +51,7 @@ class Stored:
     anchors: Mapping[receipts.Standing, int]
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Reading:
     """All that one answer tells."""
 

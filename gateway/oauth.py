@@ -1,10 +1,12 @@
 """What the gateway is to an authorization server."""
 
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import Literal
 
+from gateway.frozen import frozen
 
-@dataclass(frozen=True, slots=True)
+
+@frozen
 class OAuthClient:
     """How the gateway gets a server's access tokens (RFC 6749)."""
 

@@ -1,12 +1,12 @@
 """What is written down of a call once it is over."""
 
-from dataclasses import dataclass
 from typing import Literal
 
+from gateway.frozen import frozen
 from gateway.values import Fate
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Outcome:
     """What became of a permitted call, for the trace and the budgets."""
 

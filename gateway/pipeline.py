@@ -15,7 +15,7 @@ Anchoring the log is not here: it follows the log from a task of its own.
 import asyncio
 import time
 from collections.abc import Coroutine, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import field, replace
 from typing import Any, NewType, TypeVar
 
 import structlog
@@ -23,6 +23,7 @@ import structlog
 from gateway import answers
 from gateway.admission import Admission
 from gateway.counters import ADMITTED, Counters, Durations
+from gateway.frozen import frozen
 from gateway.ids import new_id
 from gateway.in_band import Again, InBand
 from gateway.mcp.envelope import BadMessage, Message, RequestMessage, parse, tool_call
@@ -71,7 +72,7 @@ Settled = NewType("Settled", Answer)
 """An answer whose outcome is written, or will be before its last byte leaves."""
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Pipeline:
     """The steps, built by `gateway.assembly`."""
 

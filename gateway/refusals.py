@@ -25,10 +25,12 @@ dashboard use; each reason belongs to one code::
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from gateway.frozen import frozen
+
 Retryable = Literal["no", "yes", "later", "after_decision", "at_reset"]
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Reason:
     """One row of the table: the code, whether a retry can help, and the sentence for the caller."""
 

@@ -7,13 +7,13 @@ that the call will get, so that the order of arrival does not matter.
 
 import asyncio
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 from sqlalchemy import Connection, delete, insert, select, tuple_, update
 
 from gateway.budgets import Ledger
 from gateway.clock import after
+from gateway.frozen import frozen
 from gateway.ids import new_id
 from gateway.registry.faults import Conflict, Missing
 from gateway.store.rows import run
@@ -37,7 +37,7 @@ _UPDATE = (
 )
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Claim:
     """An event that asks for its place. ``basis`` is a digest of all that decides it."""
 
@@ -50,7 +50,7 @@ class Claim:
     """The trace id of an earlier decision of the same event that does not hold any more."""
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Claimed:
     """The event's place: new, or the one that it got the first time."""
 
@@ -60,7 +60,7 @@ class Claimed:
     claimed_at: str
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Entry:
     """An event to be written down whole, in one transaction, unless it is there already."""
 
@@ -75,7 +75,7 @@ class Entry:
     """Or the id of the event that announced the call, perhaps one that is still to come."""
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Activity:
     """What an extension did: shown in its list."""
 

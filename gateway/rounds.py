@@ -1,11 +1,12 @@
 """What a call may go on under when its tool asks for more input."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any
 
+from gateway.frozen import frozen
 
-@dataclass(frozen=True, slots=True)
+
+@frozen
 class Continuation:
     """A spent grant under which a call goes on."""
 

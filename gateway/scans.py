@@ -5,6 +5,7 @@ from typing import Literal
 
 import structlog
 
+from gateway.frozen import frozen
 from gateway.mcp.scan import ScanFailed, scan
 from gateway.mcp.upstream import Upstreams
 from gateway.policy.engine import EngineFault
@@ -28,7 +29,7 @@ class Progress:
         self.tools = tools
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Scans:
     """Belongs to the event loop."""
 

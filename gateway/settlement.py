@@ -6,7 +6,6 @@ came of it; when nobody knows whether it ran, it is charged too and its outcome 
 
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import orjson
@@ -17,6 +16,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from gateway.budgets import Ledger
 from gateway.call_records import URGENT_RISKS, outcome_draft
 from gateway.flows import EventStream
+from gateway.frozen import frozen
 from gateway.ids import new_id
 from gateway.outcome import Outcome
 from gateway.registry.grants import Grants
@@ -34,7 +34,7 @@ MAX_QUEUED = 4096
 """Outcomes on their way to the disk; a call beyond that waits for its own."""
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class _Settled:
     permit: Permit
     outcome: Outcome

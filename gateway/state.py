@@ -4,7 +4,7 @@ import os
 import secrets
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, suppress
-from dataclasses import dataclass, field
+from dataclasses import field
 from pathlib import Path
 
 import structlog
@@ -17,6 +17,7 @@ from gateway.budgets import Ledger
 from gateway.clock import Clock
 from gateway.database_place import DATABASE, Place
 from gateway.durable import write_file
+from gateway.frozen import frozen
 from gateway.ids import new_id
 from gateway.keyring import Keyring
 from gateway.mcp.arguments import compile_schema
@@ -53,7 +54,7 @@ class NotInitialised(Exception):
     """There is no gateway in this directory yet."""
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class State:
     """What a gateway keeps, open for this process alone."""
 

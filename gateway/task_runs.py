@@ -16,6 +16,7 @@ from sqlalchemy import Row
 from sqlalchemy.exc import SQLAlchemyError
 
 from gateway.clock import after
+from gateway.frozen import frozen
 from gateway.ids import new_id
 from gateway.mcp.lossless import Unreadable, read_json
 from gateway.mcp.sse import data_of, response_in
@@ -51,7 +52,7 @@ class _Run:
         return self.cancelled or time.monotonic() >= self.ours_until
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class TaskRuns:
     pipeline: Pipeline
     registry: Registry

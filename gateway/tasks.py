@@ -5,7 +5,7 @@ name that it is given; what was asked and what came of it is kept encrypted.
 """
 
 from collections.abc import AsyncGenerator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 import orjson
@@ -15,6 +15,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from gateway import answers
 from gateway.clock import seconds_between
+from gateway.frozen import frozen
 from gateway.keyring import Keyring, decrypt, encrypt
 from gateway.mcp import tasks as shapes
 from gateway.mcp.continuations import as_event
@@ -45,7 +46,7 @@ _STATUS: Mapping[str, Any] = {
 _log = structlog.get_logger(__name__)
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Kept:
     """A task whose call is to be made now."""
 
@@ -56,7 +57,7 @@ class Kept:
     request: Request
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Onward:
     """What is asked of a task whose server has one of its own: the question for that one."""
 

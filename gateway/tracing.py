@@ -13,6 +13,7 @@ from dataclasses import dataclass, field, replace
 from time import perf_counter, time_ns
 from typing import Literal
 
+from gateway.frozen import frozen
 from gateway.settings import SettingsFault
 from gateway.values import Call
 
@@ -26,7 +27,7 @@ _TRACEPARENT = re.compile(r"(?!ff)([0-9a-f]{2})-([0-9a-f]{32})-([0-9a-f]{16})-([
 _SAMPLERS = ("", "parentbased_traceidratio")
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Parent:
     """A `traceparent` that a caller sent (W3C Trace Context, section 3.2)."""
 
@@ -69,7 +70,7 @@ current: ContextVar[CallSpan | None] = ContextVar("current", default=None)
 """The span of the call that this task carries out."""
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Tracing:
     """``ratio`` of the calls that come without a decision of their caller's."""
 

@@ -5,12 +5,13 @@ First what is configured; then one tool call on its way from bytes to an answer,
 """
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import field
 from enum import StrEnum
 from typing import Any, Literal, NewType
 
 from gateway.event import Event
 from gateway.flows import ByteStream, EventStream
+from gateway.frozen import frozen
 from gateway.oauth import OAuthClient
 from gateway.rounds import Continuation
 
@@ -78,7 +79,7 @@ class Era(StrEnum):
 # --- what is configured ---------------------------------------------------------------------
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Project:
     """A project and its settings; `slug` is immutable because policies are routed by it."""
 
@@ -104,7 +105,7 @@ class Project:
     breaker_action: Literal["ask", "pause", "suspend"] = "ask"
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Key:
     """An API key as stored: its secret is known only as SHA-256 and only to the registry."""
 
@@ -123,7 +124,7 @@ class Key:
     """RFC 3339, UTC."""
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Agent:
     id: AgentId
     project_id: ProjectId
@@ -132,7 +133,7 @@ class Agent:
     state: Literal["ACTIVE", "PAUSED", "SUSPENDED", "REVOKED"]
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Server:
     """An MCP server behind the gateway. `revision` counts changes of URL, credential, transport."""
 
@@ -158,7 +159,7 @@ class Server:
     """PEM; None: what the system trusts."""
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Cost:
     """What one call of a tool costs, in millionths of the project's unit."""
 
@@ -172,7 +173,7 @@ class Cost:
     """The most that one call may name."""
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Tool:
     """One tool as an administrator accepted it, and whether it still is that."""
 
@@ -195,7 +196,7 @@ class Tool:
     cost: Cost | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Rule:
     """A rule made in the dashboard or by API: live at a click, carried in the input."""
 
@@ -211,7 +212,7 @@ class Rule:
     reason: str
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Override:
     """A reasoned, expiring exception on one server to one template policy."""
 
@@ -227,7 +228,7 @@ class Override:
 WINDOW_PREFIX = {"minute": 16, "hour": 13, "day": 10, "month": 7}
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Budget:
     id: BudgetId
     project_id: ProjectId
@@ -250,7 +251,7 @@ class Budget:
         return now[: WINDOW_PREFIX[self.window]]
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Stop:
     """An emergency stop in force."""
 
@@ -265,7 +266,7 @@ class Stop:
 # --- one tool call ----------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Request:
     """What came in at the door. Nothing in it is believed yet."""
 
@@ -281,7 +282,7 @@ class Request:
     """The session's client declared, when it began, that it shows a person pages (legacy era)."""
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Caller:
     """Who calls, and which server: from the key, never from the text of the call."""
 
@@ -295,7 +296,7 @@ class Caller:
     """Asks by the Extension API, which a server that waits for approval does not close."""
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Call:
     """One `tools/call`, parsed once and strictly. `request.body` is what will be sent."""
 
@@ -326,7 +327,7 @@ class Call:
     """The gateway's own task that is being carried out."""
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Cleared:
     """No stop covers the call, its agent may act and its server is active."""
 
@@ -335,7 +336,7 @@ class Cleared:
     """`Directory.epoch` at that moment."""
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Pinned:
     """The tool is the one that an administrator accepted, or the project admits unknown ones."""
 
@@ -353,7 +354,7 @@ Steady = NewType("Steady", Pinned)
 """The agent does not run in circles, or must ask because it does."""
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Verdict:
     """What OPA answered to `data.gateway.decision`, checked."""
 
@@ -365,7 +366,7 @@ class Verdict:
     """`sha256:<hex>` of the bundle that decided."""
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Decision:
     """The policy's answer. `action` is what binds; in monitor mode `would` is what it said."""
 
@@ -386,7 +387,7 @@ class Decision:
         return self.enforced and asks
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Allowed:
     """The policy does not deny the call, or only watches."""
 
@@ -397,7 +398,7 @@ class Allowed:
         return self.decision.call
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Affordable:
     """No budget is surely over. Which budgets apply is decided here; holding them is not."""
 
@@ -411,7 +412,7 @@ class Affordable:
         return self.decision.call
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Approved:
     """Knows which grant the call needs, if any; `admit` spends it, or asks for it."""
 
@@ -429,7 +430,7 @@ class Approved:
         return self.affordable.decision
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Hold:
     """What a budget keeps for a call until it is settled. `window` as `Budget.window_at`."""
 
@@ -438,7 +439,7 @@ class Hold:
     amount: int
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Permit:
     """The right to send one call, once, soon. Only `gateway.admission` makes one."""
 
@@ -471,7 +472,7 @@ class Fate(StrEnum):
     """It was sent, wholly or in part, and nobody knows whether it ran."""
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Forwarded:
     """What the upstream answered: a head, and a body that is whole or still streaming.
 
@@ -488,7 +489,7 @@ class Forwarded:
     """A key of `gateway.refusals.REASONS` when there is no answer to relay."""
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Answer:
     """What goes back to the caller."""
 

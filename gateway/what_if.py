@@ -9,12 +9,13 @@ import shutil
 import tempfile
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import field
 from pathlib import Path, PurePosixPath
 
 from sqlalchemy import Connection
 
 from gateway.clock import rfc3339
+from gateway.frozen import frozen
 from gateway.keyring import Keyring
 from gateway.policy.bundle_server import BundleServer
 from gateway.policy.bundles import Bundle, build_bundle
@@ -30,7 +31,7 @@ MOST_BYTES = 64 << 20
 _SUFFIXES = (".rego", ".json", ".yaml", ".yml")
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Candidate:
     """``files`` are laid over the organisation's policy: a path below its folder to the text, or to
     None, which takes the file away.
@@ -43,7 +44,7 @@ class Candidate:
     """Of calls, the newest."""
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class WhatIf:
     """One replay at a time: it takes as much of the machine as the gateway does."""
 

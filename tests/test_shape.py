@@ -57,6 +57,7 @@ LAYERS = (
     ("outcome",),
     (
         "values",
+        "frozen",
         "database_place",
         "event",
         "flows",

@@ -4,7 +4,6 @@ Answers are typed values; every fault of the node or of the way to it is `NodeDo
 follows decides by receipts and heads, never by an error's text.
 """
 
-from dataclasses import dataclass
 from typing import Any
 
 from eth_account import Account
@@ -18,6 +17,7 @@ from web3.utils.address import get_create_address
 
 from gateway.anchors.contract import artifact
 from gateway.anchors.fees import Fees, Market
+from gateway.frozen import frozen
 from gateway.http1 import Http1Error
 from gateway.outgoing import Outgoing
 
@@ -37,7 +37,7 @@ class SendRefused(Exception):
     """The node did not take a transaction. That says nothing of whether it has it already."""
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class ChainHead:
     """What the contract holds for a writer and a log; size 0 when it holds nothing."""
 
@@ -47,7 +47,7 @@ class ChainHead:
     root: bytes
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Event:
     """One `Anchored` event."""
 
@@ -59,7 +59,7 @@ class Event:
     tx_hash: str
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class TxReceipt:
     ok: bool
     block: int
@@ -69,7 +69,7 @@ class TxReceipt:
     events: tuple[Event, ...]
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Signed:
     """A transaction's bytes and its hash, both known before it is sent."""
 

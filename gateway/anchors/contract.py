@@ -1,15 +1,16 @@
 """The contract's artifact, as it was compiled; `contract/compile.cjs` makes it again."""
 
 import json
-from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any
 
+from gateway.frozen import frozen
+
 FOLDER = Path(__file__).parent.parent / "trace" / "contract"
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Artifact:
     abi: list[dict[str, Any]]
     bytecode: bytes

@@ -2,7 +2,6 @@
 
 import asyncio
 from collections.abc import Callable
-from dataclasses import dataclass
 from time import monotonic
 
 import anyio.to_thread
@@ -12,6 +11,7 @@ from gateway.anchors.contract import artifact
 from gateway.anchors.fees import WEI_PER_FLR, first_fees, gas_limit
 from gateway.anchors.flare_setup import open_nodes, open_wallet
 from gateway.anchors.place import AnchorUnusable
+from gateway.frozen import frozen
 from gateway.settings import Settings
 
 POLL_SECONDS = 1.0
@@ -19,7 +19,7 @@ PATIENCE_SECONDS = 180.0
 _NOWHERE = "0x" + "00" * 20
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Deployed:
     contract: str
     chain_id: int

@@ -4,7 +4,7 @@ The cap is an amount a day, never a gas price: Flare's base fee may lie anywhere
 thousands of gwei, and moves by a factor of twenty when the network decides it.
 """
 
-from dataclasses import dataclass
+from gateway.frozen import frozen
 
 WEI_PER_FLR = 10**18
 GWEI = 10**9
@@ -14,7 +14,7 @@ HEADROOM = 4
 """A transaction pays up to this many times the base fee at signing: it doubles once a minute."""
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Fees:
     """The two fields of a transaction (EIP-1559)."""
 
@@ -22,7 +22,7 @@ class Fees:
     tip: int
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Market:
     """What the network asks now."""
 
@@ -31,7 +31,7 @@ class Market:
     """What the node suggests; 0 is possible."""
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Purse:
     """The day's money."""
 

@@ -6,7 +6,6 @@ from the database alone, so that after a crash the next one is the same.
 """
 
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass
 from typing import TypeVar
 
 import anyio.to_thread
@@ -51,6 +50,7 @@ from gateway.anchors.values import (
     Waiting,
 )
 from gateway.clock import parse, rfc3339
+from gateway.frozen import frozen
 
 Answer = TypeVar("Answer")
 
@@ -73,7 +73,7 @@ _NONCE_TAKEN = Waiting(
 _log = structlog.get_logger(__name__)
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Terms:
     """What the operators set."""
 

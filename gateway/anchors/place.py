@@ -1,13 +1,13 @@
 """What anchors follow and where they write; what opening one gives."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 
 from sqlalchemy import Engine
 
 from gateway.anchors.outbox import Outbox
 from gateway.anchors.worker import Backend
 from gateway.clock import Clock
+from gateway.frozen import frozen
 from gateway.outgoing import Outgoing
 from gateway.settings import Settings
 from gateway.store.writer import Writer
@@ -19,7 +19,7 @@ class AnchorUnusable(Exception):
     """A backend cannot be opened as it is set up; the message says what to put right."""
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Place:
     """The log, its database, and what the operators set."""
 
@@ -34,7 +34,7 @@ class Place:
         return Outbox(self.writer, self.reader, self.clock, backend)
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Opened:
     """A backend at work, by the name that its rows bear."""
 

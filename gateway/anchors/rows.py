@@ -4,13 +4,13 @@ Every function runs inside one transaction of the caller.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any
 
 from sqlalchemy import Connection, Row, delete, func, insert, select, text, update
 
 from gateway.anchors.fees import Fees
 from gateway.anchors.values import Anchor, Condition, Head, Receipt, State
+from gateway.frozen import frozen
 from gateway.ids import new_id
 from gateway.registry import outbox
 from gateway.store import tables
@@ -25,7 +25,7 @@ _b = tables.anchor_backends.c
 _SCAN = 50_000
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Sent:
     """A transaction that was signed, and may have been sent."""
 
@@ -207,7 +207,7 @@ def condition(
 # --- what is pending ---
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Grown:
     """A log with signed records that a backend does not vouch for yet: ``start`` up to ``size``."""
 

@@ -1,7 +1,9 @@
 """What flows between the log, the outbox and the anchors."""
 
-from dataclasses import dataclass, field
+from dataclasses import field
 from enum import StrEnum
+
+from gateway.frozen import frozen
 
 
 class State(StrEnum):
@@ -38,7 +40,7 @@ class Condition(StrEnum):
     """Twice the deadline has passed."""
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Head:
     """A signed head of the log."""
 
@@ -50,7 +52,7 @@ class Head:
     """The checkpoint as it was signed (C2SP tlog-checkpoint)."""
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Anchor:
     """One row of the outbox."""
 
@@ -61,7 +63,7 @@ class Anchor:
     created_at: str
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Receipt:
     """What shows, later and elsewhere, that the head was known at a time."""
 
@@ -76,14 +78,14 @@ class Receipt:
     """What the backend keeps: a time-stamp response, the signed transaction."""
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Final:
     """The head is anchored."""
 
     receipt: Receipt
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Waiting:
     """Nothing more can be done for now; ask again in `seconds`."""
 
@@ -94,7 +96,7 @@ class Waiting:
     """The anchor holds what our own log's key signed once, and the database does not."""
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Known:
     """The newest head of a log that an anchor holds."""
 

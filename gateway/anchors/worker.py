@@ -8,7 +8,6 @@ outage of hours is followed by one anchor, which covers all of it.
 import asyncio
 import contextlib
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
 from typing import Protocol
 
 import structlog
@@ -29,6 +28,7 @@ from gateway.anchors.values import (
     Waiting,
 )
 from gateway.clock import parse
+from gateway.frozen import frozen
 from gateway.store.leases import LeaseLost
 from gateway.store.writer import WriterStopped
 from gateway.telemetry import fault_text
@@ -64,7 +64,7 @@ class Backend(Protocol):
     def close(self) -> None: ...
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Deadlines:
     """Seconds from a record to the anchor that covers it."""
 

@@ -2,7 +2,7 @@
 
 import hashlib
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import TypeVar
 
 import orjson
@@ -13,6 +13,7 @@ from gateway.api.context import ApiContext
 from gateway.api.errors import ApiError, unauthenticated
 from gateway.api.models import Output
 from gateway.clock import after
+from gateway.frozen import frozen
 from gateway.keyring import decrypt, encrypt
 from gateway.registry import proposals
 from gateway.registry.core import Actor, Change
@@ -45,7 +46,7 @@ class Waiting(Output):
     message: str = "This loosens: nothing is changed until another administrator confirms it."
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Idempotency:
     """The `Idempotency-Key` of a write, and the digest of all that the write says."""
 
@@ -59,7 +60,7 @@ class Idempotency:
         return cls(key, parts.hexdigest())
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class ApiCall:
     """An authenticated call whose role may make it."""
 

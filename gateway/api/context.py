@@ -1,11 +1,11 @@
 """What the API's handlers are given: the registry, and the few things that only the app can do."""
 
 from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass
 
 from gateway.dry_run import Question
 from gateway.extensions.control_plane import ControlPlane
 from gateway.extensions.entra import EntraTokens
+from gateway.frozen import frozen
 from gateway.policy.activation import PolicyStatus
 from gateway.policy.replay import Replay
 from gateway.registry.consents import Granted
@@ -17,7 +17,7 @@ from gateway.values import Json, Key, ProjectId, Server, Stop
 from gateway.what_if import Candidate
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Readiness:
     """Whether calls can be decided, traced and forwarded now."""
 
@@ -26,7 +26,7 @@ class Readiness:
     """What was looked at: ``ok``, or what is wrong. Shown on the management listener only."""
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class ApiContext:
     registry: Registry
     public_url: str

@@ -4,7 +4,6 @@ Nothing of the body is read before the key is known and its role may use the rou
 """
 
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import dataclass
 from math import ceil
 from typing import Any, TypeVar
 
@@ -25,6 +24,7 @@ from gateway.api.errors import (
     faulty,
     unauthenticated,
 )
+from gateway.frozen import frozen
 from gateway.ids import new_id
 from gateway.mcp.strictness import check_values
 from gateway.registry.keys import digest
@@ -45,7 +45,7 @@ Door = Callable[["ApiContext", "Route", Request, str], Awaitable[Response]]
 """Takes the request's id too; raises `FORESEEN`."""
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Route:
     """One row of the table: everything that is known of a route, for use and for OpenAPI."""
 

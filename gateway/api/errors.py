@@ -12,6 +12,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
 
+from gateway.frozen import frozen
 from gateway.ids import new_id
 from gateway.mcp.strictness import BadMessage
 from gateway.registry.faults import Conflict, Fault, Forbidden, Invalid, Missing, Unready
@@ -41,7 +42,7 @@ CHALLENGE = 'Bearer realm="mcp-gateway"'
 _MAX_DETAILS = 100
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Detail:
     """A fault of one field: its dotted name, and what is wrong with it."""
 

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from gateway.call_records import MAX_IDS
+from gateway.frozen import frozen
 from gateway.policy.scratch import Tried, decide_all
 from gateway.policy.sources import BundleFault
 from gateway.trace.bundle import Bundle, Entry
@@ -27,7 +28,7 @@ _TOLD = 5
 """Differences that are told one by one; the others are counted."""
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class _Decided:
     """One recorded decision with what it was made on."""
 

@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import field
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,7 @@ from gateway.configuration.document import ENVIRONMENT, FILE
 from gateway.configuration.items import PARAM, Item, Scalar
 from gateway.configuration.live import Live
 from gateway.configuration.plan import Plan, Step
+from gateway.frozen import frozen
 
 _ROOTS = {
     "agent": "/agents",
@@ -34,7 +35,7 @@ class StepFailed(Exception):
     """The API refused a step; the steps before it are done."""
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Credentials:
     """The credentials that a plan sends, by server slug, with every reference replaced."""
 

@@ -2,7 +2,6 @@
 
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
@@ -20,6 +19,7 @@ from pydantic import (
 from gateway import amounts
 from gateway.configuration.items import Item, Noun, Scalar, item, params
 from gateway.configuration.source import DocumentFault, Fault, Plain, Source, parse, spelled
+from gateway.frozen import frozen
 from gateway.registry.agents import NewAgent
 from gateway.registry.budgets import Limit, OnExceed, WarnAt
 from gateway.registry.fields import Description, Input, Name, Pem, Reason, ServerUrl, Time
@@ -186,7 +186,7 @@ SECTIONS: Mapping[str, tuple[Noun, type[Entry]]] = {
 }
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Document:
     """All files together."""
 

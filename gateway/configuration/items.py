@@ -1,10 +1,12 @@
 """What is compared: one agent, server, rule, override or budget, from a file or from a gateway."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import Literal, TypeAlias
 
 import orjson
+
+from gateway.frozen import frozen
 
 Noun = Literal["agent", "server", "rule", "override", "budget"]
 Scalar: TypeAlias = str | int | bool | None
@@ -36,7 +38,7 @@ PARAM = "params."
 """Begins the field of one parameter of a server's template; its value is JSON."""
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Item:
     """`scope` and `fields` name agents, servers and tools as people do, never by id."""
 

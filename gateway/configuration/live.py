@@ -1,14 +1,14 @@
 """What a gateway holds now, read over its API and named as in a file."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any
 
 from gateway.configuration.api import Api
 from gateway.configuration.items import Item, Scalar, item, params
+from gateway.frozen import frozen
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Live:
     items: tuple[Item, ...]
 
@@ -17,7 +17,7 @@ class Live:
         return {one.name: one.id for one in self.items if one.noun == noun}
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class _Names:
     """What ids stand for in this project."""
 

@@ -2,11 +2,12 @@
 
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import Literal
 
 from gateway.configuration.document import Document
 from gateway.configuration.items import NOUNS, Item, Noun, Scalar
+from gateway.frozen import frozen
 
 Kind = Literal["create", "change", "delete"]
 Changes = Mapping[str, tuple[Scalar, Scalar]]
@@ -15,7 +16,7 @@ _REROUTING = ("server_url", "transport", "auth_type", "tls_ca")
 _DELETED = ("override", "rule", "budget", "server", "agent")
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Step:
     """One change; whoever dies between two steps leaves whole ones behind."""
 
@@ -30,7 +31,7 @@ class Step:
     """The credential goes with it; where it was there before, it is sent anew."""
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Plan:
     steps: tuple[Step, ...]
     """In the order in which they are to be done."""

@@ -11,6 +11,8 @@ from typing import TypeAlias
 
 import yaml
 
+from gateway.frozen import frozen
+
 Plain: TypeAlias = "None | bool | int | str | list[Plain] | dict[str, Plain]"
 Path: TypeAlias = "tuple[str | int, ...]"
 
@@ -40,7 +42,7 @@ class DocumentFault(Exception):
         super().__init__("\n".join(map(str, self.faults)))
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Source:
     """One file's values; `lines` has the line of each key and each item of a list."""
 

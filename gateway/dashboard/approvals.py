@@ -1,6 +1,5 @@
 """The queue of what waits for a person, and their word on it."""
 
-from dataclasses import dataclass
 from typing import Any
 
 import orjson
@@ -12,6 +11,7 @@ from gateway.api.errors import ApiError
 from gateway.api.models import Listing
 from gateway.dashboard.names import names_of, policies_of
 from gateway.dashboard.page import Page, PageRoute, told
+from gateway.frozen import frozen
 from gateway.registry import budgets
 from gateway.store import tables
 from gateway.values import Risk
@@ -21,7 +21,7 @@ _EARLIER = 5
 _RISKS = list(Risk)
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class After:
     """A budget as it stands once the call has passed."""
 
@@ -31,7 +31,7 @@ class After:
     limit: int
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Background:
     """What helps to decide and is not of the call."""
 

@@ -1,12 +1,13 @@
 """What the pages are given by `gateway.app`."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import field
 from pathlib import Path
 
 from gateway.api.context import ApiContext
 from gateway.counters import Counters
 from gateway.edge import Network
+from gateway.frozen import frozen
 from gateway.oidc_settings import OidcSettings
 from gateway.policy.coverage import Coverage
 from gateway.registry.core import Registry
@@ -16,7 +17,7 @@ from gateway.scans import Progress
 from gateway.values import ServerId
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class DashboardContext:
     api: ApiContext
     secure: bool

@@ -5,7 +5,7 @@ dashboard adds none of its own and goes around none.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import field
 from functools import cache
 from typing import TypeVar, cast
 
@@ -20,6 +20,7 @@ from gateway.api.endpoint import Route
 from gateway.api.errors import FORESEEN, ApiError, details_of, error_of, faulty
 from gateway.api.models import Listing
 from gateway.api.routes import ROUTES
+from gateway.frozen import frozen
 from gateway.mcp.strictness import check_values
 from gateway.registry import sessions
 from gateway.registry.core import Change
@@ -29,7 +30,7 @@ from gateway.values import Json, Key, KeyId, ProjectId, Role
 Answer = TypeVar("Answer", bound=BaseModel)
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Person:
     """Who is signed in."""
 
@@ -66,7 +67,7 @@ class Person:
         )
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class PersonCall(ApiCall):
     """An operation that a person asks for, in place of a key."""
 
@@ -76,7 +77,7 @@ class PersonCall(ApiCall):
         sessions.must_live(change, self.person.session)
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Desk:
     context: ApiContext
     person: Person

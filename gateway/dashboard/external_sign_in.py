@@ -2,7 +2,6 @@
 
 import hmac
 import time
-from dataclasses import dataclass
 from math import ceil
 
 import structlog
@@ -16,6 +15,7 @@ from gateway.dashboard.pages import see
 from gateway.dashboard.sign_in import next_page, sign_in_page
 from gateway.dashboard.visitor import SIGN_IN, cookie_name, cookie_of, put_cookie
 from gateway.edge import client_ip
+from gateway.frozen import frozen
 from gateway.registry import externals
 from gateway.registry.core import Actor
 from gateway.registry.faults import Conflict, Forbidden
@@ -28,7 +28,7 @@ _COOKIE = "asked"
 _log = structlog.get_logger(__name__)
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class _Pending:
     asked: Asked
     after: str

@@ -5,11 +5,12 @@ says what is wrong with it, and the form shows that beside the field with what w
 """
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any, Literal
 
 import jiter
 import orjson
+
+from gateway.frozen import frozen
 
 Kind = Literal["text", "long", "number", "check", "choice", "list", "json", "time", "secret"]
 Schema = Mapping[str, Any]
@@ -18,7 +19,7 @@ Choices = Mapping[str, Sequence[tuple[str, str]]]
 _LONG = {"reason", "description"}
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class FormField:
     """One field as it is drawn."""
 
@@ -39,7 +40,7 @@ class FormField:
         return "f-" + self.name.replace(".", "-")
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class _Spec:
     name: str
     schema: Schema

@@ -1,14 +1,13 @@
 """The menu: what the person's role can open, in the order of a day's work."""
 
-from dataclasses import dataclass
-
 from starlette.requests import Request
 
 from gateway.dashboard.desk import Desk
 from gateway.dashboard.page import BASE
+from gateway.frozen import frozen
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Entry:
     label: str
     path: str

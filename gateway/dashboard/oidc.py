@@ -9,7 +9,7 @@ import hmac
 import secrets
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import Any
 from urllib.parse import quote_plus, urlencode, urlsplit
 
@@ -21,6 +21,7 @@ from jwt.exceptions import PyJWTError
 
 from gateway.egress import Network
 from gateway.extensions.entra import LEEWAY_SECONDS, KeySets
+from gateway.frozen import frozen
 from gateway.http1 import Http1Error
 from gateway.oidc_settings import ROLES, OidcSettings
 from gateway.outgoing import Outgoing
@@ -37,7 +38,7 @@ class NotIdentified(Exception):
     """The provider did not say who it is, or not in a way that is believed; the text says why."""
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Metadata:
     """What is used of the discovery document (OpenID Connect Discovery, section 3)."""
 
@@ -50,7 +51,7 @@ class Metadata:
     """Its answers always bear `iss` (RFC 9207)."""
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Asked:
     """One sign-in under way; its answer is taken once."""
 

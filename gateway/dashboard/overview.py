@@ -1,7 +1,7 @@
 """The overview: what agents do now, and whether the gateway can do its part."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import Literal
 
 from starlette.responses import Response
@@ -10,6 +10,7 @@ from gateway.api.anchors import AnchorsOut
 from gateway.counters import Counters
 from gateway.dashboard.names import names_of, policies_of
 from gateway.dashboard.page import Page, PageRoute
+from gateway.frozen import frozen
 from gateway.registry.overview import Hour, Summary, summary
 from gateway.values import Action
 
@@ -18,7 +19,7 @@ _RISK_TONES = {"LOW": "green", "MEDIUM": "azure", "HIGH": "orange", "CRITICAL": 
 _LEFT, _WIDTH, _TOP, _HEIGHT = 40, 920, 10, 184
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Number:
     label: str
     value: str
@@ -27,7 +28,7 @@ class Number:
     tone: Literal["", "orange", "red"] = ""
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Panel:
     title: str
     counts: Mapping[str, int]
@@ -38,7 +39,7 @@ class Panel:
     tones: Mapping[str, str] = field(default_factory=dict)
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Time:
     """How long a step of calls took in this process, in microseconds."""
 
@@ -47,7 +48,7 @@ class Time:
     p99: int | None
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Bar:
     x: float
     y: float
@@ -57,7 +58,7 @@ class Bar:
     title: str
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Mark:
     label: str = ""
     text: str = ""
@@ -66,7 +67,7 @@ class Mark:
     y: float = 0
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Chart:
     bars: tuple[Bar, ...]
     lines: tuple[Mark, ...]

@@ -1,7 +1,7 @@
 """One request for a page: who asks, what they sent, and how to answer them."""
 
 from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import Any
 from urllib.parse import urlencode
 
@@ -18,12 +18,13 @@ from gateway.dashboard.context import DashboardContext
 from gateway.dashboard.desk import Desk, Person
 from gateway.dashboard.pages import see
 from gateway.dashboard.visitor import Upload
+from gateway.frozen import frozen
 from gateway.registry.sessions import Session
 
 BASE = "/dashboard"
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Page:
     request: Request
     session: Session
@@ -86,7 +87,7 @@ class Done(BaseModel):
 Handler = Callable[[Page], Awaitable[Response]]
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class PageRoute:
     """``path`` is below `/dashboard`."""
 

@@ -4,12 +4,12 @@ import io
 import re
 import tarfile
 from collections.abc import Iterator, Set
-from dataclasses import dataclass
 
 import yaml
 from markupsafe import Markup
 
 from gateway.dashboard.text import plain
+from gateway.frozen import frozen
 
 _TOKEN = re.compile(
     r'(?P<comment>\#[^\n]*)|(?P<string>"(?:\\.|[^"\\\n])*"|`[^`]*`)'
@@ -21,7 +21,7 @@ _POLICY_ID = re.compile(r'"policy_id":\s*"([^"\\]+)"')
 _METADATA = re.compile(r"^# METADATA\n((?:#[^\n]*\n)+)", re.M)
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Package:
     file: str
     name: str

@@ -1,7 +1,5 @@
 """The emergency stop: one click from every page, raised by a typed word, lifted with a reason."""
 
-from dataclasses import dataclass
-
 from starlette.responses import Response
 
 from gateway.api.emergency_stop import RaisedOut, StopOut
@@ -10,12 +8,13 @@ from gateway.api.models import Listing
 from gateway.dashboard.desk import Desk
 from gateway.dashboard.names import choices_of, names_of
 from gateway.dashboard.page import Page, PageRoute, told
+from gateway.frozen import frozen
 
 WORD = "STOP"
 _PATH = "/mcp/emergency-stop"
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class InForce:
     """A stop as the banner tells it."""
 

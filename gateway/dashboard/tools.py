@@ -2,7 +2,6 @@
 
 import difflib
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any
 
 import orjson
@@ -15,6 +14,7 @@ from gateway.api.tools import DiffOut
 from gateway.dashboard import forms
 from gateway.dashboard.names import choices_of, names_of
 from gateway.dashboard.page import Page, PageRoute, faults_of, told
+from gateway.frozen import frozen
 from gateway.registry import tools
 from gateway.values import Risk
 
@@ -22,7 +22,7 @@ _DIFF = "/mcp/tools/{id}/diff"
 _DECIDE = "/mcp/decide"
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Line:
     """One line of both definitions, side by side; an empty side has none."""
 

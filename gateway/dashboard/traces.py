@@ -3,7 +3,6 @@
 import asyncio
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any
 from urllib.parse import urlencode
 
@@ -19,6 +18,7 @@ from gateway.dashboard import forms
 from gateway.dashboard.anchored import anchor_of
 from gateway.dashboard.names import choices_of, names_of, policies_of
 from gateway.dashboard.page import Page, PageRoute
+from gateway.frozen import frozen
 from gateway.policy.explain import Explanation, explain
 from gateway.policy.sources import BundleFault
 from gateway.refusals import REASONS
@@ -49,7 +49,7 @@ _LABELS = {
 }
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Step:
     """One line of a call's timeline."""
 

@@ -1,7 +1,6 @@
 """Who looks at a page: the session in its cookie, and whether a form is that session's own."""
 
 from collections.abc import AsyncGenerator, Mapping, Sequence
-from dataclasses import dataclass
 from http.cookies import CookieError, SimpleCookie
 from urllib.parse import parse_qsl, quote, urlsplit
 
@@ -13,6 +12,7 @@ from starlette.responses import Response
 
 from gateway.dashboard.context import DashboardContext
 from gateway.dashboard.pages import see
+from gateway.frozen import frozen
 from gateway.registry import sessions
 from gateway.registry.core import Actor
 from gateway.registry.sessions import LIFE_SECONDS, Session
@@ -25,7 +25,7 @@ _MAX_FIELDS = 50
 _URLENCODED = "application/x-www-form-urlencoded"
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Upload:
     """A file as a browser sent it; the name is the sender's word."""
 

@@ -1,7 +1,6 @@
 """Agents, keys, people, budgets, extensions, notifications: made, changed and ended by forms."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any
 
 from pydantic import BaseModel
@@ -19,11 +18,12 @@ from gateway.dashboard import forms
 from gateway.dashboard.desk import body_of
 from gateway.dashboard.names import choices_of, names_of
 from gateway.dashboard.page import Page, PageRoute, faults_of, schema_of, waiting
+from gateway.frozen import frozen
 
 _CHOICES = ("agent_id", "server_id")
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Noun:
     """What its pages have in common with the others'."""
 

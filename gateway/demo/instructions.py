@@ -1,7 +1,9 @@
 """What the demonstration tells when it is ready: to a script, and to a person."""
 
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
+
+from gateway.frozen import frozen
 
 SERVER_NAME = "crm"
 ADMIN = "demo-administrator"
@@ -14,7 +16,7 @@ _CALLS = (
 )
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Demo:
     """All that one needs to call the demonstration; the line that ``--json`` prints."""
 

@@ -2,9 +2,11 @@
 
 import json
 import os
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
+
+from gateway.frozen import frozen
 
 FILE = "demo.json"
 
@@ -13,7 +15,7 @@ class StateUnreadable(Exception):
     """``demo.json`` is not what was written; the message says what to do."""
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class State:
     """Empty strings and 0 stand for what is not made yet."""
 

@@ -1,7 +1,7 @@
 """An event that has been read: as a call for Verify, and as what the trace keeps of it."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import field, replace
 from typing import Literal
 
 from gateway.call_records import refusal_draft, said_of
@@ -9,13 +9,14 @@ from gateway.dry_run import Looked
 from gateway.event import Event
 from gateway.extensions.events import EventIn, as_json
 from gateway.extensions.senders import Sender
+from gateway.frozen import frozen
 from gateway.ids import new_id
 from gateway.refusals import Refused
 from gateway.trace.record import Draft, bounded
 from gateway.values import Call, Caller, CallId, Era, Json, Request, Risk
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Asked:
     """An event that has been read, and on whose behalf it speaks."""
 

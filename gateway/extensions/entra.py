@@ -16,6 +16,7 @@ from jwt import PyJWKSet
 from jwt.exceptions import PyJWTError
 
 from gateway.egress import EgressPolicy, Network, check_url, client_for
+from gateway.frozen import frozen
 from gateway.http1 import Http1Error
 from gateway.http1_protocol import build_head
 from gateway.registry.platforms import Entra
@@ -46,7 +47,7 @@ class _Keys:
     tried_at: float = float("-inf")
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class _Known:
     """A token that was good: it is until it expires, or its issuer's keys are fetched anew."""
 

@@ -1,9 +1,9 @@
 """Who sends events, and for whom they may speak: a key and an event become a `Caller`."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
 
 from gateway.extensions.events import EventIn
+from gateway.frozen import frozen
 from gateway.registry import extensions
 from gateway.registry.core import Actor, Change, Registry
 from gateway.registry.directory import ProjectView
@@ -12,7 +12,7 @@ from gateway.registry.platforms import Extension
 from gateway.values import Agent, AgentId, Caller, Key, ServerId
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Sender:
     """An extension, or an agent of one's own that asks with a project key."""
 

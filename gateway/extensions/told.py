@@ -1,10 +1,11 @@
 """What whoever asked is told: the verdict of a call, fresh or as its record has kept it. Pure."""
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from typing import Any, Literal
 
 from gateway.dry_run import Looked
+from gateway.frozen import frozen
 from gateway.refusals import REASONS, Refused
 from gateway.values import Action, Decision, Permit
 
@@ -17,7 +18,7 @@ FAULTS = frozenset(
 """Refusals that say nothing of the call: asked again, it is decided anew."""
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Told:
     """One event's answer; `reason_code` is empty, or a key of `gateway.refusals.REASONS`."""
 

@@ -6,11 +6,12 @@ which the database then has, or has not, for exactly this call.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Final
 
 import orjson
 
+from gateway.frozen import frozen
 from gateway.mcp.envelope import RequestMessage
 from gateway.mcp.lossless import Unreadable, read_json, write_json
 from gateway.mcp.seals import Seals
@@ -20,7 +21,7 @@ from gateway.values import Caller, Json, Request
 _OF_A_ROUND: Final = ("requestState", "inputResponses")
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Resumed:
     """A call as it would have come without us: our state is gone, the upstream's is back."""
 

@@ -6,11 +6,11 @@ server behind the gateway, each with a reader of its own, see the same call.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Final
 
 import jiter
 
+from gateway.frozen import frozen
 from gateway.mcp.folding import fold
 from gateway.mcp.routing import (
     Routing,
@@ -101,7 +101,7 @@ METHODS: Final[Mapping[Era, frozenset[str]]] = {
 """The requests that may pass, per era (revisions to 2025-11-25, and 2026-07-28)."""
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class RequestMessage:
     """A JSON-RPC request: it has an id and will be answered."""
 
@@ -115,7 +115,7 @@ class RequestMessage:
     """`Mcp-Session-Id`, or None; meaningless in the modern era."""
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Notification:
     """A JSON-RPC notification, `notifications/…`: accepted with 202, never answered."""
 
@@ -126,7 +126,7 @@ class Notification:
     session: str | None
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class ClientResponse:
     """A client's answer to a request that the server made of it; only the legacy era has these."""
 
@@ -139,7 +139,7 @@ class ClientResponse:
 Message = RequestMessage | Notification | ClientResponse
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class ToolCall:
     """The parts of a `tools/call` that reach the tool."""
 

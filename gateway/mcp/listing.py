@@ -5,9 +5,9 @@ differently is not passed on at all: a definition that only some clients see esc
 """
 
 from collections.abc import Awaitable, Callable, Iterable, Mapping
-from dataclasses import dataclass
 
 from gateway.flows import EventStream
+from gateway.frozen import frozen
 from gateway.mcp.folding import fold
 from gateway.mcp.lossless import Unreadable, read_json, write_json
 from gateway.mcp.sifted import SiftedEvents
@@ -38,7 +38,7 @@ _DEFINITION = frozenset(
 )
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Listing:
     """One page of a server's tools."""
 
@@ -51,7 +51,7 @@ class Listing:
     """None on the last page; if that was the first page's request too, this was the whole walk."""
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Page:
     """An answer that lists tools, as it came."""
 

@@ -7,12 +7,12 @@ else than the body is refused. Headers that the accepted schema does not name ar
 
 import re
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
 from decimal import Decimal
 from typing import Final
 
 from jiter import LosslessFloat
 
+from gateway.frozen import frozen
 from gateway.mcp.routing import decoded
 from gateway.values import HeaderFault, Json
 
@@ -35,7 +35,7 @@ Headers = Iterable[tuple[bytes, bytes]]
 _Path = tuple[str, ...]
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class _Repeated:
     """One argument and the header, in lower case, that repeats it."""
 

@@ -14,6 +14,7 @@ from starlette.types import Message, Receive, Scope, Send
 
 from gateway.edge import Network, client_ip
 from gateway.flows import ByteStream
+from gateway.frozen import frozen
 from gateway.mcp.headers import doubled
 from gateway.values import Answer, Request
 
@@ -30,7 +31,7 @@ class Handler(Protocol):
     async def handle(self, request: Request) -> Answer: ...
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class BodyLimits:
     """How large a body may be, and how long it may take: longer, the faster it comes."""
 
@@ -40,7 +41,7 @@ class BodyLimits:
     """Each second's worth of bytes buys another second."""
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class _Fault(Exception):
     status: int
     message: str

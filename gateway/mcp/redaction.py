@@ -7,7 +7,6 @@ tell what was taken out. Where both cannot be had, there is no message.
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from itertools import chain
 from typing import Final
 
@@ -17,6 +16,7 @@ from jsonschema.exceptions import SchemaError
 from referencing import Registry
 from referencing.exceptions import Unresolvable
 
+from gateway.frozen import frozen
 from gateway.mcp.lossless import Unreadable, read_json, write_json
 from gateway.values import Json
 
@@ -36,7 +36,7 @@ class Unredactable(Exception):
     """Nothing can be left of it that satisfies everybody."""
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Asked:
     """What is to go: pointers (RFC 6901; `*` is every member), and texts with new ones."""
 

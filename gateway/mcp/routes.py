@@ -3,10 +3,11 @@
 import base64
 import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import Protocol
 
 from gateway.egress import EgressPolicy, Network, check_url, client_for
+from gateway.frozen import frozen
 from gateway.http1 import BeforeWrite, NotSent, Response, build_head
 from gateway.mcp.headers import Header
 from gateway.values import Server, ServerId
@@ -59,7 +60,7 @@ class Door(Protocol):
     def close(self) -> None: ...
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Route:
     """Where a server is. `fixed`: Host, the server's own credential, no compression."""
 

@@ -4,9 +4,9 @@ import base64
 import binascii
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Final
 
+from gateway.frozen import frozen
 from gateway.mcp.strictness import BadMessage, shown
 from gateway.values import Era, Json
 
@@ -39,7 +39,7 @@ _UTF_8: Final = (b"", b"charset=utf-8", b'charset="utf-8"')
 _SENTINEL: Final = re.compile(r"=\?base64\?(.*)\?=", re.ASCII | re.DOTALL)
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Routing:
     """The routing headers of one request, each at most once."""
 

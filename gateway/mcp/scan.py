@@ -6,12 +6,12 @@ do. Definitions are kept exactly as the server sent them, for digests are made o
 
 import asyncio
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from time import monotonic
 from typing import Any, Final
 
 import orjson
 
+from gateway.frozen import frozen
 from gateway.http1 import Http1Error, NotSent, TooLarge
 from gateway.mcp.headers import Header, value_of
 from gateway.mcp.listing import read_page
@@ -34,7 +34,7 @@ class ScanFailed(Exception):
     """The server could not be scanned; the text says why and what to do."""
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class ScanLimits:
     seconds: float = 60.0
     """For all of it."""
@@ -44,7 +44,7 @@ class ScanLimits:
     """One answer, a stream's events before it included."""
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Walk:
     """What a server offers. Only a complete walk shows that a tool is gone."""
 

@@ -12,6 +12,7 @@ import orjson
 import structlog
 
 from gateway.flows import EventStream
+from gateway.frozen import frozen
 from gateway.mcp.lossless import Unreadable, read_json, write_json
 from gateway.mcp.redaction import Asked, Unredactable, redact
 from gateway.mcp.sifted import SiftedEvents, told
@@ -34,7 +35,7 @@ Routes = Callable[[], frozenset[Route] | None]
 """`gateway.policy.features.Features.responses` of the bundle that decides."""
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class About:
     """What is known of a message before it is read. Without a tool, all tools' policies see it."""
 
@@ -44,7 +45,7 @@ class About:
     method: str | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Screened:
     """A message as it may pass; with `reason` it may not."""
 
@@ -143,7 +144,7 @@ class _TooLarge(Exception):
     """More than OPA may be asked about."""
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class _Read:
     message: dict[str, Json]
     kind: str
@@ -154,7 +155,7 @@ class _Read:
         return self.message.get(self.part)
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class _Answer:
     block: bool
     asked: Asked

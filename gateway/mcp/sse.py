@@ -5,10 +5,11 @@ an event. Nothing here decodes text, so UTF-8 may be split anywhere.
 """
 
 import re
-from dataclasses import dataclass
 
 import jiter
 import orjson
+
+from gateway.frozen import frozen
 
 _END = re.compile(rb"(?:\r\n|\n|\r(?!\n))(?:\r\n|\n|\r)")
 _LINE = re.compile(rb"\r\n|\n|\r")
@@ -18,7 +19,7 @@ EVENT_LIMIT = 4 * 1024 * 1024
 """Bytes of one event that are held until it is complete, by default."""
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Event:
     """One event, or a piece of one that is over the limit."""
 

@@ -7,12 +7,13 @@ they are told apart by their ids, and progress by its token.
 import asyncio
 from collections import deque
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from time import monotonic
 from urllib.parse import urljoin, urlsplit
 
 import structlog
 
+from gateway.frozen import frozen
 from gateway.http1 import BeforeWrite, Header, Interrupted, NotSent, TooLarge
 from gateway.mcp.headers import value_of
 from gateway.mcp.lossless import Unreadable, read_json
@@ -34,7 +35,7 @@ _Key = tuple[str, str | int]
 _log = structlog.get_logger(__name__)
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Way:
     """To a server, as whom."""
 
@@ -43,7 +44,7 @@ class Way:
     credential: tuple[Header, ...]
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class SessionLimits:
     sessions: int = 256
     """Per server."""

@@ -7,10 +7,10 @@ There is no HTTP behind this, so statuses, sessions and streams are made here (2
 import asyncio
 import secrets
 from collections.abc import Callable
-from dataclasses import dataclass
 from time import monotonic
 from typing import Any, Final
 
+from gateway.frozen import frozen
 from gateway.http1 import BeforeWrite, Interrupted, NotSent, Response
 from gateway.mcp.headers import Header
 from gateway.mcp.lossless import Unreadable, read_json
@@ -30,7 +30,7 @@ _SWEEP_SECONDS: Final = 60.0
 _NO_SESSION: Final = "The session is not known here; initialize again."
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class _Asked:
     """A request of the proxy's, taken apart again."""
 

@@ -12,13 +12,13 @@ import sys
 import tempfile
 from asyncio.subprocess import PIPE, Process
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from time import monotonic
 from typing import Literal
 
 import structlog
 
+from gateway.frozen import frozen
 from gateway.http1 import NotSent
 from gateway.mcp.lossless import read_json, write_json
 from gateway.mcp.stdio_programs import Program, Programs, environment, sandboxed
@@ -36,7 +36,7 @@ _OTHER_LINE_ENDS = (
 End = Literal["died", "too_large"]
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class StdioLimits:
     """Seconds and bytes."""
 

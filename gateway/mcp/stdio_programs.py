@@ -10,13 +10,14 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import field
 from pathlib import Path
 from typing import Annotated, Final
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from gateway.frozen import frozen
 from gateway.settings import PREFIX, Settings, SettingsFault
 
 SCHEME: Final = "stdio:"
@@ -34,7 +35,7 @@ _HOME: Final = "/tmp/home"
 _SCRATCH_BYTES: Final = 256 * 1024 * 1024
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Program:
     """What one entry of the file asks to be run."""
 
@@ -72,7 +73,7 @@ class _File(BaseModel):
     servers: dict[Annotated[str, Field(pattern=_NAME)], _Entry]
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Programs:
     by_name: Mapping[str, Program]
     bwrap: str | None

@@ -7,12 +7,12 @@ ids are made unique on their way in and put back, type and value, on their way o
 from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from time import monotonic
 from typing import Any, Final
 
 import structlog
 
+from gateway.frozen import frozen
 from gateway.http1 import Http1Error, Interrupted, NotSent, TooLarge
 from gateway.mcp.lossless import Unreadable, read_json, write_json
 from gateway.mcp.stdio_exchange import StdioExchange, error
@@ -179,7 +179,7 @@ class Session(Talk):
         return [*(exchange for exchange, _ in self._waiting.values()), *listening]
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class _Renamed:
     exchange: StdioExchange
     rpc_id: str | int

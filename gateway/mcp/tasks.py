@@ -5,9 +5,9 @@
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any, Final, Literal
 
+from gateway.frozen import frozen
 from gateway.mcp.declared import TASKS
 from gateway.mcp.lossless import Unreadable, read_json, write_json
 from gateway.values import Era, Json
@@ -20,7 +20,7 @@ OVER: Final = frozenset({"completed", "failed", "cancelled"})
 _RELATED: Final = "io.modelcontextprotocol/related-task"
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Task:
     """``id`` as its client has it. One of the last three is set, by what the status says."""
 

@@ -8,7 +8,7 @@ import asyncio
 import base64
 import re
 import ssl
-from dataclasses import dataclass, field, replace
+from dataclasses import field, replace
 from time import monotonic
 from typing import Final
 from urllib.parse import quote_plus, urlencode
@@ -17,6 +17,7 @@ import jiter
 import structlog
 
 from gateway.egress import EgressPolicy, EgressRefused, Network, check_url, client_for
+from gateway.frozen import frozen
 from gateway.http1 import Http1Error, NotSent, build_head
 from gateway.mcp.headers import Header
 from gateway.mcp.routes import trust
@@ -47,7 +48,7 @@ class NoToken(NotSent):
         """The error of RFC 6749, section 5.2, if that is why."""
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class _Held:
     server: Server
     header: Header = field(repr=False)

@@ -15,6 +15,7 @@ import orjson
 import structlog
 
 from gateway.egress import Network
+from gateway.frozen import frozen
 from gateway.http1 import (
     BeforeWrite,
     Http1Error,
@@ -42,7 +43,7 @@ _OF_OUR_MESSAGES = (
 _log = structlog.get_logger(__name__)
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Limits:
     """Seconds and bytes that one exchange with an upstream may take."""
 

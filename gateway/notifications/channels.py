@@ -8,12 +8,12 @@ import smtplib
 import ssl
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 from email.message import EmailMessage
 from functools import cached_property
 from urllib.parse import unquote, urlsplit
 
 from gateway.egress import EgressPolicy, Network, check_url, client_for
+from gateway.frozen import frozen
 from gateway.http1 import Http1Error
 from gateway.http1_protocol import build_head
 from gateway.settings import is_loopback
@@ -110,7 +110,7 @@ class Web:
         return answer.status
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Mail:
     """The deployment's mail server: ``smtps://user:password@host`` or ``smtp://…``."""
 

@@ -6,7 +6,6 @@ under the same id, by which a receiver knows it. Never does one vanish.
 
 import asyncio
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import orjson
@@ -16,6 +15,7 @@ from sqlalchemy import Connection, Row, select, update
 from sqlalchemy.exc import SQLAlchemyError
 
 from gateway.clock import after
+from gateway.frozen import frozen
 from gateway.keyring import decrypt
 from gateway.notifications.channels import Gone, Mail, Undelivered, Web
 from gateway.notifications.formats import mail, slack, teams, told
@@ -37,7 +37,7 @@ _o = tables.outbox.c
 _n = tables.notifications.c
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class _Message:
     id: str
     body: str

@@ -1,11 +1,12 @@
 """One event, as a program, a chat room or a mailbox reads it. Pure."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from email.message import EmailMessage
 from typing import Any
 
 import orjson
+
+from gateway.frozen import frozen
 
 _TITLES: Mapping[str, str] = {
     "approval.created": "A call waits for approval",
@@ -20,7 +21,7 @@ _TITLES: Mapping[str, str] = {
 }
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Told:
     """An event of the outbox, opened."""
 

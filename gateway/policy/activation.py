@@ -9,11 +9,12 @@ import math
 import time
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from contextlib import aclosing
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 import structlog
 
+from gateway.frozen import frozen
 from gateway.policy import proof, watch
 from gateway.policy.archive import archived
 from gateway.policy.bundle_server import BundleServer
@@ -34,7 +35,7 @@ _RETRY_SECONDS = 30.0
 _LONGEST_REASON = 2000
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Active:
     """The policy that decides."""
 
@@ -45,7 +46,7 @@ class Active:
     """Name of each source to ``sha256:<hex>`` over its files."""
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Failure:
     """Why sources did not become active."""
 
@@ -64,7 +65,7 @@ class Failure:
         return f"{where}: {self.reason}" if where else self.reason
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class PolicyStatus:
     active: Active | None
     building_since: str | None
@@ -75,7 +76,7 @@ Tell = Callable[[Active | Failure], Awaitable[None]]
 """Told of each activation and each new failure, of failures at most once a minute."""
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class _Built:
     bundle: Bundle
     tried: str

@@ -1,11 +1,12 @@
 """Begins a policy: the Rego, its test, and a sample call that it decides."""
 
 import re
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import orjson
+
+from gateway.frozen import frozen
 
 KINDS = ("project", "server", "agent", "tool")
 _NAME = re.compile(r"[a-z][a-z0-9_]{0,63}")
@@ -16,7 +17,7 @@ class AuthoringFault(Exception):
     """The policy cannot be begun; the message says what to write instead."""
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Route:
     """Which calls a policy sees: ``all``, or the kind and the name of what it is for."""
 

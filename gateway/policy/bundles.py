@@ -7,7 +7,6 @@ import hmac
 import io
 import tarfile
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +14,7 @@ import orjson
 
 from gateway import assets
 from gateway.durable import write_file
+from gateway.frozen import frozen
 from gateway.policy import proof
 from gateway.policy.archive import archived
 from gateway.policy.features import UNKNOWN, Features, features_in
@@ -23,7 +23,7 @@ from gateway.policy.sources import BundleFault, Source, Tree, canonical, compose
 _LAST_GOOD = "last-good.json"
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Bundle:
     """An archive that OPA can load, and its two names."""
 

@@ -2,16 +2,17 @@
 
 import asyncio
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import field
 from pathlib import Path
 from typing import Literal
 
+from gateway.frozen import frozen
 from gateway.policy import proof
 from gateway.policy.proof import Commands, Covered, Dropped
 from gateway.policy.sources import BundleFault, Tree
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Coverage:
     """Of one bundle. Paths are those in the archive."""
 

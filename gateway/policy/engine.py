@@ -4,11 +4,11 @@ import asyncio
 import os
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Protocol
 
 import orjson
 
+from gateway.frozen import frozen
 from gateway.http1 import Client, Http1Error, Response
 from gateway.policy.lanes import GROUP_BYTES, LARGE_BYTES, Lanes, Load, Told, Turn
 from gateway.values import Json
@@ -46,7 +46,7 @@ class Revisions(Protocol):
     def digest_of(self, revision: str) -> str | None: ...
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class EngineAnswer:
     result: Json
     bundle_digest: str

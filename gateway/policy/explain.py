@@ -9,6 +9,7 @@ from typing import Any
 import orjson
 
 from gateway import assets
+from gateway.frozen import frozen
 from gateway.policy.opa_command import run_opa
 from gateway.policy.sources import BundleFault
 
@@ -28,7 +29,7 @@ class Fired:
     description: str = ""
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Explanation:
     decision: Mapping[str, Any]
     """What ``data.gateway.decision`` answers now."""

@@ -2,9 +2,9 @@
 
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
 from typing import Any
 
+from gateway.frozen import frozen
 from gateway.policy import modules
 
 _HIDES = re.compile(rb"\bhidden\b")
@@ -16,7 +16,7 @@ Route = tuple[str, str]
 """`all` and nothing, or `project`, `server`, `agent` or `tool` and its name in Rego."""
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Features:
     hides: bool = True
     """Some policy may have a `hidden` set; a comment with that word counts, and costs little."""

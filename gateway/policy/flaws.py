@@ -5,6 +5,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Literal
 
+from gateway.frozen import frozen
 from gateway.mcp.envelope import METHODS
 from gateway.policy.syntax import (
     Node,
@@ -48,7 +49,7 @@ class Flaw:
     level: Literal["error", "warning"] = "error"
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Module:
     """One file of policy, parsed."""
 

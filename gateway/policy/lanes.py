@@ -9,6 +9,8 @@ from collections import OrderedDict, deque
 from dataclasses import dataclass
 from time import monotonic
 
+from gateway.frozen import frozen
+
 LARGE_BYTES = 32 << 10
 """Inputs over this size go one at a time: a big one costs as much as hundreds of ordinary ones."""
 GROUP_CALLS = 8
@@ -16,7 +18,7 @@ GROUP_BYTES = 32 << 10
 """One request holds at most so many questions, and so many bytes of them."""
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Load:
     """A question that may go along with others of its project."""
 
@@ -38,14 +40,14 @@ class Turn:
             self.given.set_result(Told(answer))
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Place:
     """The right to ask, until `leave`; and whose questions go along and must be told."""
 
     companions: tuple[Turn, ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Told:
     """The answer, asked by another; there is no place to give back."""
 

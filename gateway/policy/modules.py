@@ -2,8 +2,9 @@
 
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
 from functools import lru_cache
+
+from gateway.frozen import frozen
 
 Path = tuple[str, ...]
 """A path in ``data``: ``("policies", "all", "argument_size")``."""
@@ -17,7 +18,7 @@ _REFERENCE = re.compile(rf"\bdata({_SEGMENTS})", re.ASCII)
 _SEGMENT = re.compile(r'\["((?:[^"\\]|\\.)*)"\]|\.?([A-Za-z_]\w*)', re.ASCII)
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Module:
     """One Rego file."""
 

@@ -10,12 +10,12 @@ import tempfile
 import time
 from asyncio.subprocess import DEVNULL, PIPE, Process
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 
 import orjson
 import structlog
 
+from gateway.frozen import frozen
 from gateway.policy import launch
 from gateway.policy.bundle_server import BundleServer
 from gateway.policy.bundles import signing_secret
@@ -32,7 +32,7 @@ _STEADY_SECONDS = 30.0
 _CATCH_UP_SECONDS = 10.0
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class OpaOptions:
     """How OPA is bounded and watched; the defaults are for production."""
 
@@ -48,7 +48,7 @@ class OpaOptions:
     """See `gateway.policy.launch`."""
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class OpaStatus:
     running: bool
     ready: bool

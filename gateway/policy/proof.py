@@ -9,12 +9,12 @@ import tempfile
 import threading
 from collections.abc import Mapping, Set
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import orjson
 
+from gateway.frozen import frozen
 from gateway.policy import modules, smoke
 from gateway.policy.argument_schemas import schema_folder
 from gateway.policy.modules import Module
@@ -34,7 +34,7 @@ class Dropped(Exception):
     """The sources changed while they were tried; what was found out is of no use."""
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Covered:
     """One file: how much of it tests reached, and the lines that none did."""
 

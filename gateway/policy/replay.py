@@ -6,11 +6,11 @@ import tempfile
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
 from typing import Literal, TypeAlias
 
+from gateway.frozen import frozen
 from gateway.policy.scratch import Tried, decide_both
 from gateway.policy.sources import BundleFault
 
@@ -27,7 +27,7 @@ _STRICTNESS = {"ALLOW": 0, "LOG_ONLY": 1, "REQUIRE_APPROVAL": 2, "DENY": 3, NO_D
 _GIT_SECONDS = 60
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Input:
     """A recorded question and what a report may tell of it; never its arguments."""
 
@@ -36,7 +36,7 @@ class Input:
     question: bytes
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Group:
     """Calls that would have been decided otherwise, in the same way and for the same reason."""
 
@@ -57,7 +57,7 @@ class Group:
         return _STRICTNESS[self.after] < _STRICTNESS[self.before]
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Latency:
     """Microseconds that OPA spent on an evaluation, over a sample of the inputs."""
 
@@ -65,7 +65,7 @@ class Latency:
     p99: int
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Replay:
     inputs: int
     groups: tuple[Group, ...]

@@ -1,11 +1,11 @@
 """Asks Rego how much harm each of a server's tools can do."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 
 import jiter
 import orjson
 
+from gateway.frozen import frozen
 from gateway.policy.engine import LARGEST_QUESTION, Engine, EngineFault
 from gateway.values import Json, Risk
 
@@ -14,7 +14,7 @@ _FIELDS = ("name", "title", "description", "inputSchema", "annotations")
 _TOO_LARGE = "the definition is too large to be assessed"
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class RiskAssessment:
     risk: Risk
     reasons: tuple[str, ...]

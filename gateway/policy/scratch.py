@@ -15,13 +15,13 @@ import time
 from asyncio.subprocess import DEVNULL, PIPE, Process
 from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import orjson
 
 from gateway import assets
+from gateway.frozen import frozen
 from gateway.http1 import Client, Http1Error, UnixAddress
 from gateway.policy import launch
 from gateway.policy.opa import OpaOptions
@@ -51,7 +51,7 @@ _HEAD = (
 )
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Tried:
     """What a bundle says of one input. Without an action there is no decision: a refusal."""
 
@@ -61,7 +61,7 @@ class Tried:
     error: str = ""
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Side:
     """One bundle's answers, in the order of the questions."""
 

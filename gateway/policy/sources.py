@@ -4,7 +4,7 @@ import hashlib
 import os
 import subprocess
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import field
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,7 @@ import jiter
 import orjson
 
 from gateway import assets
+from gateway.frozen import frozen
 from gateway.policy.argument_schemas import arguments_schema
 from gateway.policy.features import UNKNOWN, Features, features_of
 
@@ -30,7 +31,7 @@ class BundleFault(Exception):
         super().__init__(f"{where}: {reason}" if where else reason)
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Source:
     """A folder of Rego and data files, and the one root that both must stay under."""
 
@@ -41,7 +42,7 @@ class Source:
     """The path in `data` where the folder lies: ``("connectors", "salesforce")``."""
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Tree:
     """What the sources hold, composed: the content of a bundle but for its manifest."""
 

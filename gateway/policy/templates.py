@@ -20,6 +20,7 @@ from publicsuffixlist import PublicSuffixList
 from pydantic import BaseModel, ConfigDict, Field
 from pydantic import ValidationError as Malformed
 
+from gateway.frozen import frozen
 from gateway.values import Action, Json
 
 FILE = "template.yaml"
@@ -78,7 +79,7 @@ class _File(_Strict):
     policies: Annotated[tuple[TemplatePolicy, ...], Field(min_length=1)]
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Template:
     """A connector template of one version."""
 

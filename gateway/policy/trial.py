@@ -2,13 +2,13 @@
 
 import tempfile
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import orjson
 
 from gateway import assets
+from gateway.frozen import frozen
 from gateway.policy.argument_schemas import schema_folder
 from gateway.policy.bundles import build_bundle
 from gateway.policy.check import rego_files, with_folders
@@ -22,7 +22,7 @@ _KEY = bytes(32)
 SAMPLE = "sample.json"
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Covered:
     """A file's lines that a test reached, of those that could be."""
 
@@ -31,7 +31,7 @@ class Covered:
     missed: tuple[int, ...]
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Report:
     passed: int
     """Tests and samples."""

@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
+from gateway.frozen import frozen
 from gateway.policy.syntax import (
     Node,
     Ref,
@@ -35,7 +36,7 @@ _TEXT_TESTS = {
 }
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Unchecked:
     """A use of a value whose type nobody asked for."""
 

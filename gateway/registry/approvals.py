@@ -4,13 +4,13 @@ Approvals are made and spent by admission; here they are listed, decided and wit
 """
 
 from collections.abc import Iterable
-from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
 import orjson
 from pydantic import Field
 from sqlalchemy import ColumnElement, Connection, Row, and_, func, or_, select, update
 
+from gateway.frozen import frozen
 from gateway.keyring import Keyring, decrypt
 from gateway.registry import pages, tasks, users
 from gateway.registry.core import Actor, Change
@@ -33,7 +33,7 @@ class Ruling(Input):
     reason: Annotated[Description, Field(max_length=2000)] = ""
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Opened:
     """What `gateway.registry.grants` sealed for the approver's eyes."""
 

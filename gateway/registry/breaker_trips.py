@@ -1,15 +1,15 @@
 """The circuit breaker's openings: on the trail, and the agent paused or suspended by the rule."""
 
-from dataclasses import dataclass
 from typing import Literal
 
+from gateway.frozen import frozen
 from gateway.registry import agents
 from gateway.registry.core import Change
 from gateway.trace.record import Field as Code
 from gateway.values import AgentId, KeyId, ProjectId
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Trip:
     """The breaker opened."""
 

@@ -7,7 +7,7 @@ lie encrypted, bound to their server, and are never shown.
 import hashlib
 import secrets
 from base64 import urlsafe_b64encode
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import Any
 from urllib.parse import urlencode
 
@@ -15,6 +15,7 @@ import orjson
 from sqlalchemy import Connection, Row, insert, select, update
 
 from gateway.clock import after, seconds_between
+from gateway.frozen import frozen
 from gateway.keyring import Keyring, decrypt, encrypt
 from gateway.oauth import OAuthClient
 from gateway.registry import servers
@@ -29,7 +30,7 @@ MINUTES = 10
 _c = tables.consents.c
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Granted:
     """What a token endpoint gave (RFC 6749, section 5.1)."""
 
@@ -39,7 +40,7 @@ class Granted:
     scope: str | None
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Kept:
     """A consent's tokens, as they lie here."""
 
@@ -49,7 +50,7 @@ class Kept:
     refresh_token: str | None = field(repr=False)
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Claimed:
     """A `state` that came back, spent by coming back."""
 

@@ -7,7 +7,7 @@ a connection that only reads. Whoever calls them decides what belongs into one t
 
 import asyncio
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import TypeVar
 
 import anyio.to_thread
@@ -15,6 +15,7 @@ import orjson
 from sqlalchemy import Connection, Engine, update
 
 from gateway.clock import Clock
+from gateway.frozen import frozen
 from gateway.ids import new_id
 from gateway.keyring import Keyring
 from gateway.policy.templates import Catalogue
@@ -34,7 +35,7 @@ EVENT_RETENTION_DAYS = 3650
 """Who changed what is asked for years after; the payloads of calls go sooner."""
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Actor:
     """Who makes a change, in which project."""
 
@@ -63,7 +64,7 @@ class Actor:
         return cls(project_id, "gateway", "gateway", Role.ADMIN)
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Confirming:
     """The proposal that a second person confirms; see `gateway.registry.proposals`."""
 
@@ -72,7 +73,7 @@ class Confirming:
     """What it was to change, as it was then."""
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Change:
     """One change inside the writer's transaction; all of it becomes durable, or nothing."""
 
@@ -129,7 +130,7 @@ class Change:
         self._directory.touch(self.project_id)
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Registry:
     """The way to all nouns: `change` and `read` for the event loop, `change_now` for commands."""
 

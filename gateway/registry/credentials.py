@@ -2,12 +2,12 @@
 
 import base64
 import re
-from dataclasses import dataclass
 from typing import Annotated, Literal
 
 import orjson
 from pydantic import AfterValidator, Field, TypeAdapter
 
+from gateway.frozen import frozen
 from gateway.keyring import Keyring, decrypt, encrypt
 from gateway.oauth import OAuthClient
 from gateway.registry.fields import Input, Url
@@ -139,7 +139,7 @@ OAuth = OAuthClientCredentials | OAuthAuthorizationCode
 Auth = Annotated[NoAuth | BearerAuth | HeaderAuth | BasicAuth | OAuth, Field(discriminator="type")]
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Credential:
     """A credential opened: headers that never change, or how to get a token."""
 

@@ -7,7 +7,7 @@ Admission does not trust this copy: it reads the database again, inside its tran
 
 import hashlib
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import field
 from fnmatch import fnmatchcase
 from threading import Lock
 from typing import Any
@@ -15,6 +15,7 @@ from typing import Any
 import orjson
 from sqlalchemy import Connection, select
 
+from gateway.frozen import frozen
 from gateway.keyring import Keyring
 from gateway.mcp.param_headers import compile_headers
 from gateway.registry.credentials import unseal
@@ -55,7 +56,7 @@ _REMEMBERED_KINDS = 10_000
 _RISK_ORDER = {risk: n for n, risk in enumerate(Risk)}
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class ProjectView:
     """One project, whole and unchanging; a change makes another view."""
 

@@ -8,13 +8,14 @@ import json
 import zipfile
 from base64 import b64encode
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import IO, Any
 
 import orjson
 from cryptography.exceptions import InvalidTag
 from sqlalchemy import Connection, Engine, Row, Select, select
 
+from gateway.frozen import frozen
 from gateway.keyring import Keyring
 from gateway.registry.faults import Conflict
 from gateway.registry.traces import Filter
@@ -41,7 +42,7 @@ from this bundle. docs/evidence.md of the project says what each check means and
 _t = tables.trace.c
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Wanted:
     """What a bundle is to hold."""
 
@@ -55,14 +56,14 @@ class Wanted:
     """Sizes of checkpoints seen earlier, which the newest is to be shown to extend."""
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Written:
     records: int
     digests: tuple[str, ...]
     """Of the policy bundles that decided, as records name them."""
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Proven:
     """One record and its place under a signed head."""
 
@@ -99,7 +100,7 @@ def numbers(connection: Connection) -> list[int]:
     return list(connection.execute(select(tables.logs.c.log).order_by(tables.logs.c.log)).scalars())
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class _Part:
     """One log in a bundle."""
 
@@ -109,7 +110,7 @@ class _Part:
     """
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class BundleWriter:
     """Writes one bundle into a zip; blocks, for as long as it has records."""
 

@@ -1,10 +1,11 @@
 """People who sign in at an identity provider: made at their first sign-in, without a password."""
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 from pydantic import TypeAdapter, ValidationError
 from sqlalchemy import Connection, select, update
 
+from gateway.frozen import frozen
 from gateway.registry import sessions, users
 from gateway.registry.core import Actor, Change
 from gateway.registry.faults import Conflict, Forbidden
@@ -16,7 +17,7 @@ _u = tables.users.c
 _NAME: TypeAdapter[str] = TypeAdapter(Name)
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class External:
     """Who a provider says somebody is, as far as it was checked."""
 

@@ -11,6 +11,7 @@ from time import monotonic
 from sqlalchemy import Connection, func, select
 
 from gateway import clock
+from gateway.frozen import frozen
 from gateway.store import tables
 
 LOOK_BACK_SECONDS = 30 * 86_400
@@ -22,14 +23,14 @@ _SETTLED_SECONDS = 300
 _t = tables.trace.c
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Firing:
     last: str
     """RFC 3339."""
     times: int
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Fired:
     """By policy, as records name it. Who is not there did not fire since `since`."""
 

@@ -4,12 +4,12 @@ A grant is spent by a single conditional statement, so of two calls that race fo
 """
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 
 import orjson
 from sqlalchemy import Connection, func, insert, select, update
 
 from gateway.clock import after
+from gateway.frozen import frozen
 from gateway.ids import new_id
 from gateway.keyring import Keyring, encrypt
 from gateway.registry import outbox
@@ -23,7 +23,7 @@ MAX_PENDING = 20
 """Approvals that one agent may have waiting: more would bury the one that matters."""
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Standing:
     """An approval for this exact call that was decided or waits, and has not expired."""
 
@@ -32,7 +32,7 @@ class Standing:
     expires_at: str
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Terms:
     """How an approval is given, by the obligations of the policies that ask for it."""
 

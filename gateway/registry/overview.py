@@ -2,13 +2,13 @@
 
 from collections import Counter
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
 
 from sqlalchemy import Connection, func, select
 
 from gateway import clock
+from gateway.frozen import frozen
 from gateway.registry import approvals, budgets
 from gateway.store import tables
 from gateway.values import Action, Risk
@@ -21,7 +21,7 @@ _SETTLED_SECONDS = 300
 _t = tables.trace.c
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Hour:
     start: str
     """RFC 3339."""
@@ -33,7 +33,7 @@ class Hour:
         return sum(self.calls.values())
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class NearLimit:
     id: str
     scope: str
@@ -48,7 +48,7 @@ class NearLimit:
         return 100 * (self.used + self.held) // max(1, self.limit)
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Summary:
     """The last `HOURS` hours of a project."""
 

@@ -5,12 +5,12 @@ Offsets would do both while rows are added.
 
 import base64
 import binascii
-from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
 import orjson
 from sqlalchemy import Column, Connection, Row, Select, Table, select, tuple_
 
+from gateway.frozen import frozen
 from gateway.registry.faults import Invalid, Missing
 
 MAX_LIMIT = 200
@@ -20,7 +20,7 @@ REACH = 100_000
 Item = TypeVar("Item")
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Page(Generic[Item]):
     items: list[Item]
     next_cursor: str | None

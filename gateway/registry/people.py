@@ -1,14 +1,14 @@
 """Who signs in, as a value."""
 
-from dataclasses import dataclass
 from typing import NewType
 
+from gateway.frozen import frozen
 from gateway.values import ProjectId, Role
 
 UserId = NewType("UserId", str)
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class User:
     """A person who signs in. Keys and agents name their owners by the same name."""
 

@@ -11,6 +11,7 @@ from typing import Any, Literal
 
 from sqlalchemy import Row, insert, select, update
 
+from gateway.frozen import frozen
 from gateway.ids import new_id
 from gateway.mcp.digests import canonical_definition, definition_digests
 from gateway.mcp.folding import fold
@@ -25,7 +26,7 @@ _MAX_EVENTS = 50
 """Tool events that one scan records singly; the scan's own event counts them all."""
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Assessment:
     """What `data.gateway.risk` said of a definition."""
 
@@ -36,7 +37,7 @@ class Assessment:
 UNASSESSED = Assessment(Risk.CRITICAL, ("not assessed yet: scan the server",))
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Scan:
     """What a server's `tools/list` said, all pages together."""
 
@@ -49,7 +50,7 @@ class Scan:
     """The walk saw the last page and every page was well-formed: only then is a tool gone."""
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Findings:
     """What a scan changed, by tool name."""
 

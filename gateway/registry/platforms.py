@@ -1,14 +1,15 @@
 """An extension as calls need it: what a platform's key may do, and for whom it may speak."""
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import Any, Literal
 
+from gateway.frozen import frozen
 from gateway.keyring import Keyring, decrypt
 from gateway.values import AgentId, KeyId, ServerId
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Entra:
     """The one application of one Entra ID tenant whose tokens are believed."""
 
@@ -19,7 +20,7 @@ class Entra:
     jwks_url: str
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Extension:
     id: KeyId
     name: str

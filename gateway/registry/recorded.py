@@ -4,13 +4,14 @@ Read-only, and so possible beside a gateway that runs on the same data directory
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import Any, Literal, TypeAlias
 
 import orjson
 from cryptography.exceptions import InvalidTag
 from sqlalchemy import Connection, Row, Select, and_, select
 
+from gateway.frozen import frozen
 from gateway.keyring import Keyring
 from gateway.registry.faults import Missing
 from gateway.store import tables
@@ -23,7 +24,7 @@ _t = tables.trace.c
 _p = tables.payloads.c
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Recorded:
     """One decision. Without `question` nobody can make it again; `input_state` says why."""
 

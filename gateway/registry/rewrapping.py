@@ -5,13 +5,13 @@ day. Payloads themselves are sealed with their month's key and stay as they are.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any, Final
 
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from sqlalchemy import Connection, Row, select, update
 from sqlalchemy.schema import Column, Table
 
+from gateway.frozen import frozen
 from gateway.keyring import Keyring, decrypt, encrypt
 from gateway.registry.consents import for_tokens, for_verifier
 from gateway.registry.platforms import sealing_context
@@ -21,7 +21,7 @@ from gateway.trace.payloads import wrapping_context
 _PAGE = 500
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Sealed:
     """One column, and what its values are bound to."""
 

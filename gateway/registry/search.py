@@ -5,7 +5,6 @@ them comes from policies, rules and refusals, and those are found by their words
 """
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
 from typing import Any
 
 from sqlalchemy import ColumnElement, Integer, func, or_
@@ -13,6 +12,7 @@ from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.sql.compiler import SQLCompiler
 from sqlalchemy.sql.functions import FunctionElement
 
+from gateway.frozen import frozen
 from gateway.policy.templates import Template
 from gateway.refusals import REASONS
 from gateway.registry.directory import ProjectView
@@ -23,7 +23,7 @@ _MOST = 50
 _t = tables.trace.c
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Sought:
     """A text, and what it means in one project."""
 

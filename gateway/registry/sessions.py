@@ -8,11 +8,12 @@ import base64
 import hashlib
 import hmac
 import secrets
-from dataclasses import dataclass, field
+from dataclasses import field
 
 from sqlalchemy import Connection, delete, insert, select, update
 
 from gateway.clock import after
+from gateway.frozen import frozen
 from gateway.ids import new_id
 from gateway.registry import users
 from gateway.registry.core import Change
@@ -28,7 +29,7 @@ SEEN_SECONDS = 60
 _s = tables.user_sessions.c
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Session:
     """An open session. `csrf` stands in each form of its pages and comes back with it."""
 

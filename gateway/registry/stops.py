@@ -1,10 +1,10 @@
 """The emergency stop: raised in one transaction, in force with its commit, lifted with a reason."""
 
-from dataclasses import dataclass
 from typing import Any, Literal
 
 from sqlalchemy import ColumnElement, Connection, Row, insert, select, true, update
 
+from gateway.frozen import frozen
 from gateway.ids import new_id
 from gateway.registry import agents, approvals, pages
 from gateway.registry.core import Change
@@ -29,7 +29,7 @@ class Lift(Input):
     reason: Reason
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Raised:
     """A stop in force, and what it voided."""
 

@@ -9,7 +9,6 @@ ASKING its client · HANDED_ON to a task of its server's · COMPLETED · FAILED 
 """
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
 from typing import Any, Literal
 
 from sqlalchemy import (
@@ -26,6 +25,7 @@ from sqlalchemy import (
 )
 
 from gateway.clock import after
+from gateway.frozen import frozen
 from gateway.ids import new_id
 from gateway.store import tables
 from gateway.values import ProjectId
@@ -42,7 +42,7 @@ _t = tables.tasks.c
 _a = tables.approvals.c
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class NewTask:
     """A call that waits; `request` is sealed by whoever makes it, for the task's id."""
 
@@ -57,7 +57,7 @@ class NewTask:
     told: str
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class End:
     """What a claim on a task ends with."""
 

@@ -5,12 +5,12 @@ Their ids are ``<server id>:<policy id>``, which sort behind every rule's.
 """
 
 from collections.abc import Iterable
-from dataclasses import dataclass
 from typing import Any
 
 from sqlalchemy import Connection, Row, select
 
 from gateway.clock import after
+from gateway.frozen import frozen
 from gateway.policy.templates import Catalogue, TemplatePolicy
 from gateway.registry import overrides, servers, templates
 from gateway.registry.core import Change
@@ -24,7 +24,7 @@ DISABLED_DAYS = 30
 _s = tables.servers.c
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class OnServer:
     """One policy of a template on one server."""
 

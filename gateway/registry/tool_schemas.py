@@ -3,20 +3,20 @@
 import re
 import shutil
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import orjson
 from sqlalchemy import Connection, select
 
+from gateway.frozen import frozen
 from gateway.policy.argument_schemas import OPEN, arguments_schema
 from gateway.store import tables
 
 _FILE = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9_.-]{0,127}")
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Written:
     """What `write_tool_schemas` made."""
 

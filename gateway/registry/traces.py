@@ -1,7 +1,6 @@
 """The trace, read: a list by filter, one record with what belongs to it."""
 
 import base64
-from dataclasses import dataclass
 from typing import Any, Literal
 
 import orjson
@@ -9,6 +8,7 @@ from cryptography.exceptions import InvalidTag
 from sqlalchemy import ColumnElement, Connection, Row, Select, select
 
 from gateway import clock
+from gateway.frozen import frozen
 from gateway.keyring import Keyring
 from gateway.registry import pages
 from gateway.registry.faults import Missing
@@ -38,7 +38,7 @@ _MAX_RELATED = 100
 _BEFORE_ID, _AFTER_ID = 60, 60
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Filter:
     """Which records; None leaves a side open. Times are RFC 3339, `start` inclusive."""
 
@@ -104,7 +104,7 @@ class Filter:
         return found
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Payload:
     """A payload as it can be shown: JSON where it is JSON, text where it is text."""
 

@@ -5,11 +5,11 @@ directory (the operator) is not asked: that is the way out of ``forbidden``.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any, Literal
 
 from sqlalchemy import Connection, select, union
 
+from gateway.frozen import frozen
 from gateway.registry.core import Change
 from gateway.registry.faults import Conflict, Forbidden
 from gateway.registry.fields import folded
@@ -21,7 +21,7 @@ Mode = Literal["allowed", "second_person", "forbidden"]
 _UNGOVERNED = ("operator", "gateway")
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Wish:
     """A change as it was asked for, so that it can be made later by another person."""
 

@@ -9,7 +9,6 @@ import os
 import socket
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from ssl import create_default_context
 from typing import Protocol
@@ -18,6 +17,7 @@ from urllib.parse import urlsplit
 import anyio.to_thread
 
 from gateway.egress import EgressPolicy, EgressRefused, Network, resolve
+from gateway.frozen import frozen
 from gateway.http1 import Http1Error
 from gateway.outgoing import Outgoing
 
@@ -37,7 +37,7 @@ class SinkMisnamed(Exception):
     """What was set is no target; the message says what may be."""
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Line:
     """One record."""
 

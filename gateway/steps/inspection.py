@@ -2,13 +2,14 @@
 
 import hashlib
 import time
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Literal
 
 import jiter
 
 from gateway.answers import refused_call
 from gateway.flows import EventStream
+from gateway.frozen import frozen
 from gateway.mcp.screening import About, Notes, ScreenedEvents, Screening
 from gateway.outcome import Outcome
 from gateway.refusals import Refused
@@ -20,7 +21,7 @@ MAX_RESULT = 1024 * 1024
 Status = Literal["ok", "tool_error", "rpc_error", "http_error", "cut", "unknown", "not_sent"]
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Inspected:
     """An answer ready to go. With `events` its outcome is known only once they have passed."""
 

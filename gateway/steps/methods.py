@@ -5,13 +5,13 @@ the trace before the message goes on.
 """
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from typing import Literal
 
 import orjson
 from sqlalchemy.exc import SQLAlchemyError
 
 from gateway.call_records import message_draft
+from gateway.frozen import frozen
 from gateway.policy.documents import caller_parts, hashed
 from gateway.policy.engine import LARGEST_QUESTION, Engine, EngineFault
 from gateway.policy.features import Features
@@ -28,7 +28,7 @@ RESPONSE = "response"
 """What stands for the method where a client answers a server, whose request nobody kept."""
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Exchange:
     """The request that a message came with, or came back on."""
 
@@ -41,7 +41,7 @@ class Exchange:
     """Of the request that awaits the answer."""
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Said:
     """One message, or a server's request within a result."""
 

@@ -20,13 +20,13 @@ import threading
 from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
-from dataclasses import dataclass
 from typing import Any, Protocol, TypeVar
 
 import structlog
 from sqlalchemy import Connection, Engine, RootTransaction
 from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 
+from gateway.frozen import frozen
 from gateway.store.database import is_lost, is_servers, may_pass, take_turn
 from gateway.store.postgresql import DatabaseAway
 from gateway.telemetry import fault_text
@@ -72,7 +72,7 @@ class Participant(Protocol):
 BatchFunction = Callable[[Connection, Sequence[Any]], Sequence[Any]]
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class _Job:
     batch: BatchFunction | None
     item: Any

@@ -20,9 +20,11 @@ import re
 import zipfile
 from base64 import b64decode
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import field
 from pathlib import Path
 from typing import IO, Any
+
+from gateway.frozen import frozen
 
 FORMAT = "policy-gateway-evidence/1"
 MANIFEST = "manifest.json"
@@ -36,7 +38,7 @@ class BundleUnreadable(Exception):
     """It is no bundle, or a part of it is missing or damaged: nothing can be told from it."""
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Entry:
     """One record, as it was hashed, with the way to the root."""
 
@@ -49,7 +51,7 @@ class Entry:
     """Fields whose value the gateway does not have any more."""
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Anchored:
     """A head of the log in somebody else's book, and the proof that the checkpoint extends it."""
 
@@ -63,7 +65,7 @@ class Anchored:
     at: str
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class HandedOver:
     """A record by which the log goes on under another key, and the head that ends with it."""
 

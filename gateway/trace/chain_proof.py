@@ -7,9 +7,9 @@ chain key; logId is Keccak-256 of the log's name. Needs the standard library alo
 import json
 import urllib.error
 import urllib.request
-from dataclasses import dataclass
 from typing import Any
 
+from gateway.frozen import frozen
 from gateway.trace.bundle import Anchored
 from gateway.trace.ethereum import Transaction, TransactionFault, keccak256, transaction
 
@@ -27,7 +27,7 @@ class Unanswered(Exception):
     """The node cannot be asked, or does not know."""
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Shown:
     """What a signed transaction shows without a node."""
 

@@ -12,7 +12,6 @@ import json
 import os
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +19,7 @@ import structlog
 from sqlalchemy import Connection, Row, and_, delete, func, insert, select, update
 from sqlalchemy.exc import SQLAlchemyError
 
+from gateway.frozen import frozen
 from gateway.ids import new_id
 from gateway.keyring import Keyring
 from gateway.store import tables
@@ -38,7 +38,7 @@ _c = tables.checkpoints.c
 _log = structlog.get_logger(__name__)
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Signed:
     """A checkpoint as it is stored."""
 

@@ -5,8 +5,9 @@ ECDSA signature on secp256k1 (SEC 1, section 4.1.6). Nothing here is secret, so 
 done in constant time. Needs the standard library alone.
 """
 
-from dataclasses import dataclass
 from typing import TypeAlias
+
+from gateway.frozen import frozen
 
 _TYPE = 0x02
 _P = 2**256 - 2**32 - 977
@@ -27,7 +28,7 @@ class TransactionFault(Exception):
     """These bytes are no signed EIP-1559 transaction."""
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Transaction:
     """What its signer has said."""
 

@@ -4,10 +4,9 @@ A `heads` record is under each head that is anchored: one anchor of one log ther
 the heads of all. Beside that, each log names the others when there is a new one among them.
 """
 
-from dataclasses import dataclass
-
 from sqlalchemy import Connection, and_, func, select
 
+from gateway.frozen import frozen
 from gateway.ids import new_id
 from gateway.store import tables
 from gateway.trace.log import LOG_ITSELF, Log
@@ -21,7 +20,7 @@ _l = tables.logs.c
 _c = tables.checkpoints.c
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Newest:
     """What was signed last of a log; size 0 when nothing was."""
 

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from sqlalchemy import Connection, func, select, update
 
 from gateway.clock import Clock, after
+from gateway.frozen import frozen
 from gateway.ids import new_id
 from gateway.keyring import Keyring
 from gateway.store import tables
@@ -36,7 +37,7 @@ class LogDamaged(Exception):
     """The log cannot be continued: its tree lacks hashes. `Log.succeed` begins another."""
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Appended:
     """A record in its place; durable once the transaction is."""
 
@@ -58,7 +59,7 @@ class _State:
         return _State(self.number, self.origin, self.frontier.copy(), dict(self.heads))
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Head:
     """Where a log stands, what the running transaction has appended included."""
 
@@ -77,7 +78,7 @@ _TILE_COLUMNS = "log, level, n, hash"
 _Row = tuple[object, ...]
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class _Appending:
     """Records on their way into the tables, and the state that they lead to."""
 

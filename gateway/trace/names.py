@@ -8,6 +8,8 @@ import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 
+from gateway.frozen import frozen
+
 _NAME = re.compile(
     r"(?P<base>.+?)(?:\.(?P<slot>[1-9][0-9]{0,3}))?(?:-(?P<generation>[2-9]|[1-9][0-9]{1,3}))?"
 )
@@ -38,7 +40,7 @@ class LogName:
         return replace(self, generation=self.generation + 1)
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Named:
     """A log's head as a record of another one names it."""
 

@@ -9,10 +9,11 @@ import base64
 import binascii
 import hashlib
 import re
-from dataclasses import dataclass
 
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
+
+from gateway.frozen import frozen
 
 _ED25519 = 0x01
 _SIGNATURE = "\N{EM DASH} "
@@ -23,7 +24,7 @@ class NoteFault(Exception):
     """A note, checkpoint or verifier key that is malformed, or that nobody trusted has signed."""
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Checkpoint:
     """A log's head: the root over its first `size` records."""
 
@@ -35,7 +36,7 @@ class Checkpoint:
         return f"{self.origin}\n{self.size}\n{_base64(self.root)}\n"
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class VerifierKey:
     """An Ed25519 key with the name that it signs under."""
 

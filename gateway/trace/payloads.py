@@ -6,11 +6,12 @@ noise that says nothing of the value, and every proof still verifies.
 """
 
 import os
-from dataclasses import dataclass, field
+from dataclasses import field
 
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from sqlalchemy import Connection, select, text
 
+from gateway.frozen import frozen
 from gateway.keyring import Keyring, decrypt, encrypt
 from gateway.store.tables import payload_keys
 from gateway.trace.record import Mac, commitment
@@ -23,7 +24,7 @@ _MAKE_KEY = text(
 )
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class PayloadKey:
     """One project's key for one month."""
 

@@ -2,12 +2,13 @@
 
 from base64 import b64encode
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import Any, Literal
 
 import orjson
 from sqlalchemy import Connection, Row, Select, func, select
 
+from gateway.frozen import frozen
 from gateway.store import tables
 from gateway.trace import heads
 from gateway.trace.names import named
@@ -25,7 +26,7 @@ NOT_NEWS = ("heads",)
 Standing = Literal["LOCAL_ONLY", "PENDING", "ANCHORED", "SKIPPED", "FAILED"]
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class ChainReceipt:
     """One head, and what shows elsewhere that it was known."""
 
@@ -84,7 +85,7 @@ def _receipt(row: Row[Any]) -> ChainReceipt:
     )
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class BackendStanding:
     """How one backend stands."""
 
@@ -97,7 +98,7 @@ class BackendStanding:
     identity: Mapping[str, object]
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class LogStanding:
     """How much of all logs somebody outside vouches for."""
 
@@ -128,7 +129,7 @@ def standing(connection: Connection) -> LogStanding:
     return LogStanding(_state(backends, not news), size, sum(best.values()), backends)
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class _Sized:
     number: int
     size: int

@@ -12,6 +12,7 @@ from typing import Any
 import orjson
 from sqlalchemy import Connection, Row, func, select
 
+from gateway.frozen import frozen
 from gateway.store import tables
 from gateway.trace import note
 from gateway.trace.key_chain import opened
@@ -97,7 +98,7 @@ def _all_logs(
         yield agreement
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class _Believed:
     """``handed``: a log was handed over to the trusted key, so older heads are an earlier one's."""
 

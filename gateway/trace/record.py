@@ -6,11 +6,12 @@ sorted-key output and RFC 8785 agree: ASCII keys, no floats, integers below 2^53
 
 import hashlib
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import TypeAlias
 
 import orjson
 
+from gateway.frozen import frozen
 from gateway.values import ProjectId
 
 Field: TypeAlias = str | int | bool | None | list[str]
@@ -31,7 +32,7 @@ class RecordTooLarge(Exception):
     """A record over 16 KiB: what is long belongs into a payload."""
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Draft:
     """A record before the writer gives it its place.
 
@@ -51,7 +52,7 @@ class Draft:
     """How long the payloads are kept."""
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Place:
     """What the writer adds: index, time, position in the project, the previous leaf (hex)."""
 

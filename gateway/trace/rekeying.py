@@ -4,11 +4,11 @@ See `gateway.trace.key_chain` for what an auditor makes of it.
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from sqlalchemy import Connection, func, insert, select, update
 
+from gateway.frozen import frozen
 from gateway.ids import new_id
 from gateway.store import tables
 from gateway.trace import note
@@ -22,7 +22,7 @@ _t = tables.trace.c
 _c = tables.checkpoints.c
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Change:
     """A record that hands over, and the head that ends with it."""
 

@@ -6,12 +6,12 @@ it with the one that its process was given, under a lock that lasts until the co
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
 
 from sqlalchemy import Connection, Row, Table, func, insert, select, update
 from sqlalchemy.exc import IntegrityError
 
 from gateway.clock import after
+from gateway.frozen import frozen
 from gateway.store import tables
 from gateway.store.rows import run
 from gateway.store.writer import WriterStopped
@@ -29,7 +29,7 @@ class SlotLost(WriterStopped):
     """Another process holds the slot now: this one may write nothing more, and has to end."""
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Slot:
     """Held by this process since ``epoch``."""
 

@@ -1,12 +1,13 @@
 """One line of a verifier's output."""
 
-from dataclasses import dataclass
 from typing import Literal, TypeAlias
+
+from gateway.frozen import frozen
 
 Status: TypeAlias = Literal["PASS", "FAIL", "WARN", "SKIP", "CANNOT TELL"]
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Check:
     name: str
     status: Status

@@ -12,6 +12,7 @@ from typing import Any
 
 import rfc8785
 
+from gateway.frozen import frozen
 from gateway.trace import note
 from gateway.trace.bundle import Anchored, Bundle, BundleUnreadable, Entry
 from gateway.trace.chain_proof import NotOurs, Unanswered, offline, online
@@ -26,7 +27,7 @@ _LOG_ITSELF = "log"
 _CHAIN = "flare"
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Trust:
     """What the auditor brings."""
 

@@ -6,13 +6,14 @@ put back to an earlier state or exchanged unseen. Needs the standard library alo
 """
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import field
 
+from gateway.frozen import frozen
 from gateway.trace.names import LogName, Named
 from gateway.trace.verdicts import Check, Status
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class LogView:
     """What was found in one log, whose head is signed by the trusted key."""
 
