@@ -121,6 +121,7 @@ def _management(gateway: Gateway) -> ASGIApp:
         opa=gateway.opa,
         policy=gateway.policy,
         stop_file=gateway.stop_file,
+        archive=gateway.archive,
     )
     application = Starlette(
         routes=[
@@ -197,8 +198,8 @@ async def _run(
         gateway.cancel_calls,
     )
     runs = (TaskRuns(gateway.pipeline, state.registry), Following(state, gateway.cancel_calls))
-    running = (house, gateway.signing, gateway.delivery, Tenure(state), *runs)
-    always = [asyncio.create_task(one.run()) for one in running]
+    running = (house, gateway.signing, gateway.delivery, Tenure(state), *runs, gateway.archive)
+    always = [asyncio.create_task(one.run()) for one in running if one is not None]
     try:
         await gateway.policy.begin()
         await gateway.opa.start(gateway.management_url)

@@ -10,6 +10,7 @@ from gateway import policy_trail
 from gateway.admission import Admission
 from gateway.api.context import Readiness
 from gateway.assets import asset
+from gateway.cold.archive import Archive
 from gateway.dry_run import DryRun
 from gateway.edge import TokenBuckets
 from gateway.extensions.control_plane import ControlPlane
@@ -89,6 +90,8 @@ class Gateway:
     delivery: Delivery
     buckets: TokenBuckets
     signing: Signing
+    archive: Archive | None
+    """Moves old records out; None where they stay in the database."""
     public_url: str
     management_url: str
 
@@ -103,6 +106,7 @@ class Gateway:
         failure = self.policy.status().last_failure
         broken = failure is not None and failure.resolved_at is None
         checks |= self.state.checkpoints.warnings() | self.upstreams.warnings()
+        checks |= {} if self.archive is None else self.archive.warnings()
         checks["policy"] = f"the last good one decides; {failure}" if broken else "ok"
         return Readiness(ready, checks)
 
@@ -162,7 +166,6 @@ def build(
         tracing=tracing,
     )
     dry_run = DryRun(state.directory, emergency_stop, tool_pins, policy, budget, refused_calls)
-    risks = RiskAssessor(engine)
     return Gateway(
         settings=settings,
         state=state,
@@ -174,16 +177,25 @@ def build(
         pipeline=pipeline,
         dry_run=dry_run,
         what_if=WhatIf(state.registry, state.keyring, binary, settings.policy_dirs, bundles),
-        control_plane=_control_plane(state, pipeline, dry_run, risks, bundles),
+        control_plane=_control_plane(state, pipeline, dry_run, RiskAssessor(engine), bundles),
         entra=EntraTokens(KeySets(settings.private_upstreams, _addresses(sockets))),
-        scans=Scans(upstreams, risks),
+        scans=Scans(upstreams, RiskAssessor(engine)),
         stop_file=stop_file,
         delivery=the_delivery(settings, state.registry, _addresses(sockets)),
         buckets=buckets,
         signing=Signing(state.writer, state.checkpoints),
+        archive=archive_of(settings, state),
         public_url=url_of(sockets[0], secure=settings.tls_cert is not None),
         management_url=url_of(sockets[1], secure=False),
     )
+
+
+def archive_of(settings: Settings, state: State) -> Archive | None:
+    """None where no cold storage is set up."""
+    if state.cold is None:
+        return None
+    now, days = state.clock.now, settings.cold_after_days
+    return Archive(state.cold, state.writer, state.reader, now, days, settings.sinks)
 
 
 def _in_band(settings: Settings, state: State, sock: socket.socket) -> InBand:

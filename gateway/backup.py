@@ -119,6 +119,8 @@ def _looked_over(database: Path, *, bundles: int, log_key: bool) -> Copied:
         number, origin = copy.execute(
             "SELECT log, origin FROM logs ORDER BY log DESC LIMIT 1"
         ).fetchone()
-        count = copy.execute("SELECT count(*) FROM trace WHERE log = ?", [number]).fetchone()[0]
+        # Not their count: the first may be in cold storage.
+        size = "SELECT coalesce(max(idx) + 1, 0) FROM trace WHERE log = ?"
+        count = copy.execute(size, [number]).fetchone()[0]
         schema = copy.execute("SELECT version_num FROM alembic_version").fetchone()[0]
     return Copied(count, origin, schema, bundles, log_key)

@@ -33,6 +33,7 @@ COMMANDS = {
     "stop": "gateway.commands.stop",
     "approvals": "gateway.commands.approvals",
     "traces": "gateway.commands.traces",
+    "log": "gateway.commands.log",
     "verify": "gateway.commands.verify",
 }
 

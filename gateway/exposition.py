@@ -123,6 +123,14 @@ def _log(reading: Reading) -> Iterator[Metric]:
         reading.stored.anchored,
     )
     yield _gauge("gateway_database_bytes", "The database with its journal.", reading.database_bytes)
+    records, size = reading.stored.cold
+    yield _gauge("gateway_cold_records", "Records of all logs in cold storage.", records)
+    yield _gauge("gateway_cold_bytes", "Of these, the bytes.", size)
+    yield _gauge(
+        "gateway_cold_failing",
+        "1 while old records cannot be moved to cold storage.",
+        reading.cold_failing,
+    )
     anchors = GaugeMetricFamily("gateway_anchors", "Anchors by state.", labels=("state",))
     for state in get_args(Standing):
         if state != "LOCAL_ONLY":  # of a log without anchors, never of an anchor

@@ -16,6 +16,8 @@ from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
 from starlette.types import Receive, Scope, Send
 
+from gateway.cold import reading
+from gateway.cold.archive import Archive
 from gateway.counters import Counters
 from gateway.database_place import DATABASE
 from gateway.frozen import frozen
@@ -49,6 +51,8 @@ class Stored:
     anchored: int
     """Records of the log in use that somebody outside vouches for."""
     anchors: Mapping[receipts.Standing, int]
+    cold: tuple[int, int]
+    """Records of all logs in cold storage, and their bytes."""
 
 
 @frozen
@@ -65,6 +69,7 @@ class Reading:
     writer_failing: bool
     stopped_by_file: bool
     database_bytes: int
+    cold_failing: bool
 
 
 @dataclass(slots=True)
@@ -77,6 +82,7 @@ class Metrics:
     opa: Opa
     policy: Activation
     stop_file: StopFile
+    archive: Archive | None = None
     _stored: Stored | None = None
     _read_at: float = 0.0
 
@@ -117,6 +123,7 @@ class Metrics:
             writer_queued=writer.queued,
             writer_failing=writer.failing,
             stopped_by_file=self.stop_file.seen is not None,
+            cold_failing=self.archive is not None and bool(self.archive.fault),
             database_bytes=sum(_size(self.state, end) for end in ("", "-wal")),
         )
 
@@ -133,6 +140,7 @@ def _stored(connection: Connection, log: tuple[int, int], now: str) -> Stored:
         signed=(0, 0) if signed is None else (signed.log, signed.checkpoint.size),
         anchored=receipts.standing(connection).anchored,
         anchors=_anchors(connection),
+        cold=reading.total(connection),
     )
 
 

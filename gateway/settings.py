@@ -18,6 +18,7 @@ from pydantic_core.core_schema import ValidationInfo
 from pydantic_settings import NoDecode, SettingsConfigDict
 
 from gateway.anchor_settings import AnchorSettings, own_first
+from gateway.cold_settings import ColdSettings
 from gateway.database_place import DATABASE, Place, postgres_url
 from gateway.oidc_settings import OidcSettings
 from gateway.setting import comma_separated
@@ -63,7 +64,7 @@ _Paths = Annotated[tuple[Path, ...], NoDecode, BeforeValidator(_path_list)]
 _Port = Annotated[int, Field(ge=0, le=65535)]
 
 
-class Settings(OidcSettings, AnchorSettings):
+class Settings(OidcSettings, ColdSettings, AnchorSettings):
     """The deployment's settings, checked. Field `x_y` is the variable ``GATEWAY_X_Y``.
 
     Fields that are judged together are checked at the later one, which sees those before it:

@@ -15,6 +15,8 @@ from gateway import keyring
 from gateway.assets import AssetMissing, asset
 from gateway.budgets import Ledger
 from gateway.clock import Clock
+from gateway.cold.place import cold_store
+from gateway.cold.reading import ColdStore, reading_also
 from gateway.database_place import DATABASE, Place
 from gateway.durable import write_file
 from gateway.frozen import frozen
@@ -72,6 +74,7 @@ class State:
     settlement: Settlement
     registry: Registry
     vacated: Vacated
+    cold: ColdStore | None
 
 
 def open_by(settings: Settings, *, create: bool = False) -> AbstractContextManager[State]:
@@ -81,6 +84,7 @@ def open_by(settings: Settings, *, create: bool = False) -> AbstractContextManag
         create=create,
         checkpoint_file=settings.checkpoint_file,
         place=settings.database,
+        cold=cold_store(settings.cold_store, settings.cold_endpoint),
     )
 
 
@@ -91,6 +95,7 @@ def open_state(
     create: bool = False,
     checkpoint_file: Path | None = None,
     place: Place | None = None,
+    cold: ColdStore | None = None,
 ) -> Iterator[State]:
     """Hold the directory while the block runs; migrate its database, hold its log against what was
     signed, and settle what a crash left open.
@@ -98,6 +103,7 @@ def open_state(
     The database is at ``place``, without it SQLite's in the directory. With ``create`` the
     directory, keys and database are made where they are missing. Checkpoints go to
     ``checkpoint_file``, to a file in the directory without one, nowhere if it is named ``off``.
+    What is in cold storage is read from ``cold``.
     Raises `NotInitialised`, `gateway.store.database.DatabaseLocked`,
     `gateway.store.postgresql.DatabaseAway`, `gateway.keyring.KeyringFault`.
     """
@@ -121,6 +127,7 @@ def open_state(
             place,
             keyring.load(data_dir / KEYS),
             None if str(checkpoint_file) == CHECKPOINTS_OFF else outside,
+            cold,
         )
         try:
             yield state
@@ -152,7 +159,9 @@ def told(place: Place, data_dir: Path) -> str:
     return str(data_dir) if isinstance(place, Path) else "the database of GATEWAY_DATABASE_URL"
 
 
-def _open(data_dir: Path, place: Place, keys: Keyring, outside: Path | None) -> State:
+def _open(
+    data_dir: Path, place: Place, keys: Keyring, outside: Path | None, cold: ColdStore | None
+) -> State:
     if isinstance(place, Path):
         os.close(os.open(place, os.O_RDWR | os.O_CREAT, 0o600))  # not readable by others, ever
     engine = writing_engine(place)
@@ -169,13 +178,11 @@ def _open(data_dir: Path, place: Place, keys: Keyring, outside: Path | None) -> 
     ledger = Ledger()
     grants = Grants(keys)
     with engine.connect() as connection, connection.begin():
-        now = take_turn(connection, alone=True)
-        if now is not None:
-            clock.set(now)
-        # The directory is locked: whoever held the slot before is gone, whatever its lease says.
-        sole = not is_postgresql(connection)
-        slot = slots.take(connection, _installation(data_dir), clock.now(), sole=sole)
-        log.load(connection, f"gateway-{secrets.token_hex(4)}/trace/main", slot)
+        log.load(
+            connection,
+            f"gateway-{secrets.token_hex(4)}/trace/main",
+            _slot(connection, data_dir, clock),
+        )
         directory.load(connection)
         ledger.load(connection, clock.now())
     vacated = Vacated()
@@ -193,7 +200,7 @@ def _open(data_dir: Path, place: Place, keys: Keyring, outside: Path | None) -> 
     recovered = writer.change_now(settlement.recover)
     if recovered:
         _log.warning("calls of unknown outcome", calls=recovered)
-    reader = reading_engine(place)
+    reader = reading_also(reading_engine(place), cold)
     return State(
         data_dir=data_dir,
         place=place,
@@ -209,7 +216,17 @@ def _open(data_dir: Path, place: Place, keys: Keyring, outside: Path | None) -> 
         settlement=settlement,
         registry=Registry(writer, reader, log, directory, keys, clock, catalogue),
         vacated=vacated,
+        cold=cold,
     )
+
+
+def _slot(connection: Connection, data_dir: Path, clock: Clock) -> slots.Slot:
+    now = take_turn(connection, alone=True)
+    if now is not None:
+        clock.set(now)
+    # The directory is locked: whoever held the slot before is gone, whatever its lease says.
+    sole = not is_postgresql(connection)
+    return slots.take(connection, _installation(data_dir), clock.now(), sole=sole)
 
 
 def _installation(data_dir: Path) -> str:

@@ -10,6 +10,7 @@ import orjson
 from sqlalchemy import Connection, insert, update
 
 from gateway.admission import Admission
+from gateway.cold.reading import ColdStore
 from gateway.database_place import Place
 from gateway.ids import new_id
 from gateway.outcome import Outcome
@@ -373,11 +374,13 @@ def root_of(leaves: list[bytes]) -> bytes:
 
 
 @contextmanager
-def a_state(data_dir: Path, place: Place | None = None) -> Iterator[World]:
+def a_state(
+    data_dir: Path, place: Place | None = None, cold: ColdStore | None = None
+) -> Iterator[World]:
     """A real data directory: one project, agent, key (`SECRET`), server and accepted tool."""
     place = place or data_dir / "gateway.db"
     new = not is_made(place)
-    with open_state(data_dir, create=True, place=place) as state:
+    with open_state(data_dir, create=True, place=place, cold=cold) as state:
         world = World(state)
         if new:
             world.change(_insert_one_of_each)

@@ -10,6 +10,7 @@ from sqlalchemy import Connection, Row, delete, func, insert, select, text, upda
 
 from gateway.anchors.fees import Fees
 from gateway.anchors.values import Anchor, Condition, Head, Receipt, State
+from gateway.cold import reading
 from gateway.frozen import frozen
 from gateway.ids import new_id
 from gateway.registry import outbox
@@ -257,7 +258,8 @@ def first_urgent(connection: Connection, log: int, start: int) -> tuple[str | No
     last = connection.execute(
         select(func.max(c.idx)).where(c.log == log, c.idx >= start, c.idx < end)
     ).scalar()
-    return None, start if last is None else last + 1
+    # Nothing urgent is in cold storage: it was attested before it went there.
+    return None, max(start, reading.size(connection, log)) if last is None else last + 1
 
 
 def _anchor(row: Row[Any]) -> Anchor:

@@ -12,6 +12,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
 
+from gateway.cold.objects import ColdFault
 from gateway.frozen import frozen
 from gateway.ids import new_id
 from gateway.mcp.strictness import BadMessage
@@ -76,7 +77,7 @@ class ApiError(Exception):
         }
 
 
-FORESEEN = (ApiError, Fault, BadMessage, WriterStopped, SQLAlchemyError)
+FORESEEN = (ApiError, Fault, BadMessage, ColdFault, WriterStopped, SQLAlchemyError)
 """What `answer` knows how to put; anything else is a defect and a 500."""
 
 _STATUS: dict[type[Fault], int] = {Missing: 404, Conflict: 409, Forbidden: 403, Unready: 503}
@@ -107,6 +108,9 @@ def error_of(fault: Exception) -> ApiError:
         return ApiError(status, str(fault))
     if isinstance(fault, BadMessage):
         return ApiError(400, fault.message)
+    if isinstance(fault, ColdFault):
+        _log.error("cold storage cannot be read", fault=str(fault))
+        return ApiError(503, f"{fault}.")
     _log.error("the database does not answer", fault=fault_text(fault))
     return ApiError(503, "The database cannot be written or read now; nothing was changed.")
 

@@ -10,7 +10,7 @@ from typing import IO, Annotated, Any, Literal
 
 import orjson
 from pydantic import BaseModel, Field
-from sqlalchemy import Connection, Row, Select, select
+from sqlalchemy import Connection, Row, select
 from starlette.responses import Response, StreamingResponse
 
 from gateway.api.call import ApiCall
@@ -21,6 +21,7 @@ from gateway.registry.core import Actor, Change
 from gateway.registry.erasure import Erasing
 from gateway.registry.faults import Missing
 from gateway.registry.fields import Input
+from gateway.registry.records import Place, walk
 from gateway.store import tables
 from gateway.trace.checkpoint import Signed
 from gateway.trace.note import VerifierKey
@@ -161,9 +162,12 @@ async def erase(call: ApiCall, body: Erasing) -> ErasedOut:
     """Delete what is kept of a call; its records and their proofs stay."""
     trace_id = call.path["id"]
     vacated = call.context.vacated
+    # Before the change: nobody may wait on the writing thread for what is in cold storage.
+    known = await call.read(lambda c: traces.get(c, call.project_id, trace_id))
+    places = [(row.log, row.idx) for row in known]
 
     def change(change: Change) -> ErasedOut:
-        count = erasure.erase(change, vacated, trace_id, body.reason)
+        count = erasure.erase(change, vacated, trace_id, body.reason, places)
         return ErasedOut(trace_id=trace_id, erased=count, bytes_gone=False)
 
     answer = await call.change(change)
@@ -216,26 +220,23 @@ async def _chunks(file: IO[bytes]) -> AsyncIterator[bytes]:
 async def _pages(call: ApiCall, wanted: traces.Filter) -> AsyncIterator[Sequence[Row[Any]]]:
     """The records that there are now, a page at a time: no snapshot lives as long as the client."""
     now = call.now
-    mine = (_t.project_id == call.project_id, _t.ts <= now, *wanted.conditions(now))
+    query = select(tables.trace).where(_t.ts <= now, *wanted.conditions(now))
     for number in await call.read(evidence.numbers):
-        last = -1
+        after = Place()
         while True:
-            # By log and place in the project: an index serves that order, whatever the filter.
-            query: Select[Any] = (
-                select(tables.trace)
-                .where(_t.log == number, _t.pseq > last, *mine)
-                .order_by(_t.pseq)
-                .limit(_PAGE)
+            page, after = await call.read(
+                partial(
+                    walk,
+                    query=query,
+                    log=number,
+                    project_id=call.project_id,
+                    after=after,
+                    limit=_PAGE,
+                )
             )
-            page = await call.read(partial(_all, query))
             if not page:
                 break
             yield page
-            last = page[-1].pseq
-
-
-def _all(query: Select[Any], connection: Connection) -> list[Row[Any]]:
-    return list(connection.execute(query))
 
 
 async def _ndjson(call: ApiCall, wanted: traces.Filter) -> AsyncIterator[bytes]:

@@ -1,6 +1,7 @@
 """What can keep a gateway from starting, told as one line each; anything else is a defect."""
 
 from gateway.assets import AssetMissing
+from gateway.cold.objects import ColdFault
 from gateway.keyring import KeyringFault
 from gateway.listeners import PortTaken
 from gateway.policy.opa_binary import OpaMissing
@@ -23,5 +24,6 @@ FORESEEN = (
     OpaMissing,
     BundleFault,
     AssetMissing,
+    ColdFault,
     SlotLost,
 )

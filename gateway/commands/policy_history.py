@@ -19,6 +19,8 @@ from sqlalchemy.exc import OperationalError
 from gateway import clock, keyring
 from gateway.assets import AssetMissing
 from gateway.call_records import MAX_IDS
+from gateway.cold.place import cold_store
+from gateway.cold.reading import reading_also
 from gateway.commands.options import (
     CANNOT_TELL,
     REFUSED,
@@ -163,7 +165,8 @@ def reading(settings: Settings) -> Iterator[tuple[Connection, Keyring]]:
         raise NotInitialised(
             f"{settings.data_dir} holds no gateway; name its folder with --data-dir"
         )
-    engine = reading_engine(settings.database)
+    store = cold_store(settings.cold_store, settings.cold_endpoint)
+    engine = reading_also(reading_engine(settings.database), store)
     try:
         with engine.connect() as connection:
             yield connection, keyring.load(settings.data_dir / KEYS)

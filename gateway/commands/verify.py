@@ -9,6 +9,9 @@ from typing import Annotated
 import typer
 from sqlalchemy.exc import SQLAlchemyError
 
+from gateway.cold.objects import ColdFault
+from gateway.cold.place import cold_store
+from gateway.cold.reading import ColdStore, reading_also
 from gateway.commands.options import AsJson, told_plainly
 from gateway.commands.verify_replay import replay_checks
 from gateway.database_place import DATABASE
@@ -50,6 +53,14 @@ def verify(
     replay: Annotated[
         bool, typer.Option("--replay", help="Make each decision again, with OPA.")
     ] = False,
+    cold: Annotated[
+        str | None,
+        typer.Option("--cold", envvar="GATEWAY_COLD_STORE", help="With db: where old records are."),
+    ] = None,
+    cold_endpoint: Annotated[
+        str | None,
+        typer.Option(envvar="GATEWAY_COLD_ENDPOINT", help="With db: the S3 service of it."),
+    ] = None,
     strict: Annotated[bool, typer.Option("--strict", help="A warning is invalid too.")] = False,
     as_json: AsJson = False,
 ) -> None:
@@ -60,7 +71,9 @@ def verify(
     if bundle == _DATABASE:
         if database is None:
             raise typer.BadParameter("name a data folder or a SQLite file: gateway verify db data")
-        raise typer.Exit(_database(database, trust_key, strict=strict, as_json=as_json))
+        with told_plainly(ColdFault, code=CANNOT_TELL):
+            store = cold_store(cold, cold_endpoint)
+        raise typer.Exit(_database(database, store, trust_key, strict=strict, as_json=as_json))
     if database is not None:
         raise typer.BadParameter("one bundle at a time")
     if trust_key is None:
@@ -77,7 +90,9 @@ def verify(
     raise typer.Exit(run(Path(bundle), trust, strict=strict, as_json=as_json, more=more))
 
 
-def _database(path: Path, trust_key: str | None, *, strict: bool, as_json: bool) -> int:
+def _database(
+    path: Path, store: ColdStore | None, trust_key: str | None, *, strict: bool, as_json: bool
+) -> int:
     file = path / DATABASE if path.is_dir() else path
     key = None
     if trust_key is not None:
@@ -87,11 +102,11 @@ def _database(path: Path, trust_key: str | None, *, strict: bool, as_json: bool)
             raise typer.BadParameter(f"--trust-key: {fault}") from None
     if not file.is_file():
         return report([_cannot(f"{file} is not there")], strict=strict, as_json=as_json)
-    return report(_rechecked(file, key), strict=strict, as_json=as_json)
+    return report(_rechecked(file, store, key), strict=strict, as_json=as_json)
 
 
-def _rechecked(file: Path, key: VerifierKey | None) -> list[Check]:
-    engine = reading_engine(file)
+def _rechecked(file: Path, store: ColdStore | None, key: VerifierKey | None) -> list[Check]:
+    engine = reading_also(reading_engine(file), store)
     try:
         with engine.connect() as connection, connection.begin():
             return recheck(connection, key, _Progress().show)

@@ -28,6 +28,7 @@ from gateway.pipeline import Pipeline
 from gateway.policy.engine import EngineFault
 from gateway.policy.risk import RiskAssessor
 from gateway.refusals import Refused
+from gateway.registry import records
 from gateway.registry.core import Registry
 from gateway.registry.directory import Directory, ProjectView
 from gateway.registry.faults import Invalid, Unready
@@ -352,11 +353,11 @@ def _severity(look: tuple[Looked | None, str]) -> tuple[bool, bool]:
 def _recorded(connection: Connection, project_id: str, trace_id: str) -> Told | None:
     t, a = tables.trace.c, tables.approvals.c
     decided = (t.call_id == trace_id, t.project_id == project_id, t.kind == "decision")
-    found = select(t.body).where(*decided).order_by(t.idx).limit(1)
-    body = connection.execute(found).scalar_one_or_none()
-    if body is None:
+    query = select(t.log, t.idx, t.body).where(*decided).order_by(t.idx).limit(1)
+    rows = records.of_id(connection, query, trace_id)
+    if not rows:
         return None
-    record = orjson.loads(body)
+    record = orjson.loads(rows[0].body)
     expires_at = None
     if record.get("approval"):
         found = select(a.expires_at).where(a.id == record["approval"])

@@ -5,6 +5,8 @@ deletes, and the journal is emptied after the commit, on the writing thread, as 
 reads an older state.
 """
 
+from collections.abc import Sequence
+
 import structlog
 from sqlalchemy import Connection, delete, select, update
 
@@ -69,20 +71,28 @@ class Vacated:
             self.waiting = bool(busy)
 
 
-def erase(change: Change, vacated: Vacated, trace_id: str, reason: str) -> int:
+def erase(
+    change: Change,
+    vacated: Vacated,
+    trace_id: str,
+    reason: str,
+    known: Sequence[tuple[int, int]],
+) -> int:
     """Delete every payload of a call's records, or of the one record; return how many there were.
 
-    What an approver was shown of the call goes too. Raises `Missing`, and `Conflict` while an
-    approval waits for somebody who must still see it.
+    ``known`` are the places of its records, as `traces.get` found them; what has come since is
+    found here. What an approver was shown of the call goes too. Raises `Conflict` while an approval
+    waits for somebody who must still see it.
     """
     connection = change.connection
-    rows = traces.get(connection, change.project_id, trace_id)
+    here = traces.in_database(connection, change.project_id, trace_id)
+    places = sorted({*known, *((row.log, row.idx) for row in here)})
     _forget_approvals(connection, change.project_id, trace_id)
     fields: list[str] = []
-    for row in rows:
-        gone = delete(tables.payloads).where(_p.log == row.log, _p.idx == row.idx)
+    for log, idx in places:
+        gone = delete(tables.payloads).where(_p.log == log, _p.idx == idx)
         for name in connection.execute(gone.returning(_p.field)).scalars():
-            fields.append(f"{row.log}/{row.idx}/{name}")
+            fields.append(f"{log}/{idx}/{name}")
     vacated.erased()
     codes: dict[str, Field] = {"trace": trace_id, "fields": sorted(fields)}
     change.record("payload.erased", trace_id, codes=codes, reason=reason)

@@ -18,6 +18,7 @@ from sqlalchemy import Connection, Engine, Row, Select, select
 from gateway.frozen import frozen
 from gateway.keyring import Keyring
 from gateway.registry.faults import Conflict
+from gateway.registry.records import Place, walk
 from gateway.registry.traces import Filter
 from gateway.store import tables
 from gateway.trace import payloads, receipts, rekeying
@@ -30,6 +31,7 @@ from gateway.trace.note import VerifierKey
 from gateway.trace.payloads import PayloadErased, PayloadKey, PayloadKeys
 
 _PAGE = 500
+_LEAVES = 8192
 _HEADS_LOOKED_AT = 256
 _LONG_AGO = (1980, 1, 1, 0, 0, 0)
 """Of every file in the zip: the same question gives the same bytes."""
@@ -217,22 +219,19 @@ class BundleWriter:
         yield from self._lines(connection, about, size, root, keys, digests)
 
     def _pages(self, connection: Connection, signed: Signed) -> Iterator[list[Row[Any]]]:
-        last = -1
         conditions = self.wanted.filter.conditions(self.now)
+        query: Select[Any] = select(_t.log, _t.idx, _t.pseq, _t.body).where(
+            _t.idx < signed.checkpoint.size, *conditions
+        )
+        after = Place()
         while True:
-            query: Select[Any] = (
-                select(_t.log, _t.idx, _t.pseq, _t.body)
-                .where(_t.log == signed.log, _t.project_id == self.project_id, _t.pseq > last)
-                .where(_t.idx < signed.checkpoint.size, *conditions)
-                .order_by(_t.pseq)
-                .limit(_PAGE)
-            )
             with connection.begin():
-                page = list(connection.execute(query))
+                page, after = walk(
+                    connection, query, signed.log, self.project_id, after, limit=_PAGE
+                )
             if not page:
                 return
-            yield page
-            last = page[-1].pseq
+            yield list(page)
 
     def _lines(
         self,
@@ -378,12 +377,10 @@ def _named(parts: Sequence[_Part]) -> dict[str, set[int]]:
 def _leaves(connection: Connection, signed: Signed) -> Iterator[bytes]:
     size, start = signed.checkpoint.size, 0
     while start < size:
-        query = select(_t.leaf).where(
-            _t.log == signed.log, _t.idx >= start, _t.idx < min(size, start + 10_000)
-        )
+        count = min(_LEAVES, size - start)
         with connection.begin():
-            yield b"".join(connection.execute(query.order_by(_t.idx)).scalars())
-        start += 10_000
+            yield b"".join(stored_hashes(connection, signed.log)(0, start, count))
+        start += count
 
 
 def _info(name: str) -> zipfile.ZipInfo:

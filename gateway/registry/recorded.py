@@ -3,16 +3,17 @@
 Read-only, and so possible beside a gateway that runs on the same data directory.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import field
 from typing import Any, Literal, TypeAlias
 
 import orjson
 from cryptography.exceptions import InvalidTag
-from sqlalchemy import Connection, Row, Select, and_, select
+from sqlalchemy import Connection, Row, Select, select, tuple_
 
 from gateway.frozen import frozen
 from gateway.keyring import Keyring
+from gateway.registry import records
 from gateway.registry.faults import Missing
 from gateway.store import tables
 from gateway.trace import payloads
@@ -20,6 +21,7 @@ from gateway.trace.payloads import PayloadErased, PayloadKey, PayloadKeys
 
 InputState: TypeAlias = Literal["kept", "erased", "unreadable", "not recorded"]
 
+_INPUTS_AT_ONCE = 400
 _t = tables.trace.c
 _p = tables.payloads.c
 
@@ -43,7 +45,7 @@ class Recorded:
 def find(connection: Connection, keyring: Keyring, trace_id: str) -> Recorded:
     """The decision of a call, whichever project it belongs to. Raises `Missing`."""
     query = _query().where(_t.call_id == trace_id).order_by(_t.idx).limit(1)
-    for recorded in _read(connection, keyring, query):
+    for recorded in _read(connection, keyring, records.of_id(connection, query, trace_id)[:1]):
         return recorded
     raise Missing("trace")
 
@@ -56,27 +58,26 @@ def since(
     project_id: str | None = None,
 ) -> Iterator[Recorded]:
     """The newest decisions from `start` (RFC 3339) on, at most `limit`; the newest comes first."""
-    query = _query().where(_t.ts >= start)
+    query = _query().where(_t.ts >= start).order_by(_t.ts.desc(), _t.idx.desc())
     if project_id is not None:
         query = query.where(_t.project_id == project_id)
-    return _read(connection, keyring, query.order_by(_t.ts.desc(), _t.idx.desc()).limit(limit))
+    rows = connection.execute(query.limit(limit)).all()
+    older = records.older(connection, query, project_id, start, limit - len(rows))
+    return _read(connection, keyring, [*rows, *older])
 
 
 def _query() -> Select[Any]:
-    kept = and_(_p.log == _t.log, _p.idx == _t.idx, _p.field == "input")
-    return (
-        select(_t.log, _t.idx, _t.call_id, _t.ts, _t.body, _p.payload_key, _p.sealed)
-        .select_from(tables.trace.outerjoin(tables.payloads, kept))
-        .where(_t.kind == "decision")
-    )
+    return select(_t.log, _t.idx, _t.call_id, _t.ts, _t.body).where(_t.kind == "decision")
 
 
-def _read(connection: Connection, keyring: Keyring, query: Select[Any]) -> Iterator[Recorded]:
+def _read(connection: Connection, keyring: Keyring, rows: Sequence[Row[Any]]) -> Iterator[Recorded]:
     keys = PayloadKeys(keyring)
     opened: dict[str, PayloadKey] = {}
-    for row in connection.execute(query).all():
+    kept = _kept(connection, rows)
+    for row in rows:
         record = orjson.loads(row.body)
-        state, question = _question(connection, keys, opened, row, record)
+        sealed = kept.get((row.log, row.idx))
+        state, question = _question(connection, keys, opened, sealed, record)
         yield Recorded(
             trace_id=str(row.call_id),
             ts=row.ts,
@@ -89,23 +90,35 @@ def _read(connection: Connection, keyring: Keyring, query: Select[Any]) -> Itera
         )
 
 
+def _kept(connection: Connection, rows: Sequence[Row[Any]]) -> dict[tuple[int, int], Row[Any]]:
+    """The inputs that are still there, by log and index."""
+    found: dict[tuple[int, int], Row[Any]] = {}
+    for start in range(0, len(rows), _INPUTS_AT_ONCE):
+        places = [(row.log, row.idx) for row in rows[start : start + _INPUTS_AT_ONCE]]
+        query = select(tables.payloads).where(
+            tuple_(_p.log, _p.idx).in_(places), _p.field == "input"
+        )
+        found |= {(row.log, row.idx): row for row in connection.execute(query)}
+    return found
+
+
 def _question(
     connection: Connection,
     keys: PayloadKeys,
     opened: dict[str, PayloadKey],
-    row: Row[Any],
+    kept: Row[Any] | None,
     record: dict[str, Any],
 ) -> tuple[InputState, bytes | None]:
     if "input" not in record.get("payload", {}):
         return "not recorded", None
-    if row.sealed is None:
+    if kept is None:
         return "erased", None
     try:
         # One key serves a project for a month; unwrapping it for each record would double the time.
-        if row.payload_key not in opened:
-            opened[row.payload_key] = keys.for_reading(connection, row.payload_key)
-        place = payloads.context(row.log, row.idx, "input")
-        return "kept", payloads.unseal(opened[row.payload_key], row.sealed, place)[1]
+        if kept.payload_key not in opened:
+            opened[kept.payload_key] = keys.for_reading(connection, kept.payload_key)
+        place = payloads.context(kept.log, kept.idx, "input")
+        return "kept", payloads.unseal(opened[kept.payload_key], kept.sealed, place)[1]
     except PayloadErased:
         return "erased", None
     except InvalidTag:

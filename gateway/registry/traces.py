@@ -8,9 +8,11 @@ from cryptography.exceptions import InvalidTag
 from sqlalchemy import ColumnElement, Connection, Row, Select, select
 
 from gateway import clock
+from gateway.cold import reading
 from gateway.frozen import frozen
+from gateway.ids import made_at
 from gateway.keyring import Keyring
-from gateway.registry import pages
+from gateway.registry import pages, records
 from gateway.registry.faults import Missing
 from gateway.registry.pages import Page
 from gateway.registry.search import Sought, by_policy
@@ -34,6 +36,7 @@ _LISTED = [
     _t.tool,
 ]
 _MAX_RELATED = 100
+_MOST_TILES = 64
 # An event's id is made inside the transaction that gives the record its time.
 _BEFORE_ID, _AFTER_ID = 60, 60
 
@@ -123,7 +126,13 @@ def listed(
     """Newest first. A page may be short, or empty, before the last: see `pages.page_back`."""
     query = select(*_LISTED).where(_t.project_id == project_id, *wanted.conditions(now))
     among = select(_t.ts).where(_t.project_id == project_id, *wanted.times(now))
-    return pages.page_back(connection, query, (_t.ts, _t.idx), cursor, limit, among)
+
+    def hot(cursor: str | None) -> Page[Row[Any]]:
+        return pages.page_back(connection, query, (_t.ts, _t.idx), cursor, limit, among)
+
+    sent = wanted.sender is not None
+    asked = records.Listed(query, project_id, wanted.since(now), wanted.end, sent)
+    return records.page_back(connection, asked, hot, cursor, limit)
 
 
 def get(
@@ -136,14 +145,22 @@ def get(
     mine = select(tables.trace).where(_t.project_id == project_id)
     if sender is not None:
         mine = mine.where(_t.call_id.in_(_sent_by(sender)))
-    rows = list(
-        connection.execute(mine.where(_t.call_id == trace_id).order_by(_t.idx).limit(_MAX_RELATED))
-    )
+    sent = sender is not None
+    calls = mine.where(_t.call_id == trace_id).order_by(_t.idx).limit(_MAX_RELATED)
+    rows = records.of_id(connection, calls, trace_id, senders=sent)
     if not rows:
-        rows = list(connection.execute(mine.where(_t.id == trace_id, *_around(trace_id))))
+        one = mine.where(_t.id == trace_id, *_around(trace_id))
+        rows = records.of_id(connection, one, trace_id, senders=sent)
     if not rows:
         raise Missing("trace")
     return rows
+
+
+def in_database(connection: Connection, project_id: str, trace_id: str) -> list[Row[Any]]:
+    """As `get`, of what has not left the database; none where nothing is there."""
+    mine = select(tables.trace).where(_t.project_id == project_id)
+    rows = connection.execute(mine.where(_t.call_id == trace_id).order_by(_t.idx)).all()
+    return list(rows or connection.execute(mine.where(_t.id == trace_id, *_around(trace_id))))
 
 
 def events(connection: Connection, project_id: str, first: str, last: str) -> dict[str, str]:
@@ -151,7 +168,9 @@ def events(connection: Connection, project_id: str, first: str, last: str) -> di
     query = select(_t.id, _t.body).where(
         _t.project_id == project_id, _t.ts >= first, _t.ts <= last, _t.kind == "event"
     )
-    return {row.id: str(orjson.loads(row.body)["event"]) for row in connection.execute(query)}
+    some = reading.between(connection, project_id, first, last, _MOST_TILES)
+    rows = [*connection.execute(query), *reading.rows(connection, query, some)]
+    return {row.id: str(orjson.loads(row.body)["event"]) for row in rows}
 
 
 def open_payloads(connection: Connection, keyring: Keyring, row: Row[Any]) -> dict[str, Payload]:
@@ -197,8 +216,7 @@ def _shown(value: bytes) -> Payload:
 def _around(trace_id: str) -> list[ColumnElement[bool]]:
     """The time in a UUIDv7 (RFC 9562, section 5.7) bounds the search: ids have no index."""
     try:
-        made = int(trace_id.rpartition("_")[2][:12], 16) / 1000
-        text = clock.rfc3339(made)
+        text = clock.rfc3339(made_at(trace_id))
     except (ValueError, OverflowError, OSError):
         return [_t.id.is_(None)]
     return [_t.ts >= clock.after(text, -_BEFORE_ID), _t.ts < clock.after(text, _AFTER_ID)]

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from sqlalchemy import Connection, func, select, update
 
 from gateway.clock import Clock, after
+from gateway.cold import reading
 from gateway.frozen import frozen
 from gateway.ids import new_id
 from gateway.keyring import Keyring
@@ -194,7 +195,10 @@ class Log:
         self, connection: Connection, number: int
     ) -> dict[ProjectId, tuple[int, bytes]]:
         trace = tables.trace
-        heads: dict[ProjectId, tuple[int, bytes]] = {}
+        cold = select(tables.cold_heads).where(tables.cold_heads.c.log == number)
+        heads = {
+            ProjectId(row.project_id): (row.pseq, row.leaf) for row in connection.execute(cold)
+        }
         # From project to project through the unique index: a scan of ten million records would take
         # minutes.
         c = trace.c
@@ -207,7 +211,8 @@ class Log:
                 return heads
             query = select(c.pseq, c.leaf).where(ours, c.project_id == after)
             row = connection.execute(query.order_by(c.pseq.desc()).limit(1)).one()
-            heads[ProjectId(after)] = (row.pseq, row.leaf)
+            last = (row.pseq, row.leaf)
+            heads[ProjectId(after)] = max(last, heads.get(ProjectId(after), last))
 
     # --- inside a transaction, on the writing thread ---
 
@@ -338,11 +343,19 @@ class Log:
 
 
 def stored_hashes(connection: Connection, number: int) -> Hashes:
-    """A log's stored leaves and tiles, as `gateway.trace.merkle` asks for them."""
+    """A log's stored leaves and tiles, as `gateway.trace.merkle` asks for them.
+
+    Leaves that are in cold storage are read there; raises `gateway.cold.objects.ColdFault`.
+    """
     trace, tiles = tables.trace.c, tables.tree_tiles.c
 
     def hashes(level: int, start: int, count: int) -> list[bytes]:
         if level == 0:
+            cold = min(count, max(0, reading.size(connection, number) - start))
+            if cold:
+                gone = reading.leaf_hashes(connection, number, start, cold)
+                rest = hashes(0, start + cold, count - cold) if cold < count else []
+                return [*gone, *rest]
             query = select(trace.leaf).where(
                 trace.log == number, trace.idx >= start, trace.idx < start + count
             )

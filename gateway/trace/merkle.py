@@ -55,6 +55,20 @@ class Frontier:
                 on_tile(height // TILE_HEIGHT, position, current)
         self.subtrees.append(current)
 
+    def graft(self, root: bytes, on_tile: Callable[[int, int, bytes], None]) -> None:
+        """Append a tile of 256 leaves of which only the root is known, to a tree of full tiles."""
+        position = self.size >> TILE_HEIGHT
+        self.size += TILE_WIDTH
+        height = TILE_HEIGHT
+        on_tile(1, position, root)
+        while position & 1:
+            root = node_hash(self.subtrees.pop(), root)
+            position >>= 1
+            height += 1
+            if height % TILE_HEIGHT == 0:
+                on_tile(height // TILE_HEIGHT, position, root)
+        self.subtrees.append(root)
+
     def root(self) -> bytes:
         if not self.subtrees:
             return EMPTY_ROOT

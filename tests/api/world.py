@@ -15,6 +15,7 @@ from gateway.api.context import ApiContext, Readiness
 from gateway.api.errors import EXCEPTION_HANDLERS
 from gateway.api.routes import BASE, routes
 from gateway.clock import after
+from gateway.cold.reading import ColdStore
 from gateway.dry_run import DryRun, Question
 from gateway.extensions.control_plane import ControlPlane
 from gateway.extensions.entra import EntraTokens
@@ -221,11 +222,14 @@ def a_control_plane(
 
 @contextmanager
 def a_world(
-    folder: Path, policy: Policy | None = None, risks: RiskAssessor | None = None
+    folder: Path,
+    policy: Policy | None = None,
+    risks: RiskAssessor | None = None,
+    cold: ColdStore | None = None,
 ) -> Iterator[World]:
     """Two projects; in the first a key of each role, the approver's owner being Robin."""
     upstream = Upstream()
-    with open_state(folder, create=True) as state:
+    with open_state(folder, create=True, cold=cold) as state:
         line = a_line(builders.World(state), policy)
         context = ApiContext(
             control_plane=a_control_plane(line, risks),

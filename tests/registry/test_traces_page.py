@@ -38,11 +38,12 @@ def test_a_page_is_read_along_the_index(world: World, wanted: Filter, cursor: st
             [str(row.detail) for row in connection.exec_driver_sql(f"EXPLAIN QUERY PLAN {s}", g)]
             for s, g in list(asked)
         ]
-    reach, steps = plans
+    reach, steps, cold = plans
     assert "SEARCH trace USING COVERING INDEX ix_trace_listed (project_id=?" in reach[0]
     assert "SEARCH trace USING INDEX ix_trace_listed (project_id=?" in steps[0]
+    assert "USING INDEX ix_cold_tiles_last_ts" in cold[0]
     # Rows of one microsecond are put in order; never all that fit.
-    assert "USE TEMP B-TREE FOR ORDER BY" not in [*reach, *steps]
+    assert "USE TEMP B-TREE FOR ORDER BY" not in [*reach, *steps, *cold]
 
 
 def test_what_hardly_fits_is_looked_for_a_bounded_way_back_and_then_further(

@@ -19,6 +19,9 @@ from gateway.store.tables.following import (
 )
 from gateway.store.tables.log import (
     checkpoints,
+    cold_heads,
+    cold_strays,
+    cold_tiles,
     idempotency,
     log_slots,
     logs,
@@ -52,6 +55,9 @@ __all__ = [
     "budget_windows",
     "budgets",
     "checkpoints",
+    "cold_heads",
+    "cold_strays",
+    "cold_tiles",
     "consents",
     "events",
     "extension_activity",

@@ -92,6 +92,41 @@ tree_tiles = Table(
     sqlite_with_rowid=False,
 )
 
+cold_tiles = Table(
+    "cold_tiles",
+    metadata,
+    # 256 records of a log that are in cold storage and no longer in `trace`; see gateway/cold.
+    Column("log", SmallInteger, primary_key=True),
+    Column("n", BigInteger, primary_key=True),
+    Column("first_ts", String, nullable=False),
+    Column("last_ts", String, nullable=False),
+    Column("projects", Text, nullable=False),  # ids, each between line breaks
+    Column("bytes", BigInteger, nullable=False),  # in both of its objects
+    Index("ix_cold_tiles_last_ts", "last_ts"),
+    sqlite_with_rowid=False,
+)
+
+cold_heads = Table(
+    "cold_heads",
+    metadata,
+    # A project's last record in cold storage: its sequence goes on from there.
+    Column("log", SmallInteger, primary_key=True),
+    Column("project_id", String, primary_key=True),
+    Column("pseq", BigInteger, nullable=False),
+    Column("leaf", LargeBinary, nullable=False),
+    sqlite_with_rowid=False,
+)
+
+cold_strays = Table(
+    "cold_strays",
+    metadata,
+    # Records in cold storage that are not where the time in their call's id, or their own, says.
+    Column("id", String, primary_key=True),
+    Column("log", SmallInteger, primary_key=True),
+    Column("idx", BigInteger, primary_key=True),
+    sqlite_with_rowid=False,
+)
+
 payloads = Table(
     "payloads",
     metadata,

@@ -1,0 +1,1 @@
+"""Old stretches of the log, outside of the database: C2SP tlog-tiles in a folder or in S3."""

@@ -1,0 +1,174 @@
+"""Records leave the database: nothing reads otherwise, and nothing is lost, whatever dies when."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from gateway.cold.objects import ColdDamaged
+from gateway.database_place import Place
+from gateway.store import leases
+from tests.builders import a_state
+from tests.cold.cold_world import ColdWorld, Killed, a_cold_world
+from tests.trace.evidence_world import append, sign
+
+
+@pytest.fixture
+def cold(tmp_path: Path) -> Iterator[ColdWorld]:
+    with a_cold_world(tmp_path) as made:
+        yield made
+
+
+def test_what_was_moved_is_shown_as_before(tmp_path: Path, place: Place) -> None:
+    with a_cold_world(tmp_path, place) as cold:
+        calls = cold.calls()
+        before = cold.seen(calls)
+        assert (len(before.listed), cold.hot()) == (425, 850)
+        assert cold.archive().round() == 768
+        assert (cold.cold(), cold.hot()) == (768, 850 - 768)
+        assert cold.seen(calls) == before
+        assert {one.status for one in cold.recheck().values()} == {"PASS"}
+        assert cold.recheck()["cold.objects"].detail.startswith("768 records")
+        # A second round has nothing to do, and writes nothing.
+        cold.objects.made.clear()
+        assert (cold.archive().round(), cold.objects.made) == (0, [])
+
+
+def test_the_log_goes_on_after_a_start_and_further_tiles_follow(tmp_path: Path) -> None:
+    with a_cold_world(tmp_path) as cold:
+        calls = cold.calls()
+        cold.archive().round()
+        before = cold.seen(calls)
+    with a_cold_world(tmp_path) as cold:
+        state = cold.world.state
+        assert (state.log.size, state.checkpoints.warnings()) == (850, {})
+        assert cold.seen(calls) == before
+        append(cold.world, 200)
+        sign(cold.world)
+        append(cold.world, 1)
+        assert cold.archive().round() == 256
+        found = cold.recheck()
+        assert {one.status for one in found.values()} == {"PASS"}
+        assert found["project.sequence"].detail == "2 projects, no gap"
+
+
+def test_whatever_dies_nothing_is_lost_and_the_next_round_ends_it(cold: ColdWorld) -> None:
+    calls = cold.calls()
+    before = cold.seen(calls)
+    deaths = 0
+    while True:
+        cold.objects.did, cold.objects.dies_at = 0, 1 + deaths
+        try:
+            cold.archive().round()
+            break
+        except Killed:
+            deaths += 1
+        finally:
+            cold.objects.dies_at = 1 << 30
+        if deaths % 8 == 0:
+            assert {one.status for one in cold.recheck().values()} == {"PASS"}
+    # Each of 3 tiles has 2 objects written, then read back; then the tree's edge and its head.
+    assert deaths > 20
+    assert (cold.cold(), cold.hot()) == (768, 82)
+    assert cold.seen(calls) == before
+    assert {one.status for one in cold.recheck().values()} == {"PASS"}
+
+
+def test_between_two_tiles_a_crash_leaves_one_here_and_one_there(
+    cold: ColdWorld, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls = cold.calls()
+    before = cold.seen(calls)
+    archive = cold.archive()
+    change, count = archive.writer.change_now, 0
+
+    def dying(fn: object) -> object:
+        nonlocal count
+        count += 1
+        if count > 3:  # the lease is taken, prolonged, and one tile is gone
+            raise Killed
+        return change(fn)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(archive.writer, "change_now", dying)
+    with pytest.raises(Killed):
+        archive.round()
+    monkeypatch.undo()
+    assert cold.cold() == 256
+    assert cold.seen(calls) == before
+    # Its lease is still there; once it has run out another gateway goes on.
+    with pytest.raises(leases.LeaseLost):
+        cold.archive().round()
+    other = cold.archive()
+    other.now = lambda: "2099-01-01T00:00:00.000000Z"
+    assert other.round() == 512
+    assert cold.seen(calls) == before
+
+
+@pytest.mark.parametrize("kind", ["entries", "0"])
+@pytest.mark.parametrize("damage", ["cut", "other", "empty"])
+def test_what_was_written_in_part_is_told_before_anything_is_dropped(
+    cold: ColdWorld, kind: str, damage: str
+) -> None:
+    def alter(name: str, content: bytes) -> bytes:
+        if name != f"{cold.origin}/tile/{kind}/001":
+            return content
+        other = content.replace(b"ALLOW", b"DENY!") if kind == "entries" else content[::-1]
+        return {"cut": content[:-1], "other": other, "empty": b""}[damage]
+
+    cold.objects.alter = alter
+    with pytest.raises(ColdDamaged, match=f"{cold.origin}/tile/{kind}/001"):
+        cold.archive().round()
+    assert (cold.cold(), cold.hot()) == (0, 850)
+    cold.objects.alter = lambda name, content: content
+    # It lies there, and is nobody's: it is named until somebody takes it away.
+    with pytest.raises(ColdDamaged, match="take it away"):
+        cold.archive().round()
+    (cold.folder / cold.origin / "tile" / kind / "001").unlink()
+    assert cold.archive().round() == 768
+
+
+def test_records_that_are_not_what_was_hashed_stay(cold: ColdWorld) -> None:
+    sql = "UPDATE trace SET body = CAST(replace(CAST(body AS TEXT), 'ALLOW', 'DENY') AS BLOB)"
+    cold.world.state.writer.change_now(
+        lambda c: c.exec_driver_sql(f"{sql} WHERE idx = 300").rowcount
+    )
+    with pytest.raises(ColdDamaged, match="records 256 to 511 of log 0 are not what was hashed"):
+        cold.archive().round()
+    assert (cold.cold(), cold.hot()) == (0, 850)
+
+
+def test_only_what_is_old_and_attested_goes(cold: ColdWorld) -> None:
+    archive = cold.archive()
+    archive.after_days = 2
+    assert archive.round() == 0
+    with a_state(cold.folder.parent / "other") as world:
+        append(world, 400)
+        other = cold.archive()
+        other.writer, other.reader = world.state.writer, world.state.reader
+        assert other.waiting() == []  # nothing is signed
+        sign(world)
+        (one,) = other.waiting()
+        assert (one.first, one.end, one.head.size) == (0, 3, 800)
+        other.sinks = ["syslog://127.0.0.1"]
+        assert other.waiting() == []  # a sink has sent none of it
+        world.state.writer.change_now(
+            lambda c: (
+                c.exec_driver_sql(
+                    "INSERT INTO sink_cursors VALUES ('syslog://127.0.0.1', 0, 300)"
+                ).rowcount
+            )
+        )
+        assert other.waiting() == []  # no head is signed that it is past
+        sign(world)
+
+
+def test_another_folder_than_before_is_not_gone_on_in(cold: ColdWorld, tmp_path: Path) -> None:
+    cold.archive().round()
+    append(cold.world, 200)
+    sign(cold.world)
+    append(cold.world, 1)
+    for path in cold.folder.iterdir():
+        path.rename(tmp_path / "elsewhere")
+    with pytest.raises(ColdDamaged, match="is missing"):
+        cold.archive().round()
+    assert list(cold.folder.iterdir()) == []
