@@ -9,13 +9,14 @@ finds them. An object with other bytes is never overwritten, and its tile stays 
 
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import Any
 
 from sqlalchemy import Connection, Engine, Row, Select, delete, func, insert, select, update
 
 from gateway.cold import reading, tiles
 from gateway.cold.objects import ColdDamaged, Objects
+from gateway.frozen import frozen
 from gateway.store import tables
 from gateway.trace import note
 from gateway.trace.log import LOG_ITSELF, stored_hashes
@@ -31,7 +32,7 @@ _t = tables.trace.c
 _k = tables.checkpoints.c
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Stretch:
     """Tiles ``first`` to ``end`` of a log can go: they are old, and below a head that is signed."""
 
@@ -43,7 +44,7 @@ class Stretch:
     note: str
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Tile:
     """256 records as they are in the database, held against their hashes."""
 

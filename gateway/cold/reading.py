@@ -9,7 +9,6 @@ from collections import OrderedDict
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass
 from threading import Lock
 from typing import Any, TypeAlias
 
@@ -20,6 +19,7 @@ from sqlalchemy.pool import StaticPool
 from gateway.clock import rfc3339
 from gateway.cold import tiles
 from gateway.cold.objects import ColdAway, ColdDamaged, Objects
+from gateway.frozen import frozen
 from gateway.ids import made_at
 from gateway.store import tables
 from gateway.trace.merkle import TILE_WIDTH, leaf_hash
@@ -39,7 +39,7 @@ Tile: TypeAlias = tuple[int, int]
 """``(log, n)`` of a tile of level 0: the records from 256 n on."""
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Wanted:
     """A tile, and what the database says of it."""
 

@@ -5,12 +5,12 @@ for the log's own, of which the database keeps copies.
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 from sqlalchemy import Connection, Row, Select, select, tuple_
 
 from gateway.cold import reading
+from gateway.frozen import frozen
 from gateway.registry import pages
 from gateway.registry.pages import Page
 from gateway.store import tables
@@ -55,7 +55,7 @@ def older(
     return found
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Place:
     """Behind it a walk goes on: ``idx`` in the log, ``pseq`` in the project."""
 
@@ -93,7 +93,7 @@ def walk(
     return page, Place(page[-1].idx, page[-1].pseq) if page else after
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Listed:
     """What a list is of: a query of `trace`, and the same question to `cold_tiles`."""
 
