@@ -10,8 +10,8 @@ Enforced: ``type``, ``const``, ``enum``, ``nullable``, ``properties``, ``pattern
 ``dependentSchemas``, boolean schemas, ``$ref``, ``$dynamicRef`` and ``$recursiveRef`` within the
 document. Besides, at every object: no key that only folds to the name of a property; and among
 the arguments themselves: no string that holds JSON which the schema would take in its place.
-Null passes for a property that is not required and names a header (``x-mcp-header``): the protocol
-has it mean "not given" there (2026-07-28, basic/transports, "Custom headers").
+Where a property is not required and its ``x-mcp-header`` is in force, its ``type`` takes null too:
+the protocol has it mean "not given" there (2026-07-28, basic/transports, "Custom headers").
 
 Not enforced, because they say nothing of types: ``required``, ranges, lengths, ``pattern``,
 ``format``, ``not``, ``contains``, ``propertyNames``, ``unevaluated…``. A ``$ref`` out of the
@@ -22,6 +22,7 @@ cannot be read (an unknown type, a dangling local ``$ref``) allows nothing.
 from collections.abc import Callable, Iterable, Mapping
 from typing import Final
 
+from gateway.mcp.param_headers import repeated_in_headers
 from gateway.mcp.schema_checks import (
     MAX_CHECKS,
     Check,
@@ -37,7 +38,6 @@ from gateway.mcp.schema_checks import (
     object_of,
     of_type,
     one_of,
-    or_null,
     spelled_like,
 )
 from gateway.mcp.schema_document import Document, UnreadableSchema, safe_pattern
@@ -79,6 +79,7 @@ class _Compiler:
 
     def __init__(self, root: Json) -> None:
         self._document = Document(root)
+        self._headers = frozenset(id(schema) for schema in repeated_in_headers(root).values())
         self._referenced: dict[tuple[int, bool], list[Check]] = {}
 
     def node(self, schema: Json, fresh: bool, top: bool) -> Check:
@@ -140,13 +141,11 @@ class _Compiler:
             yield spelled_like(names)
 
     def _object(self, schema: dict[str, Json], top: bool) -> Iterable[Check]:
-        properties = {
-            key: self._property(part, top) for key, part in _mapped(schema, "properties").items()
-        }
         required = _listed(schema, "required")
-        for key in properties.keys() - {name for name in required if isinstance(name, str)}:
-            if _names_header(schema["properties"][key]):
-                properties[key] = or_null(properties[key])
+        properties = {
+            key: self._property(part, top, key not in required)
+            for key, part in _mapped(schema, "properties").items()
+        }
         patterns = [
             (safe_pattern(pattern), self.node(part, True, False))
             for pattern, part in _mapped(schema, "patternProperties").items()
@@ -157,9 +156,11 @@ class _Compiler:
         if properties or patterns or rest is not anything:
             yield object_of(properties, patterns, rest)
 
-    def _property(self, schema: Json, top: bool) -> Check:
-        check = self.node(schema, True, False)
+    def _property(self, schema: Json, top: bool, optional: bool) -> Check:
         plain = isinstance(schema, dict) and schema.get("type") == "string"
+        if optional and id(schema) in self._headers:
+            schema = schema | {"type": [schema["type"], "null"]}
+        check = self.node(schema, True, False)
         return check if plain or not top else not_json_in_a_string(check)
 
     def _array(self, schema: dict[str, Json]) -> Iterable[Check]:
@@ -171,10 +172,6 @@ class _Compiler:
         others = self.node(items, True, False)
         if heads or others is not anything:
             yield array_of(heads, others)
-
-
-def _names_header(schema: Json) -> bool:
-    return isinstance(schema, dict) and "x-mcp-header" in schema
 
 
 def _listed(schema: dict[str, Json], keyword: str) -> list[Json]:

@@ -41,7 +41,7 @@ class _Repeated:
 
     path: _Path
     header: bytes
-    integer: bool
+    schema: dict[str, Json]
 
 
 def compile_headers(input_schema: Json) -> HeaderFault | None:
@@ -50,25 +50,35 @@ def compile_headers(input_schema: Json) -> HeaderFault | None:
     With one annotation that is not valid, all are void: clients must not show such a tool, so
     none sends its headers.
     """
+    repeated = {one.header: one for one in _in_force(input_schema)}
+    return None if not repeated else lambda arguments, sent: _fault(repeated, arguments, sent)
+
+
+def repeated_in_headers(input_schema: Json) -> dict[tuple[str, ...], dict[str, Json]]:
+    """The properties, by their path, whose arguments a header repeats; none when all are void."""
+    return {one.path: one.schema for one in _in_force(input_schema)}
+
+
+def _in_force(input_schema: Json) -> Iterable[_Repeated]:
     repeated: dict[bytes, _Repeated] = {}
     for path, schema in _schemas(input_schema):
         if _ANNOTATION not in schema:
             continue
         one = _repeated(path, schema)
         if one is None or one.header in repeated:
-            return None
+            return ()
         repeated[one.header] = one
-    return None if not repeated else lambda arguments, sent: _fault(repeated, arguments, sent)
+    return repeated.values()
 
 
-def _repeated(path: _Path | None, schema: Mapping[str, Json]) -> _Repeated | None:
+def _repeated(path: _Path | None, schema: dict[str, Json]) -> _Repeated | None:
     name, kind = schema[_ANNOTATION], schema.get("type")
     if not path or type(name) is not str or not _TOKEN.fullmatch(name) or kind not in _TYPES:
         return None
-    return _Repeated(path, b"mcp-param-" + name.lower().encode(), kind == "integer")
+    return _Repeated(path, b"mcp-param-" + name.lower().encode(), schema)
 
 
-def _schemas(root: Json) -> Iterator[tuple[_Path | None, Mapping[str, Json]]]:
+def _schemas(root: Json) -> Iterator[tuple[_Path | None, dict[str, Json]]]:
     """Each schema with the properties that lead to it; None where something else does."""
     waiting: list[tuple[_Path | None, Json]] = [((), root)]
     while waiting:
@@ -102,7 +112,7 @@ def _fault(
         value = _at(arguments, one.path)
         if said is None and _text(value) is not None:
             return f"The header {name.decode()} is missing: it must repeat {_named(one)}."
-        if said is not None and not _same(decoded(said.decode("latin-1")), value, one.integer):
+        if said is not None and not _same(decoded(said.decode("latin-1")), value, one):
             return f"The header {name.decode()} is not {_named(one)}."
     return None
 
@@ -129,11 +139,12 @@ def _text(value: Json) -> str | None:
     return str(value) if isinstance(value, str | int) else None
 
 
-def _same(said: str | None, value: Json, integer: bool) -> bool:
+def _same(said: str | None, value: Json, one: _Repeated) -> bool:
     text = _text(value)
     if said is None or text is None:
         return False
-    if integer and isinstance(value, int | LosslessFloat) and _NUMBER.fullmatch(said):
+    number = one.schema["type"] == "integer" and isinstance(value, int | LosslessFloat)
+    if number and _NUMBER.fullmatch(said):
         # One integer is written in several ways: 42, 42.0. A boolean's text is no number.
         return not isinstance(value, bool) and Decimal(said) == Decimal(text)
     return said == text

@@ -160,10 +160,6 @@ def any_of(checks: list[Check], branches: list[Json]) -> Check:
     return checked
 
 
-def or_null(check: Check) -> Check:
-    return lambda value, cost: None if value is None else check(value, cost)
-
-
 def if_present(key: str, check: Check) -> Check:
     return lambda value, cost: check(value, cost) if type(value) is dict and key in value else None
 

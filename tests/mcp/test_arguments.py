@@ -59,6 +59,39 @@ def test_null_is_not_given_where_a_header_would_repeat_what_is_not_required(kind
     assert fault_of(needed, '{"a":null}') == f"arguments.a must be {SPOKEN[kind]}, got null"
 
 
+@pytest.mark.parametrize(
+    "properties",
+    [
+        {"a": {"type": "string", "x-mcp-header": "no token"}},
+        {"a": {"type": "number", "x-mcp-header": "A"}},
+        {"a": {"type": "string", "enum": ["x"], "x-mcp-header": "A"}},
+        {"a": {"type": "string", "x-mcp-header": "A"}, "b": {"x-mcp-header": "B"}},
+        {
+            "a": {"type": "string", "x-mcp-header": "A"},
+            "b": {"type": "string", "x-mcp-header": "a"},
+        },
+        {
+            "a": {"type": "string"},
+            "b": {"type": "array", "items": {"type": "string", "x-mcp-header": "A"}},
+        },
+    ],
+)
+def test_null_is_a_value_like_another_where_no_header_is_in_force(
+    properties: dict[str, Any],
+) -> None:
+    assert fault_of({"type": "object", "properties": properties}, '{"a":null}') is not None
+
+
+def test_null_is_not_given_in_an_object_of_the_arguments_too() -> None:
+    inner = {"type": "object", "properties": {"zone": {"type": "string", "x-mcp-header": "Z"}}}
+    outer = {
+        "type": "object",
+        "properties": {"where": inner, "like": {"$ref": "#/properties/where/properties/zone"}},
+    }
+    assert fault_of(outer, '{"where":{"zone":null}}') is None
+    assert fault_of(outer, '{"like":null}') == "arguments.like must be a string, got null"
+
+
 def test_the_sentence_says_where_what_and_what_else() -> None:
     schema = {"type": "array", "items": {"type": "object", "properties": {"b c": {"type": "null"}}}}
     assert of_property(schema, '"x"') == "arguments.a must be an array, got a string"
