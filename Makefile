@@ -83,7 +83,8 @@ check: install .venv/.dev
 	  rego connector_templates) || { echo "$$report"; exit 1; }
 
 conformance: packages install .venv/.dev
-	@PATH="$$(dirname "$(OPA)"):$$PATH" $(BIN)/python -m pytest tests/conformance
+	@PATH="$$(dirname "$(OPA)"):$$PATH" $(BIN)/python -m pytest \
+	  --numprocesses 2 --dist loadfile tests/conformance
 
 bench: packages install .venv/.dev tests/node/node_modules/.package-lock.json
 	@PATH="$$(dirname "$(OPA)"):$$PATH" $(BIN)/python -m benchmarks.calls

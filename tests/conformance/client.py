@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import httpx2
-from mcp import Client
+from mcp import Client, MCPError
 from mcp.client.streamable_http import streamable_http_client
 from mcp.types import (
     CreateMessageResult,
@@ -27,6 +27,7 @@ from mcp.types import (
     TextContent,
 )
 
+from tests.conformance.authorization import by_the_client, by_the_gateway
 from tests.conformance.shim import Mutation, Shim
 
 SCENARIO = os.environ.get("MCP_CONFORMANCE_SCENARIO", "")
@@ -35,6 +36,8 @@ LEGACY = os.environ.get("MCP_CONFORMANCE_PROTOCOL_VERSION", "") < "2026"
 GATEWAY = os.environ.get("CONFORMANCE_GATEWAY")
 """JSON: `base_url`, `admin_key`, `project_key`."""
 TOOLS = Path(os.environ["CONFORMANCE_TOOLS"])
+TOLD = os.environ.get("CONFORMANCE_TOLD")
+"""The file for the error that the client ends with."""
 MUTATION = Mutation(
     drop=os.environ.get("CONFORMANCE_DROP", "^$"),
     in_answer=(rb"(?m)^(id|retry):.*\r?\n", b"")
@@ -104,6 +107,8 @@ PLAYS: dict[str, Callable[[Client], Awaitable[None]]] = {
     "http-invalid-tool-headers": every_tool,
     "json-schema-ref-no-deref": lists,
     "json-schema-2020-12-preservation": schema_back,
+    "auth/metadata-default": lists,
+    "auth/client-credentials-basic": lists,
 }
 
 
@@ -191,6 +196,7 @@ async def through(gateway: dict[str, str], mock: str) -> AsyncIterator[tuple[str
             settings = {"default_action": "ALLOW"}
             (await admin.patch("/api/v1/projects/current", json=settings)).raise_for_status()
             new = {"name": SCENARIO, "server_url": url, "allow_private_network": True}
+            new |= {"auth": await by_the_gateway(mock, CONTEXT)}
             answer = await admin.post("/api/v1/mcp/servers", json=new)
             assert answer.status_code == 201, answer.text
             server = f"/api/v1/mcp/servers/{answer.json()['id']}"
@@ -219,13 +225,29 @@ async def speak(url: str, http: httpx2.AsyncClient) -> None:
 async def main(mock: str) -> None:
     timeout = httpx2.Timeout(60)
     if GATEWAY is None:
-        async with httpx2.AsyncClient(transport=Keeping(), timeout=timeout) as http:
+        auth = by_the_client(mock, CONTEXT)
+        async with httpx2.AsyncClient(transport=Keeping(), timeout=timeout, auth=auth) as http:
             await speak(mock, http)
         return
     async with through(json.loads(GATEWAY), mock) as (url, key):
         headers = {"Authorization": f"Bearer {key}"}
         async with httpx2.AsyncClient(headers=headers, timeout=timeout, trust_env=False) as http:
-            await speak(url, http)
+            try:
+                await speak(url, http)
+            except* MCPError as refused:
+                if TOLD is None:
+                    raise
+                tell(first(refused))
+
+
+def tell(refusal: MCPError) -> None:
+    assert TOLD is not None
+    Path(TOLD).write_text(refusal.error.model_dump_json())
+
+
+def first(group: BaseExceptionGroup[MCPError]) -> MCPError:
+    found = group.exceptions[0]
+    return found if isinstance(found, MCPError) else first(found)
 
 
 if __name__ == "__main__":

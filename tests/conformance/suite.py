@@ -74,7 +74,7 @@ async def client_checks(
     with tempfile.TemporaryDirectory() as folder:
         process = await asyncio.create_subprocess_exec(
             *(_node(modules), str(main), "client", "--command", command, "--scenario", scenario),
-            *("--spec-version", version, "--timeout", str(SECONDS * 1000), "-o", folder),
+            *("--spec-version", version, "--force", "--timeout", str(SECONDS * 1000), "-o", folder),
             env={**os.environ, **environment},
             cwd=HERE.parents[1],
             stdout=asyncio.subprocess.PIPE,

@@ -1,6 +1,8 @@
 """A server does not notice the proxy either: the suite's client scenarios, through it and without.
 
-Not `auth/*`: there a server tells its client where to get tokens, which a gateway keeps to itself.
+Of `auth/*` one can be equal: `client-credentials-basic`, with the gateway as the client that gets
+the token. In all others a server tells its client where to get one, and the client goes there. A
+gateway keeps that to itself, so its clients pass none of those checks, and that is shown once.
 """
 
 import json
@@ -33,6 +35,8 @@ PASSED = {
     ("http-invalid-tool-headers", NEW): 12,
     ("json-schema-ref-no-deref", NEW): 1,
     ("json-schema-2020-12-preservation", NEW): 9,
+    ("auth/client-credentials-basic", OLD): 7,
+    ("auth/client-credentials-basic", NEW): 6,
 }
 """Checks that the client passes, all of them: one that does too little shows nothing."""
 
@@ -58,7 +62,7 @@ class Direct:
     known: dict[tuple[str, str], Counter[Check]] = field(default_factory=dict)
 
     def tools(self, scenario: str, version: str) -> Path:
-        return self.folder / f"{scenario}-{version}.json"
+        return self.folder / f"{scenario.replace('/', '-')}-{version}.json"
 
     async def checks(self, scenario: str, version: str) -> Counter[Check]:
         if (scenario, version) not in self.known:
@@ -105,3 +109,17 @@ async def test_what_a_careless_proxy_takes_from_a_client_is_seen(
     without = await direct.checks(scenario, version)
     told = environment(live, direct.tools(scenario, version), **mutation)
     assert await client_checks(scenario, version, told) != without
+
+
+async def test_a_server_that_asks_for_a_token_is_no_news_for_the_client(
+    live: Running, tmp_path: Path
+) -> None:
+    tools, told = tmp_path / "tools.json", tmp_path / "told.json"
+    tools.write_text(json.dumps([{"name": "test-tool", "inputSchema": {"type": "object"}}]))
+    environ = environment(live, tools, CONFORMANCE_TOLD=str(told))
+    found = await client_checks("auth/metadata-default", NEW, environ)
+    # Each is something that a client would have done with what the server's 401 says.
+    assert {status for _, _, status in found} == {"FAILURE"}
+    error = json.loads(told.read_bytes())
+    assert (error["code"], error["data"]["reason_code"]) == (-31006, "upstream_auth")
+    assert "oauth" not in json.dumps(error).lower()
