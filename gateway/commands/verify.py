@@ -21,7 +21,7 @@ from gateway.store.database import reading_engine
 from gateway.trace.note import NoteFault, VerifierKey
 from gateway.trace.recheck import recheck
 from gateway.trace.verdicts import Check
-from gateway.trace.verify_command import CANNOT_TELL, More, report, run, trusted
+from gateway.trace.verify_command import CANNOT_TELL, More, report, roots, run, trusted
 
 app = typer.Typer()
 _DATABASE = "db"
@@ -49,6 +49,9 @@ def verify(
     ] = None,
     rpc: Annotated[
         str | None, typer.Option("--rpc", help="A node that is asked whether it has the anchors.")
+    ] = None,
+    tsa_ca: Annotated[
+        Path | None, typer.Option("--tsa-ca", help="Roots of time-stamp authorities, PEM.")
     ] = None,
     replay: Annotated[
         bool, typer.Option("--replay", help="Make each decision again, with OPA.")
@@ -79,9 +82,10 @@ def verify(
     if trust_key is None:
         raise typer.BadParameter("give --trust-key: a key that a bundle holds proves nothing")
     try:
-        trust = replace(trusted(trust_key, previous, min_size), writer=writer, rpc=rpc)
-    except (OSError, UnicodeDecodeError, NoteFault) as fault:
-        raise typer.BadParameter(f"--trust-key or --previous: {fault}") from None
+        trust = trusted(trust_key, previous, min_size)
+        trust = replace(trust, writer=writer, rpc=rpc, tsa_ca=roots(tsa_ca))
+    except (OSError, ValueError, NoteFault) as fault:
+        raise typer.BadParameter(f"--trust-key, --previous or --tsa-ca: {fault}") from None
     more: list[More] = []
     if replay:
         with told_plainly(OpaMissing, code=CANNOT_TELL):

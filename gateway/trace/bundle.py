@@ -63,6 +63,8 @@ class Anchored:
     raw: bytes = field(repr=False)
     """The signed transaction, or what else the backend gave as proof; empty without one."""
     at: str
+    note: str = field(repr=False)
+    """The signed checkpoint, which is what a time-stamp authority stamps."""
 
 
 @frozen
@@ -233,6 +235,7 @@ def _anchored(one: dict[str, Any]) -> Anchored:
         tx_hash=str(one.get("tx_hash") or ""),
         raw=_bytes(one.get("proof") or ""),
         at=str(one.get("anchored_at") or ""),
+        note=str(one.get("note") or ""),
     )
 
 

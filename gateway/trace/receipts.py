@@ -41,6 +41,8 @@ class ChainReceipt:
     """Of Flare: ``chain_id, contract, writer``."""
     proof: bytes = field(repr=False)
     """The signed transaction, or the time-stamp response (RFC 3161); empty for files."""
+    note: str = field(repr=False)
+    """The signed checkpoint of the head."""
 
     def document(self) -> dict[str, object]:
         """As it stands in an evidence bundle: JSON, bytes in base64."""
@@ -53,6 +55,7 @@ class ChainReceipt:
             "tx_hash": self.tx_hash,
             "block": self.block,
             "proof": b64encode(self.proof).decode(),
+            "note": self.note,
             **chain,
         }
 
@@ -82,6 +85,7 @@ def _receipt(row: Row[Any]) -> ChainReceipt:
         block=row.block,
         identity=row.identity,
         proof=row.proof or b"",
+        note=row.note,
     )
 
 

@@ -12,34 +12,18 @@ from typing import Any
 
 import rfc8785
 
-from gateway.frozen import frozen
 from gateway.trace import note
-from gateway.trace.bundle import Anchored, Bundle, BundleUnreadable, Entry
-from gateway.trace.chain_proof import NotOurs, Unanswered, offline, online
+from gateway.trace.bundle import Bundle, BundleUnreadable, Entry
 from gateway.trace.key_chain import Chain, follow
 from gateway.trace.merkle import Frontier, extends, includes, leaf_hash
 from gateway.trace.names import LogName, Named, named
-from gateway.trace.note import Checkpoint, NoteFault, VerifierKey
+from gateway.trace.note import Checkpoint, NoteFault
+from gateway.trace.trust import Trust
 from gateway.trace.verdicts import Check, Status
+from gateway.trace.verify_anchors import anchor_checks
 from gateway.trace.verify_logs import LogView, all_there, coverage, heads_agree
 
 _LOG_ITSELF = "log"
-_CHAIN = "flare"
-
-
-@frozen
-class Trust:
-    """What the auditor brings."""
-
-    key: VerifierKey
-    previous: str | None = None
-    """A checkpoint, as a note, that was seen earlier."""
-    writer: str | None = None
-    """The address that anchors are signed by; None accepts and names any."""
-    rpc: str | None = None
-    """A node of the chain to ask whether it took the anchors."""
-    min_size: int = 0
-    """How many records the logs must have at least, all together."""
 
 
 def verify(bundle: Bundle, trust: Trust) -> list[Check]:
@@ -334,50 +318,9 @@ class _OneLog:
         return Check(name, "PASS" if frontier.root() == before.root else "FAIL", told)
 
     def _anchors(self, head: Checkpoint) -> list[Check]:
-        checks: list[Check] = []
-        for anchor in self._bundle.anchors(self._number):
-            name = f"anchor.{_kind(anchor)}.{anchor.size}"
-            if extends(anchor.size, anchor.root, head.size, head.root, anchor.consistency):
-                check = Check(name, *self._anchored(anchor))
-            else:
-                check = Check(name, "FAIL", "the checkpoint does not extend that head")
-            checks.append(check)
-            if check.status != "PASS":
-                continue
-            if self._is_shown(anchor):
-                self.covered = max(self.covered, anchor.size)
-            else:
-                self.listed = max(self.listed, anchor.size)
-        return checks
-
-    def _is_shown(self, anchor: Anchored) -> bool:
-        """Whether more than the bundle's word says that the head was anchored."""
-        return _kind(anchor) == _CHAIN and (bool(anchor.raw) or self._trust.rpc is not None)
-
-    def _anchored(self, anchor: Anchored) -> tuple[Status, str]:
-        if _kind(anchor) != _CHAIN:
-            return "PASS", f"{anchor.at}: NOT CHECKED there"
-        try:
-            shown = offline(anchor, self.origin)
-            where = f"tx {shown.tx_hash if shown else anchor.tx_hash}"
-            writer = self._trust.writer
-            if writer is not None and (shown is None or shown.writer != writer.lower()):
-                signer = f"by {shown.writer}" if shown else "by whom the bundle does not say"
-                return "FAIL", f"{where}: signed {signer}, not by {writer}"
-            by = f"writer {shown.writer} {where}" if shown else where
-            if self._trust.rpc is None:
-                return "PASS", f"{by}: chain inclusion NOT CHECKED (no --rpc)"
-            found = online(self._trust.rpc, anchor, self.origin, shown)
-        except NotOurs as fault:
-            return "FAIL", str(fault)
-        except Unanswered as fault:
-            return "CANNOT TELL", str(fault)
-        return "PASS", f"{where}: {found}"
-
-
-def _kind(anchor: Anchored) -> str:
-    """``flare`` of ``flare:<chain>:<contract>:<writer>``."""
-    return anchor.backend.partition(":")[0]
+        told = anchor_checks(self._bundle.anchors(self._number), self._trust, self.origin, head)
+        self.covered, self.listed = told.covered, told.listed
+        return told.checks
 
 
 def _counted(name: str, seen: _Seen, detail: str) -> Check:

@@ -10,10 +10,13 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from cryptography import x509
+
 from gateway.trace.bundle import Bundle, BundleUnreadable
 from gateway.trace.note import NoteFault, VerifierKey
+from gateway.trace.trust import Trust
 from gateway.trace.verdicts import Check
-from gateway.trace.verify import Trust, verify
+from gateway.trace.verify import verify
 
 VALID, INVALID, USAGE, CANNOT_TELL = 0, 1, 2, 3
 LIMITS = "What a gateway that was taken over never recorded cannot be shown by any bundle."
@@ -31,14 +34,15 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--min-size", type=int, default=0, help="records there must be at least")
     parser.add_argument("--writer", help="address that signs the anchors, 0x…")
     parser.add_argument("--rpc", help="URL of a node that is asked whether it has the anchors")
+    parser.add_argument("--tsa-ca", type=Path, help="roots of time-stamp authorities, PEM")
     parser.add_argument("--strict", action="store_true", help="a warning is invalid too")
     parser.add_argument("--json", action="store_true", help="print one line of JSON")
     given = parser.parse_args(arguments)
     try:
         trust = trusted(given.trust_key, given.previous, given.min_size)
-        trust = replace(trust, writer=given.writer, rpc=given.rpc)
-    except (OSError, UnicodeDecodeError, NoteFault) as fault:
-        parser.error(f"--trust-key or --previous: {fault}")
+        trust = replace(trust, writer=given.writer, rpc=given.rpc, tsa_ca=roots(given.tsa_ca))
+    except (OSError, ValueError, NoteFault) as fault:
+        parser.error(f"--trust-key, --previous or --tsa-ca: {fault}")
     sys.exit(run(given.bundle, trust, strict=given.strict, as_json=given.json))
 
 
@@ -47,6 +51,15 @@ def trusted(key: str, previous: Path | None, min_size: int) -> Trust:
     text = key if "+" in key else Path(key).read_text()
     seen = None if previous is None else previous.read_text()
     return Trust(VerifierKey.parse(text), seen, min_size=min_size)
+
+
+def roots(file: Path | None) -> bytes | None:
+    """Roots of time-stamp authorities. Raises OSError, and ValueError for what holds none."""
+    if file is None:
+        return None
+    pem = file.read_bytes()
+    x509.load_pem_x509_certificates(pem)
+    return pem
 
 
 def run(path: Path, trust: Trust, *, strict: bool, as_json: bool, more: Sequence[More] = ()) -> int:

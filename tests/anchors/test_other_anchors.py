@@ -1,7 +1,6 @@
 """A time-stamp authority of openssl's, and storage: as good as the chain where they are enough."""
 
 import asyncio
-import subprocess
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -17,90 +16,16 @@ from gateway.anchors.timestamps import Timestamps
 from gateway.anchors.values import Anchor, Condition, Final, Head, Progress, State, Waiting
 from gateway.clock import Clock, parse
 from gateway.outgoing import Outgoing
+from tests.anchors.authority import Authority
 from tests.anchors.local_chain import LOOPBACK
-from tests.conftest import needs
 from tests.serving import serving
 
 pytestmark = pytest.mark.anyio
-
-CONFIGURATION = """
-[req]
-distinguished_name = name
-prompt = no
-[name]
-CN = {name}
-[root]
-basicConstraints = critical,CA:TRUE
-keyUsage = critical,keyCertSign
-subjectKeyIdentifier = hash
-[stamps]
-basicConstraints = critical,CA:FALSE
-keyUsage = critical,digitalSignature
-extendedKeyUsage = critical,timeStamping
-subjectKeyIdentifier = hash
-authorityKeyIdentifier = keyid
-[tsa]
-default_tsa = here
-[here]
-serial = {folder}/serial
-signer_cert = {folder}/tsa.pem
-signer_key = {folder}/tsa.key
-signer_digest = sha256
-default_policy = 1.2.3.4.1
-digests = sha256
-ess_cert_id_chain = no
-ess_cert_id_alg = sha256
-"""
 
 
 def an_anchor(size: int = 10, note: str = "gw.example/trace/main\n10\nroot\n") -> Anchor:
     head = Head(0, "gw.example/trace/main", size, b"r" * 32, note)
     return Anchor("anc_1", "other", head, State.QUEUED, "2026-01-01T00:00:00.000000Z")
-
-
-class Authority:
-    """openssl with a root of its own and a certificate that may stamp."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        folder.mkdir()
-        self.openssl = needs("openssl", "install openssl")
-        self.configuration = folder / "openssl.cnf"
-        self.write("root")
-        self.run("req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes",
-                 "-keyout", "root.key", "-out", "root.pem", "-days", "30", "-extensions", "root",
-                 "-config", "openssl.cnf")  # fmt: skip
-        self.write("stamps")
-        self.run("req", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes",
-                 "-keyout", "tsa.key", "-out", "tsa.csr", "-config", "openssl.cnf")  # fmt: skip
-        self.run("x509", "-req", "-in", "tsa.csr", "-CA", "root.pem", "-CAkey", "root.key",
-                 "-CAcreateserial", "-out", "tsa.pem", "-days", "30", "-extfile", "openssl.cnf",
-                 "-extensions", "stamps")  # fmt: skip
-        (folder / "serial").write_text("01\n")
-
-    @property
-    def roots(self) -> bytes:
-        return (self.folder / "root.pem").read_bytes()
-
-    def write(self, name: str) -> None:
-        self.configuration.write_text(CONFIGURATION.format(name=name, folder=self.folder))
-
-    def run(self, *words: str) -> str:
-        done = subprocess.run(
-            [self.openssl, *words],
-            cwd=self.folder,
-            capture_output=True,
-            text=True,
-            check=True,
-            timeout=60,
-        )
-        return done.stdout
-
-    def stamp(self, query: bytes) -> bytes:
-        (self.folder / "query.tsq").write_bytes(query)
-        self.run("ts", "-reply", "-config", "openssl.cnf", "-queryfile", "query.tsq",
-                 "-out", "reply.tsr")  # fmt: skip
-        return (self.folder / "reply.tsr").read_bytes()
 
 
 @pytest.fixture(scope="module")

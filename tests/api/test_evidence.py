@@ -17,8 +17,9 @@ from gateway.trace.bundle import Bundle
 from gateway.trace.merkle import includes, leaf_hash
 from gateway.trace.note import VerifierKey
 from gateway.trace.record import Draft, Field
+from gateway.trace.trust import Trust
 from gateway.trace.verdicts import Check
-from gateway.trace.verify import Trust, verify
+from gateway.trace.verify import verify
 from gateway.values import Role
 from tests.api.world import World
 

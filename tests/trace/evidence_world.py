@@ -91,6 +91,7 @@ def judge(world: World, bundle: Path, **given: Any) -> Verdict:
     key = given.pop("key", world.state.checkpoints.verifier_key)
     trust = trusted(key, given.pop("previous", None), given.pop("min_size", 0))
     trust = replace(trust, writer=given.pop("writer", None), rpc=given.pop("rpc", None))
+    trust = replace(trust, tsa_ca=given.pop("tsa_ca", None))
     strict = given.pop("strict", False)
     said = io.StringIO()
     with redirect_stdout(said):

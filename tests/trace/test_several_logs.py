@@ -23,7 +23,8 @@ from gateway.trace.ethereum import keccak256
 from gateway.trace.merkle import Frontier
 from gateway.trace.note import Checkpoint, VerifierKey
 from gateway.trace.recheck import recheck
-from gateway.trace.verify import Trust, verify
+from gateway.trace.trust import Trust
+from gateway.trace.verify import verify
 from tests.trace.evidence_world import PROJECT, path_of
 from tests.trace.test_ethereum import Wallet
 from tests.trace.test_slots import Machines, machines_in
