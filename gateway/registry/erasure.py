@@ -110,7 +110,10 @@ def _forget_approvals(connection: Connection, project_id: str, trace_id: str) ->
 
 
 def expire(connection: Connection, log: Log, vacated: Vacated) -> int:
-    """Delete payloads whose time is over, some thousands at once; each project's trail says so."""
+    """Delete payloads whose time is over, some thousands at once; each project's trail says so.
+
+    When none is left the keys of past months are dropped. Returns how many were deleted.
+    """
     now = log.now
     over = (
         select(_p.log, _p.idx, _p.field, _p.payload_key)
@@ -124,19 +127,23 @@ def expire(connection: Connection, log: Log, vacated: Vacated) -> int:
         connection.execute(delete(tables.payloads).where(*place))
         project_id = row.payload_key.rpartition("/")[0]
         counts[project_id] = counts.get(project_id, 0) + 1
-    if counts:
-        log.append(connection, [_expired(project, n, now) for project, n in counts.items()])
+    drafts = [_expired(ProjectId(one), now, "payloads", count=n) for one, n in counts.items()]
+    if len(rows) < _EXPIRED_AT_ONCE:
+        dropped = log.drop_past_keys(connection)
+        drafts += [_expired(project, now, "payload_key", month=month) for project, month in dropped]
+    if drafts:
+        log.append(connection, drafts)
         vacated.erased()
         _log.info("payloads whose time is over are erased", payloads=len(rows))
     return len(rows)
 
 
-def _expired(project_id: str, count: int, now: str) -> Draft:
+def _expired(project_id: ProjectId, now: str, subject: str, **what: Field) -> Draft:
     fields: dict[str, Field] = {
         "event": "payload.expired",
-        "subject": "payloads",
+        "subject": subject,
         "actor": "gateway",
-        "count": count,
         "expired_at": now,
+        **what,
     }
-    return Draft("event", new_id("evt"), ProjectId(project_id), fields)
+    return Draft("event", new_id("evt"), project_id, fields)

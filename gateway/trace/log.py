@@ -295,6 +295,10 @@ class Log:
         draft = Draft("recovery", new_id("evt"), LOG_ITSELF, fields)
         return self.append(connection, [draft])[0]
 
+    def drop_past_keys(self, connection: Connection) -> list[tuple[ProjectId, str]]:
+        """Drop payload keys whose month is past; returns project and month of each."""
+        return self._keys.drop_past(connection, self.now)
+
     def _place(self, connection: Connection, at: "_Appending", draft: Draft) -> Appended:
         state, now, project_id = at.state, self._now, draft.project_id
         number, idx = state.number, state.frontier.size
@@ -323,13 +327,13 @@ class Log:
     def _commit(self, connection: Connection, at: "_Appending", draft: Draft) -> dict[str, str]:
         """Seal what is kept, and commit to that and to the rest; by field."""
         number, idx = at.state.number, at.state.frontier.size
-        key_id = self._keys.key_id(draft.project_id, self._now)
+        expires = self._expiry(draft.retention_days)
+        key_id = self._keys.key_id(draft.project_id, expires)
         key = self._keys.for_writing(connection, key_id, self._now)
         commitments: dict[str, str] = {}
         for name, value in draft.payloads.items():
             place = payloads.context(number, idx, name)
             commitments[name], blob = payloads.seal(key, value, place)
-            expires = self._expiry(draft.retention_days)
             at.sealed.append((number, idx, name, key_id, blob, expires))
         for name, value in draft.commits.items():
             nonce = key.derived_nonce(payloads.context(number, idx, name))

@@ -1,5 +1,8 @@
 """Payloads: encrypted beside the log under a key per project and month, erasable at any time.
 
+The month is the one in which the payload's time is over, so that when a month is past all that its
+key opens is to be forgotten: dropping the key erases it wherever a copy of the rows has got to.
+
 A payload's plaintext is a random 32-byte nonce followed by the value; the record holds
 HMAC-SHA256(nonce, value). Without the row, or without the month's key, the record's commitment is
 noise that says nothing of the value, and every proof still verifies.
@@ -9,7 +12,7 @@ import os
 from dataclasses import field
 
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
-from sqlalchemy import Connection, select, text
+from sqlalchemy import Connection, delete, select, text
 
 from gateway.frozen import frozen
 from gateway.keyring import Keyring, decrypt, encrypt
@@ -18,6 +21,7 @@ from gateway.trace.record import Mac, commitment
 from gateway.values import ProjectId
 
 NONCE_BYTES = 32
+_UNTIL = "until-"
 _MAKE_KEY = text(
     "INSERT INTO payload_keys (id, wrapped, created_at) VALUES (:id, :wrapped, :created_at)"
     " ON CONFLICT DO NOTHING"
@@ -53,12 +57,25 @@ class PayloadKeys:
         self._open: dict[str, PayloadKey] = {}
         self._new: list[str] = []
 
-    def key_id(self, project_id: ProjectId, ts: str) -> str:
-        """``<project>/<yyyy-mm>``."""
-        return f"{project_id}/{ts[:7]}"
+    def key_id(self, project_id: ProjectId, expires_at: str) -> str:
+        """``<project>/until-<yyyy-mm>``."""
+        return f"{project_id}/{_UNTIL}{expires_at[:7]}"
+
+    def drop_past(self, connection: Connection, now: str) -> list[tuple[ProjectId, str]]:
+        """Drop the keys of months that are past, here and in memory; by project and month.
+
+        Nothing is written under them any more: what is kept is kept until after now. Rows of
+        theirs that are still there are lost with them.
+        """
+        month = now[:7]
+        self._open = {one: key for one, key in self._open.items() if _month(one) >= month}
+        held = connection.execute(select(payload_keys.c.id)).scalars()
+        past = [one for one in held if _UNTIL in one and _month(one) < month]
+        connection.execute(delete(payload_keys).where(payload_keys.c.id.in_(past)))
+        return [(ProjectId(one.partition("/")[0]), _month(one)) for one in sorted(past)]
 
     def for_writing(self, connection: Connection, key_id: str, ts: str) -> PayloadKey:
-        """The month's key, made now if it is the first payload of the month."""
+        """The key of a project and month, made now if this is its first payload."""
         key = self._open.get(key_id)
         if key is None:
             key = self._stored(connection, key_id)
@@ -101,6 +118,10 @@ class PayloadKeys:
             return None
         raw = decrypt(self._data, wrapped, wrapping_context(key_id))
         return PayloadKey.of(raw)
+
+
+def _month(key_id: str) -> str:
+    return key_id[-7:]
 
 
 def wrapping_context(key_id: str) -> bytes:

@@ -10,6 +10,7 @@ from typing import Any
 import orjson
 import pytest
 
+from gateway.clock import after
 from gateway.ids import new_id
 from gateway.registry import erasure
 from gateway.trace import note
@@ -311,5 +312,49 @@ async def test_payloads_whose_time_is_over_go_by_themselves(world: World) -> Non
     assert counts == [1, 0]
     assert (_sealed(world, gone), len(_sealed(world, kept))) == ([], 1)
     assert not files_hold(world, sealed)
-    (told,) = events(world, "payload.expired")
+    told = events(world, "payload.expired")[0]
     assert (told["project"], told["count"]) == (world.project_id, 1)
+
+
+def _wrapped(world: World) -> dict[str, bytes]:
+    with world.state.reader.connect() as connection:
+        rows = connection.exec_driver_sql("SELECT id, wrapped FROM payload_keys").all()
+        return {row.id.rpartition("/")[2]: row.wrapped for row in rows}
+
+
+async def test_the_key_of_a_month_that_is_past_is_dropped_with_all_that_it_opens(
+    world: World, tmp_path: Path
+) -> None:
+    state = world.state
+    gone = append(world, payloads={"input": b'{"input":1}'}, days=-40, decision="ALLOW")
+    kept = append(world, payloads={"input": b'{"input":2}'}, days=30, decision="ALLOW")
+    month, this = (f"until-{after(state.clock.now(), days * 86_400)[:7]}" for days in (-40, 30))
+    before = _wrapped(world)
+    (sealed,) = _sealed(world, gone)
+    assert files_hold(world, before[month])
+    state.writer.change_now(lambda c: erasure.expire(c, state.log, state.vacated))
+    assert _wrapped(world) == {name: one for name, one in before.items() if name != month}
+    assert this in _wrapped(world)
+    assert not any(files_hold(world, one) for one in (before[month], sealed))
+    assert len(_sealed(world, kept)) == 1
+    rows, key = events(world, "payload.expired")
+    assert (rows["count"], rows["subject"]) == (1, "payloads")
+    assert (key["subject"], key["month"]) == ("payload_key", month.removeprefix("until-"))
+    # A key of that name is another one: what the old one sealed, in a copy too, stays unreadable.
+    append(world, payloads={"input": b"{}"}, days=-40)
+    assert _wrapped(world)[month] != before[month]
+    checks = checked(world, await bundle_of(world, tmp_path, disclose=True, leaves=True))
+    assert "FAIL" not in {c.status for c in checks.values()}
+
+
+async def test_while_some_of_its_payloads_are_left_a_key_stays(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(erasure, "_EXPIRED_AT_ONCE", 2)
+    for _ in range(3):
+        append(world, payloads={"input": b"{}"}, days=-40)
+    state = world.state
+    held = len(_wrapped(world))
+    for left in (held, held - 1):
+        state.writer.change_now(lambda c: erasure.expire(c, state.log, state.vacated))
+        assert len(_wrapped(world)) == left

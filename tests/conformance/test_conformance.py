@@ -1,9 +1,11 @@
 """Nobody notices the proxy: each check gives through it what it gives without it."""
 
+import asyncio
 import subprocess
 import sys
 from collections import Counter
 from collections.abc import Iterator
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import httpx
@@ -34,12 +36,6 @@ def direct() -> Iterator[str]:
             yield f"http://localhost:{port}/mcp"
         finally:
             process.terminate()
-
-
-@pytest.fixture(scope="module")
-def sound() -> dict[tuple[Suite, str], Counter[Check]]:
-    """What each scenario of the mutations gives without one, found out once."""
-    return {}
 
 
 @pytest.fixture(scope="module")
@@ -81,45 +77,64 @@ async def test_each_check_gives_through_the_gateway_what_it_gives_without(
     assert behind == without
 
 
-@pytest.mark.parametrize(
-    ("suite", "scenario", "mutation"),
-    [
-        (LEGACY, "tools-call-sampling", Mutation(holds_answers=True)),
-        (LEGACY, "server-sse-polling", Mutation(drop="last-event-id")),
-        (LEGACY, "server-sse-polling", Mutation(in_answer=(rb"(?m)^(id|retry):.*\r?\n", b""))),
-        (LEGACY, "server-sse-polling", Mutation(refuse=b"GET")),
-        (LEGACY, "server-session-lifecycle", Mutation(refuse=b"DELETE")),
-        (
-            LEGACY,
-            "server-session-lifecycle",
-            FINE,
-        ),
-        (LEGACY, "ping", Mutation(in_answer=(rb"(?i)mcp-session-id", b"x-lost"))),
-        (LEGACY, "tools-call-sampling", Mutation(one_at_a_time=True)),
-        (LEGACY, "tools-list", Mutation(in_body=(rb'"id":(\d+)', rb'"id":\1.5'))),
-        (LEGACY, "dns-rebinding-protection", Mutation(host=b"localhost")),
-        (MODERN, "http-custom-header-server-validation", Mutation(drop="^mcp-param-")),
-        (MODERN, "tools-call-simple-text", Mutation(drop="^mcp-(method|name)")),
-        (MODERN, "tools-list", Mutation(drop="^mcp-protocol-version")),
-        (MODERN, "tools-call-simple-text", Mutation(in_answer=(b"resultType", b"resultKind"))),
-        (
-            MODERN,
-            "http-header-validation",
-            FINE,
-        ),
-    ],
-)
+Broken = tuple[Suite, str, Mutation]
+AT_ONCE: list[Broken] = [
+    (LEGACY, "server-sse-polling", Mutation(drop="last-event-id")),
+    (LEGACY, "server-sse-polling", Mutation(refuse=b"GET")),
+    (LEGACY, "server-session-lifecycle", Mutation(refuse=b"DELETE")),
+    (LEGACY, "server-session-lifecycle", FINE),
+    (LEGACY, "ping", Mutation(in_answer=(rb"(?i)mcp-session-id", b"x-lost"))),
+    (LEGACY, "tools-list", Mutation(in_body=(rb'"id":(\d+)', rb'"id":\1.5'))),
+    (LEGACY, "dns-rebinding-protection", Mutation(host=b"localhost")),
+    (MODERN, "http-custom-header-server-validation", Mutation(drop="^mcp-param-")),
+    (MODERN, "tools-call-simple-text", Mutation(drop="^mcp-(method|name)")),
+    (MODERN, "tools-list", Mutation(drop="^mcp-protocol-version")),
+    (MODERN, "tools-call-simple-text", Mutation(in_answer=(b"resultType", b"resultKind"))),
+    (MODERN, "http-header-validation", FINE),
+]
+AFTER_A_MINUTE: list[Broken] = [
+    (LEGACY, "tools-call-sampling", Mutation(holds_answers=True)),
+    (LEGACY, "tools-call-sampling", Mutation(one_at_a_time=True)),
+    (LEGACY, "server-sse-polling", Mutation(in_answer=(rb"(?m)^(id|retry):.*\r?\n", b""))),
+]
+"""What only the suite's own time-out ends."""
+
+
+@dataclass
+class Sound:
+    """What scenarios give without a mutation, each found out once."""
+
+    server: str
+    known: dict[tuple[Suite, str], Counter[Check]] = field(default_factory=dict)
+
+    async def checks(self, suite: Suite, scenario: str) -> Counter[Check]:
+        if (suite, scenario) not in self.known:
+            found = await checks(suite, self.server, scenario)
+            assert {status for _, _, status in found} == {"SUCCESS"}
+            self.known[suite, scenario] = found
+        return self.known[suite, scenario]
+
+
+@pytest.fixture(scope="module")
+def sound(direct: str) -> Sound:
+    return Sound(direct)
+
+
+async def broken(sound: Sound, suite: Suite, scenario: str, mutation: Mutation) -> Counter[Check]:
+    async with shim(sound.server, mutation=mutation) as server:
+        return await checks(suite, server, scenario)
+
+
+@pytest.mark.parametrize(("suite", "scenario", "mutation"), AT_ONCE)
 async def test_what_a_careless_proxy_breaks_is_seen(
-    direct: str,
-    sound: dict[tuple[Suite, str], Counter[Check]],
-    suite: Suite,
-    scenario: str,
-    mutation: Mutation,
+    sound: Sound, suite: Suite, scenario: str, mutation: Mutation
 ) -> None:
-    if (suite, scenario) not in sound:
-        sound[suite, scenario] = await checks(suite, direct, scenario)
-    without = sound[suite, scenario]
-    async with shim(direct, mutation=mutation) as broken:
-        behind = await checks(suite, broken, scenario)
-    assert {status for _, _, status in without} == {"SUCCESS"}
-    assert behind != without
+    without = await sound.checks(suite, scenario)
+    assert await broken(sound, suite, scenario, mutation) != without
+
+
+async def test_what_a_careless_proxy_keeps_waiting_is_seen(sound: Sound) -> None:
+    without = [await sound.checks(suite, scenario) for suite, scenario, _ in AFTER_A_MINUTE]
+    behind = await asyncio.gather(*(broken(sound, *one) for one in AFTER_A_MINUTE))
+    for one, expected, found in zip(AFTER_A_MINUTE, without, behind, strict=True):
+        assert found != expected, one

@@ -9,7 +9,7 @@ import pytest
 from cryptography.exceptions import InvalidTag
 from sqlalchemy import Connection, event, insert
 
-from gateway.clock import Clock
+from gateway.clock import Clock, after
 from gateway.ids import new_id
 from gateway.store import tables
 from gateway.trace import payloads
@@ -175,7 +175,7 @@ def test_what_is_only_committed_to_can_be_shown_by_whoever_has_it(world: World) 
     assert world.rows("SELECT COUNT(*) FROM payloads") == [(0,)]
     with world.state.reader.connect() as connection:
         key = payloads.PayloadKeys(world.state.keyring).for_reading(
-            connection, f"{FIRST}/{appended.ts[:7]}"
+            connection, f"{FIRST}/until-{after(appended.ts, 30 * 86_400)[:7]}"
         )
     nonce = key.derived_nonce(payloads.context(MAIN_LOG, appended.idx, "result"))
     assert world.records()[0]["payload"]["result"] == commitment(nonce, b"the answer")

@@ -133,7 +133,7 @@ payloads = Table(
     Column("log", SmallInteger, primary_key=True),
     Column("idx", BigInteger, primary_key=True),
     Column("field", String, primary_key=True),
-    Column("payload_key", String, nullable=False),  # <project>/<yyyy-mm>
+    Column("payload_key", String, nullable=False),  # <project>/until-<yyyy-mm>
     Column("sealed", LargeBinary, nullable=False),  # AES-GCM over commitment nonce + value
     Column("expires_at", String, nullable=False, index=True),
 )
@@ -141,7 +141,7 @@ payloads = Table(
 payload_keys = Table(
     "payload_keys",
     metadata,
-    Column("id", String, primary_key=True),  # <project>/<yyyy-mm>
+    Column("id", String, primary_key=True),  # <project>/until-<yyyy-mm>
     Column("wrapped", LargeBinary, nullable=False),
     Column("created_at", String, nullable=False),
 )
