@@ -2,6 +2,8 @@
 
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
@@ -81,17 +83,25 @@ def verify(
         raise typer.BadParameter("one bundle at a time")
     if trust_key is None:
         raise typer.BadParameter("give --trust-key: a key that a bundle holds proves nothing")
-    try:
+    with _told_as_usage("--trust-key, --previous or --tsa-ca"):
         trust = trusted(trust_key, previous, min_size)
         trust = replace(trust, writer=writer, rpc=rpc, tsa_ca=roots(tsa_ca))
-    except (OSError, ValueError, NoteFault) as fault:
-        raise typer.BadParameter(f"--trust-key, --previous or --tsa-ca: {fault}") from None
-    more: list[More] = []
-    if replay:
-        with told_plainly(OpaMissing, code=CANNOT_TELL):
-            opa = opa_binary.find()
-        more.append(lambda opened: replay_checks(opened, opa))
+    more = [_replaying()] if replay else []
     raise typer.Exit(run(Path(bundle), trust, strict=strict, as_json=as_json, more=more))
+
+
+def _replaying() -> More:
+    with told_plainly(OpaMissing, code=CANNOT_TELL):
+        opa = opa_binary.find()
+    return lambda opened: replay_checks(opened, opa)
+
+
+@contextmanager
+def _told_as_usage(options: str) -> Iterator[None]:
+    try:
+        yield
+    except (OSError, ValueError, NoteFault) as fault:
+        raise typer.BadParameter(f"{options}: {fault}") from None
 
 
 def _database(
@@ -100,10 +110,8 @@ def _database(
     file = path / DATABASE if path.is_dir() else path
     key = None
     if trust_key is not None:
-        try:
+        with _told_as_usage("--trust-key"):
             key = trusted(trust_key, None, 0).key
-        except (OSError, UnicodeDecodeError, NoteFault) as fault:
-            raise typer.BadParameter(f"--trust-key: {fault}") from None
     if not file.is_file():
         return report([_cannot(f"{file} is not there")], strict=strict, as_json=as_json)
     return report(_rechecked(file, store, key), strict=strict, as_json=as_json)
