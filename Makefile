@@ -2,7 +2,7 @@
 # make check style, types and Rego, no tests         make bench   calls per second, in one run
 # make soak  memory, under streams and sessions
 # make faults   thirty kills at random under load, and every other fault that there is a test for
-# make fuzz   requests of the OpenAPI document, many of each operation
+# make fuzz   requests that nobody thought of, then SECONDS=60 of bytes for each parser
 # make install  what `run` needs                     make lock    pin the dependencies anew
 # make sbom     what is in it, as CycloneDX
 
@@ -103,8 +103,18 @@ soak: packages install .venv/.dev
 faults: packages install .venv/.dev
 	@PATH="$$(dirname "$(OPA)"):$$PATH" FAULT_ROUNDS=30 $(BIN)/python -m pytest tests/faults
 
-fuzz: packages install .venv/.dev
+# Atheris has wheels for Linux; what it finds is under dist/fuzz.
+SECONDS ?= 60
+
+.venv/.fuzz: requirements-fuzz.lock .venv/.dev
+	@$(PIP) install --no-deps --require-hashes --requirement requirements-fuzz.lock
+	@touch $@
+
+fuzz: packages install .venv/.dev .venv/.fuzz
 	@PATH="$$(dirname "$(OPA)"):$$PATH" FUZZ_EXAMPLES=100 $(BIN)/python -m pytest tests/fuzz
+	@for target in envelope http1 sse params; do \
+	  $(BIN)/python -m tests.fuzz $$target -max_total_time=$(SECONDS) || exit 1; \
+	done
 
 # Pictures of the dashboard for the docs, from a demonstration of its own.
 screenshots: packages install .venv/.dev
@@ -122,6 +132,7 @@ lock:
 	@uv pip compile pyproject.toml --extra demo --group build --output-file requirements.lock $(LOCK)
 	@uv pip compile pyproject.toml --extra demo --group build --group dev \
 	  --constraint requirements.lock --output-file requirements-dev.lock $(LOCK)
+	@uv pip compile --group pyproject.toml:fuzz --output-file requirements-fuzz.lock $(LOCK)
 
 # One lock for every platform, and no address of a registry in it.
 LOCK := --quiet --universal --python-version 3.11 --generate-hashes --no-annotate \

@@ -13,6 +13,8 @@ from httptools import HttpParserError, HttpParserUpgrade, HttpResponseParser
 MAX_HEAD = 32 * 1024
 """Bytes of one answer's status line and headers, and of its trailers."""
 MAX_HEADERS = 128
+MAX_DIGITS = 20
+"""Of a Content-Length: zeros before it could go on for long, and readers differ about them."""
 MAX_INFORMATIONAL = 8
 """How many 1xx answers may come before the real one."""
 
@@ -164,7 +166,7 @@ class AnswerReader:
         self._informational = 0
         self._trailers = 0
         self._chunked = False
-        self._last = b""
+        self._last = self._tail = b""
         self._why = ""
         self.until_close = False
         self.keep_alive = True
@@ -175,6 +177,7 @@ class AnswerReader:
         # llhttp would skip line ends before the answer, and read RTSP too.
         if self._fed == 0 and inbox.status == 0 and data[0] != 0x48:
             return Interrupted("malformed answer: it does not begin with HTTP/")
+        in_head = inbox.status == 0
         self._fed += len(data)
         try:
             self._parser.feed_data(data)
@@ -188,17 +191,24 @@ class AnswerReader:
                 return error.__context__
             return Interrupted(f"malformed answer: {self._why or error}")
         if inbox.complete:
-            if data[-1] == 0x0A and self._line_ends_follow(data):
+            if data[-1] == 0x0A and self._line_ends_follow(data, in_head):
                 self.keep_alive = False
+            return None
         # Reset by each piece of a body: only heads, trailers and chunk lines count.
-        elif self._fed > MAX_HEAD:
+        if self._fed > MAX_HEAD:
             return Interrupted("malformed answer: its head or trailers are too large")
+        self._tail = (self._tail + data[-5:])[-5:]
         return None
 
-    def _line_ends_follow(self, data: bytes) -> bool:
-        if self._inbox.length:
-            return not data.endswith(self._last)
-        return data.endswith(b"\r\n\r\n\r\n")
+    def _line_ends_follow(self, data: bytes, in_head: bool) -> bool:
+        """Whether llhttp skipped some after the end: they are the server's, and of no answer."""
+        inbox = self._inbox
+        end = self._tail + data[-5:]
+        if inbox.length and inbox.status not in (204, 304):
+            if not in_head:
+                return len(data) > len(self._last)
+            end = (self._tail + data)[-inbox.length - 5 : -inbox.length]
+        return end[-5:-4] in (b"\r", b"\n") or not end.endswith(b"\r\n\r\n")
 
     def _refuse(self, why: str) -> None:
         self._why = why
@@ -220,6 +230,8 @@ class AnswerReader:
         name = name.lower()
         value = value.strip(b" \t")
         if name == b"content-length":
+            if len(value) > MAX_DIGITS:
+                self._refuse("a Content-Length of too many digits")
             self._inbox.length = int(value)
         elif name == b"transfer-encoding":
             if self._chunked or value.lower() != b"chunked":

@@ -88,6 +88,7 @@ TOP_LEVEL = {
     *("SECURITY.md", "alembic.ini"),
     *("benchmarks", "bundles", "connector_templates", "deploy", "docs", "gateway", "rego", "tests"),
     *("opa-config.yaml", "pyproject.toml", "requirements.lock", "requirements-dev.lock"),
+    "requirements-fuzz.lock",
 }
 
 

@@ -1,4 +1,4 @@
-"""Server-sent events, watched as they pass: where each ends and what it says, no byte altered.
+"""Server-sent events, watched as they pass: where each ends and what it says, as it came.
 
 Format: WHATWG HTML, section 9.2.6. Lines end in LF, CRLF or CR, in any mixture; a blank line ends
 an event. Nothing here decodes text, so UTF-8 may be split anywhere.
@@ -14,7 +14,8 @@ from gateway.frozen import frozen
 _END = re.compile(rb"(?:\r\n|\n|\r(?!\n))(?:\r\n|\n|\r)")
 _LINE = re.compile(rb"\r\n|\n|\r")
 _FIELDS = frozenset({b"data", b"event", b"id", b"retry"})
-_BOM = b"\xef\xbb\xbf"
+_KEPT = (_FIELDS - {b"data"}) | {b""}
+_MARKS = re.compile(rb"(?:\r\n|\n|\r)?((?:\xef\xbb\xbf)+)")
 EVENT_LIMIT = 4 * 1024 * 1024
 """Bytes of one event that are held until it is complete, by default."""
 
@@ -24,7 +25,8 @@ class Event:
     """One event, or a piece of one that is over the limit."""
 
     raw: bytes
-    """As it came, with the blank line that ends it: the events' `raw` in a row are the stream."""
+    """As it came but for a byte order mark before it, with the blank line that ends it: the
+    events' `raw` in a row are the stream."""
     data: bytes
     """The `data` lines joined by LF; empty for comments, priming events and oversize pieces."""
     oversize: bool = False
@@ -43,7 +45,6 @@ class EventScanner:
         self._held = bytearray()
         self._searched = 0
         self._oversize = False
-        self._first = True
 
     def feed(self, chunk: bytes) -> list[Event]:
         """The events that this chunk completes, in order."""
@@ -70,18 +71,22 @@ class EventScanner:
         return rest
 
     def _event(self, raw: bytes) -> Event:
-        first, self._first = self._first, False
+        # A mark counts only where a stream begins, and of what passes here a caller's may begin
+        # anywhere: its reader would see a field in what was none to whoever inspected it.
+        marks = _MARKS.match(raw)
+        if marks is not None:
+            raw = raw[: marks.start(1)] + raw[marks.end() :]
         if self._oversize or len(raw) > self._limit:
             self._oversize = False
             return Event(raw, b"", oversize=True)
-        return Event(raw, data_of(raw[3:] if first and raw.startswith(_BOM) else raw))
+        return Event(raw, data_of(raw))
 
     def _piece(self) -> Event:
         # The last bytes stay, for they may be the beginning of the end.
         piece = bytes(self._held[:-3])
         del self._held[:-3]
         self._searched = 0
-        self._oversize, self._first = True, False
+        self._oversize = True
         return Event(piece, b"", oversize=True)
 
 
@@ -100,7 +105,7 @@ def data_of(raw: bytes) -> bytes:
 def name_of(raw: bytes) -> bytes:
     """The event's name: its last `event` field, empty without one."""
     name = b""
-    for line in _LINE.split(raw.removeprefix(_BOM)):
+    for line in _LINE.split(raw):
         field, _, value = line.partition(b":")
         if field == b"event":
             name = value[1:] if value.startswith(b" ") else value
@@ -108,9 +113,9 @@ def name_of(raw: bytes) -> bytes:
 
 
 def with_data(raw: bytes, data: bytes) -> bytes:
-    """The event with other data, which must hold no line end; its other lines stay as they are."""
-    lines = _LINE.split(raw.removeprefix(_BOM))
-    kept = [line for line in lines if line and line.partition(b":")[0] != b"data"]
+    """The event with other data, which must hold no line end; other fields and comments stay."""
+    lines = _LINE.split(raw)
+    kept = [line for line in lines if line and line.partition(b":")[0] in _KEPT]
     return b"\n".join((*kept, b"data: " + data, b"", b""))
 
 
@@ -118,14 +123,14 @@ def fields_only(raw: bytes) -> bytes:
     """The event without what its comments say; one of comments alone stays one (a keep-alive)."""
     if b":" not in raw:
         return raw
-    lines = _LINE.split(raw.removeprefix(_BOM))
+    lines = _LINE.split(raw)
     kept = [line for line in lines if line and line.partition(b":")[0] in _FIELDS]
     return b"\n".join((*(kept or [b":"]), b"", b""))
 
 
 def without_data(raw: bytes) -> bytes:
     """What is left of an event whose data may not pass: its id, if it has one."""
-    lines = _LINE.split(raw.removeprefix(_BOM))
+    lines = _LINE.split(raw)
     kept = [line for line in lines if line.partition(b":")[0] == b"id"]
     return b"\n".join((*kept, b"", b"")) if kept else b""
 
