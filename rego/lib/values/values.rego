@@ -69,11 +69,15 @@ fold(text) := regex.replace(lower(text), `[^a-z0-9]`, "") if is_string(text)
 # description: >-
 #   Every [path, value] in a document, as `walk` gives them, and those inside strings that hold a
 #   JSON object or array, two strings deep: some servers parse such a string before they act.
-opened(document) := once | twice if {
+opened(document) := {[path, value] | walk(document, [path, value])} if {
+	not _may_hide(document)
+} else := (direct | once) | _inside(once) if {
 	direct := {[path, value] | walk(document, [path, value])}
-	once := direct | _inside(direct)
-	twice := _inside(once)
+	once := _inside(direct)
 }
+
+# Some string in it begins with a bracket, as JSON text writes strings: one look, whatever its size.
+_may_hide(document) if regex.match(`"(?:\\[a-z]|\\u[0-9a-f]{4}|\s)*[\[{]`, json.marshal(document))
 
 _inside(pairs) := {[array.concat(path, below), value] |
 	some [path, text] in pairs
@@ -88,8 +92,8 @@ _inside(pairs) := {[array.concat(path, below), value] |
 # description: >-
 #   The folded key that a [path, value] of `opened` belongs to: the last string of its path, so
 #   that a list's members belong to the list. "" at the top.
-key(path) := fold(path[count(path) - 1]) if {
-	is_string(path[count(path) - 1])
+key(path) := own if {
+	own := fold(path[count(path) - 1])
 } else := folded[count(folded) - 1] if {
 	folded := [fold(step) | some step in path; is_string(step)]
 	count(folded) > 0
@@ -100,6 +104,12 @@ key(path) := fold(path[count(path) - 1]) if {
 # description: >-
 #   Every value, of any type, at any depth and inside JSON strings, whose folded key is in `keys`.
 named(document, keys) := {value |
-	some [path, value] in opened(document)
-	fold(path[count(path) - 1]) in keys
-}
+	some [key, value] in _owned(document)
+	key in keys
+} if {
+	count(_keys(document) & keys) > 0
+} else := set()
+
+_keys(document) := {key | some [key, _] in _owned(document)}
+
+_owned(document) := {[fold(path[count(path) - 1]), value] | some [path, value] in opened(document)}
