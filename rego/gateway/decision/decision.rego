@@ -46,6 +46,20 @@ decision := {
 	_only_rules_can_speak
 	document.whole
 	organisation.findings == set()
+} else := {
+	"action": action,
+	"policy_ids": sort({each[1] | some each in _plain; each[0] == action}),
+	"reasons": sort({each[2] | some each in _plain; each[0] == action; each[2] != ""}),
+	"obligations": [],
+} if {
+	# A template speaks, as plainly as most do: with neither rules beside it nor obligations.
+	input.rules == []
+	_only_templates_can_speak
+	_plain != set()
+	count(_plain) == count(templates.findings)
+	document.routable
+	organisation.findings == set()
+	action := _strictest(_plain)
 } else := compared
 
 # METADATA
@@ -73,6 +87,18 @@ _only_rules_can_speak if {
 	not data.bundle.hides
 }
 
+_only_templates_can_speak if {
+	input.server.overrides == []
+	input.tool.pin != "UNKNOWN"
+	not data.bundle.hides
+}
+
+# Findings of the template that have a reason and nothing else to say.
+_plain contains [action, policy_id, reason] if {
+	some {"action": action, "policy_id": policy_id, "reason": reason} in templates.findings
+	is_string(reason)
+}
+
 _default_reason := "the project's default: no rule and no template policy matches"
 
 # Nearly every call has one finding that counts, and then there is nothing to compare.
@@ -85,17 +111,17 @@ _said(reason) := [reason] if {
 	reason != ""
 } else := []
 
-default _action := "DENY"
+_action := _strictest(_counted)
 
-_action := "DENY" if {
-	some ["DENY", _, _] in _counted
+_strictest(spoken) := "DENY" if {
+	some ["DENY", _, _] in spoken
 } else := "REQUIRE_APPROVAL" if {
-	some ["REQUIRE_APPROVAL", _, _] in _counted
+	some ["REQUIRE_APPROVAL", _, _] in spoken
 } else := "LOG_ONLY" if {
-	some ["LOG_ONLY", _, _] in _counted
+	some ["LOG_ONLY", _, _] in spoken
 } else := "ALLOW" if {
-	some ["ALLOW", _, _] in _counted
-}
+	some ["ALLOW", _, _] in spoken
+} else := "DENY"
 
 # What counts, as [action, policy_id, reason]. The base is the stricter of rules and template, the
 # action the stricter of base and organisation: so the strictest of them all, and one set holds

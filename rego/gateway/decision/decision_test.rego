@@ -434,3 +434,28 @@ test_the_short_way_says_what_the_long_way_says if {
 		decided == compared
 	]) == (3 * 2) * (7 * 3)
 }
+
+test_a_template_that_speaks_alone_says_what_the_long_way_says if {
+	found := [
+		finding("ALLOW"), finding("DENY"), finding("LOG_ONLY"), object.union(finding("DENY"), {"policy_id": "another", "reason": ""}),
+		object.union(finding("REQUIRE_APPROVAL"), {"obligations": [{"type": "quorum", "count": 2}]}),
+		object.union(finding("REQUIRE_APPROVAL"), {"reason": 5}), object.remove(finding("DENY"), ["reason"]),
+		object.union(finding("ALLOW"), {"obligations": false}), finding("allow"), "DENY",
+	]
+	mild := with_overrides(templated, [override("LOG_ONLY", {})])
+	unknown := json.patch(templated, [{"op": "replace", "path": "/tool/pin", "value": "UNKNOWN"}])
+	ruled := with_rules(templated, [rule("1", "LOG_ONLY", {})])
+	unroutable := json.remove(templated, ["/project/slug"])
+	count([1 |
+		some place, one in found
+		other := found[(place * 3) % 10]
+		some document in [templated, mild, unknown, ruled, unroutable]
+		[decided, compared] := [data.gateway.decision, data.gateway.compared] with input as document
+			with data.connectors as {"salesforce": {"p": {"findings": {one}}, "q": {"findings": {other}}}}
+		decided == compared
+	]) == 10 * 5
+	some_findings := {finding("ALLOW"), finding("DENY"), object.union(finding("DENY"), {"policy_id": "a"}), object.union(finding("DENY"), {"policy_id": "b", "reason": ""})}
+	decision := data.gateway.decision with input as templated
+		with data.connectors as {"salesforce": {"p": {"findings": some_findings}}}
+	decision == {"action": "DENY", "policy_ids": ["a", "b", "deny"], "reasons": ["because"], "obligations": []}
+}
