@@ -195,7 +195,8 @@ def archive_of(settings: Settings, state: State) -> Archive | None:
     if state.cold is None:
         return None
     now, days = state.clock.now, settings.cold_after_days
-    return Archive(state.cold, state.writer, state.reader, now, days, settings.sinks)
+    holder = state.log.slot.holder
+    return Archive(state.cold, state.writer, state.reader, now, days, settings.sinks, holder)
 
 
 def _in_band(settings: Settings, state: State, sock: socket.socket) -> InBand:

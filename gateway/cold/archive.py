@@ -17,7 +17,6 @@ from gateway.cold import moving
 from gateway.cold.moving import Batch, Stretch
 from gateway.cold.objects import ColdFault
 from gateway.cold.reading import ColdStore
-from gateway.ids import new_id
 from gateway.store import leases
 from gateway.store.leases import LeaseLost
 from gateway.store.writer import Writer, WriterStopped
@@ -46,9 +45,10 @@ class Archive:
     now: Callable[[], str]
     after_days: int
     sinks: Sequence[str]
+    holder: str
+    """Names an installation, of which one process runs: after a crash it has its lease back."""
     fault: str = ""
     """Why the last round ended early; readiness says so."""
-    _holder: str = field(default_factory=lambda: new_id("cld"))
     _ending: Event = field(default_factory=Event)
 
     async def run(self) -> None:
@@ -96,7 +96,7 @@ class Archive:
                     progress(moved, total)
             return moved
         finally:
-            self._change(lambda connection: leases.give(connection, LEASE, self._holder))
+            self._change(lambda connection: leases.give(connection, LEASE, self.holder))
 
     def waiting(self) -> list[Stretch]:
         """What can go now."""
@@ -121,11 +121,11 @@ class Archive:
         return self.writer.change_now(fn)
 
     def _take(self, connection: Connection) -> bool:
-        return leases.take(connection, LEASE, self._holder, self.now(), _LEASE_SECONDS)
+        return leases.take(connection, LEASE, self.holder, self.now(), _LEASE_SECONDS)
 
     def _prolong(self, connection: Connection) -> None:
         self._still(connection)
         self._take(connection)
 
     def _still(self, connection: Connection) -> None:
-        leases.check(connection, LEASE, self._holder, self.now())
+        leases.check(connection, LEASE, self.holder, self.now())

@@ -2,7 +2,6 @@
 
 import os
 import tempfile
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Protocol
 
@@ -41,9 +40,6 @@ class Objects(Protocol):
 
     def replace(self, name: str, content: bytes) -> None:
         """As `make`, also where there is one: for the one object that moves on, the checkpoint."""
-
-    def names(self, prefix: str) -> Iterator[str]:
-        """All names that begin so, in no order. Raises `ColdAway`."""
 
 
 class Folder:
@@ -86,15 +82,6 @@ class Folder:
             sync_folder(path.parent)
         except OSError as fault:
             raise self._away(name, fault) from None
-
-    def names(self, prefix: str) -> Iterator[str]:
-        try:
-            for path in self._folder.rglob("*"):
-                name = str(path.relative_to(self._folder))
-                if name.startswith(prefix) and path.is_file() and path.name[0] != ".":
-                    yield name
-        except OSError as fault:
-            raise self._away(prefix, fault) from None
 
     def _aside(self, path: Path, content: bytes) -> Path:
         """The content on disk, in the same folder under another name."""

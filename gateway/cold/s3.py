@@ -5,7 +5,6 @@ a role of the machine): see the documentation of obstore's `S3Store`.
 """
 
 import re
-from collections.abc import Iterator
 from datetime import timedelta
 from urllib.parse import urlsplit
 
@@ -71,13 +70,6 @@ class Bucket:
             obstore.put(self._store, name, content, use_multipart=False)
         except (BaseError, FileNotFoundError) as fault:
             raise self._away(name, fault) from None
-
-    def names(self, prefix: str) -> Iterator[str]:
-        try:
-            for page in obstore.list(self._store):
-                yield from (one["path"] for one in page if one["path"].startswith(prefix))
-        except (BaseError, FileNotFoundError) as fault:
-            raise self._away(prefix, fault) from None
 
     def _away(self, name: str, fault: Exception) -> ColdAway:
         # Not the fault's text: a server's answer is in it, whole.

@@ -15,6 +15,7 @@ from gateway.cold.archive import Archive
 from gateway.cold.objects import Folder, Objects
 from gateway.cold.reading import ColdStore, reading_also
 from gateway.database_place import Place
+from gateway.ids import new_id
 from gateway.registry import evidence, traces
 from gateway.registry.evidence import BundleWriter, Wanted
 from gateway.registry.traces import Filter
@@ -62,9 +63,6 @@ class Frail:
         self._do()
         self.inner.replace(name, content)
 
-    def names(self, prefix: str) -> Iterator[str]:
-        return self.inner.names(prefix)
-
     def _do(self) -> None:
         self.did += 1
         if self.did >= self.dies_at:
@@ -84,7 +82,7 @@ class ColdWorld:
     def origin(self) -> str:
         return self.world.state.log.origin
 
-    def archive(self, **given: object) -> Archive:
+    def archive(self) -> Archive:
         """As a gateway that has started anew has one."""
         state = self.world.state
         return Archive(
@@ -94,7 +92,7 @@ class ColdWorld:
             now=state.clock.now,
             after_days=0,
             sinks=(),
-            **given,  # type: ignore[arg-type]
+            holder=new_id("gw"),
         )
 
     def hot(self) -> int:

@@ -39,7 +39,7 @@ def world(tmp_path: Path) -> Iterator[World]:
             partial(_append, state, [Draft("event", new_id("evt"), made.project_id)])
         )
         now = state.clock.now
-        archive = Archive(store, state.writer, state.reader, now, after_days=0, sinks=())
+        archive = Archive(store, state.writer, state.reader, now, 0, sinks=(), holder="gw_1")
         assert archive.round() == 512
         yield made
 
