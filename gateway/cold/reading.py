@@ -9,7 +9,7 @@ from collections import OrderedDict
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from threading import Lock
+from threading import BoundedSemaphore, Lock
 from typing import Any, TypeAlias
 
 import orjson
@@ -29,6 +29,9 @@ OPTION = "cold"
 _KEPT = 64
 """Bundles in memory: some 10 MB."""
 _AT_ONCE = 8
+_READERS = 4
+"""At the same time. Others read the database meanwhile, which has twice as many connections."""
+_PATIENCE_SECONDS = 10.0
 _EVENTS_AT_ONCE = 500
 _BEFORE_ID, _AFTER_ID = 1.0, 5.0
 """Seconds. Most calls end within; at 1,000 calls/s this is some 50 tiles to look through."""
@@ -59,6 +62,17 @@ class ColdStore:
         self.objects = objects
         self._kept: OrderedDict[tuple[str, int], list[bytes]] = OrderedDict()
         self._door = Lock()
+        self._turns = BoundedSemaphore(_READERS)
+
+    @contextmanager
+    def turn(self) -> Iterator[None]:
+        """For whoever holds a connection to the database meanwhile. Raises `ColdAway`."""
+        if not self._turns.acquire(timeout=_PATIENCE_SECONDS):
+            raise ColdAway(f"cold storage is slow: {self.objects.place}; try again later")
+        try:
+            yield
+        finally:
+            self._turns.release()
 
     def entries(self, one: Wanted) -> list[bytes]:
         """The records of a tile. Raises `ColdFault`."""
@@ -154,8 +168,9 @@ def leaf_hashes(connection: Connection, log: int, start: int, count: int) -> lis
     first, last = start // TILE_WIDTH, (start + count - 1) // TILE_WIDTH
     store = store_of(connection)
     found: list[bytes] = []
-    for one in wanted(connection, [(log, n) for n in range(first, last + 1)]):
-        found += store.hashes(one)
+    with store.turn():
+        for one in wanted(connection, [(log, n) for n in range(first, last + 1)]):
+            found += store.hashes(one)
     offset = start - first * TILE_WIDTH
     return found[offset : offset + count]
 
@@ -205,8 +220,9 @@ def rows(
     """
     if not some:
         return []
-    asked = wanted(connection, some)
-    bundles = store_of(connection).all_entries(asked)
+    asked, store = wanted(connection, some), store_of(connection)
+    with store.turn():
+        bundles = store.all_entries(asked)
     made = [
         row(one.log, one.n * TILE_WIDTH + place, entry)
         for one, entries in zip(asked, bundles, strict=True)

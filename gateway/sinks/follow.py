@@ -12,15 +12,18 @@ from typing import Any
 
 import anyio.to_thread
 import structlog
-from sqlalchemy import Connection, Engine, insert, select, update
+from sqlalchemy import Connection, Engine, Select, insert, select, update
 from sqlalchemy.exc import SQLAlchemyError
 
+from gateway.cold import reading
+from gateway.cold.objects import ColdFault
 from gateway.ids import new_id
 from gateway.settings import Settings, SettingsFault
 from gateway.sinks.targets import Line, SinkFault, SinkMisnamed, Target, target
 from gateway.store import leases, tables
 from gateway.store.writer import Writer, WriterStopped
 from gateway.telemetry import fault_text
+from gateway.trace.merkle import TILE_WIDTH
 
 BATCH = 500
 POLL_SECONDS = 0.5
@@ -99,7 +102,7 @@ class Follower:
                         if places is None:
                             places = self._stored = await self._read(self._places)
                         places, pause = await self.step(places)
-                except SinkFault as fault:
+                except (SinkFault, ColdFault) as fault:
                     pause = self._failed(str(fault))
                 except (SQLAlchemyError, WriterStopped) as fault:
                     _log.error(
@@ -185,11 +188,15 @@ def next_lines(connection: Connection, places: Places) -> tuple[int, Sequence[Li
 
 def lines_from(connection: Connection, log: int, idx: int) -> Sequence[Line]:
     """Durable records of one log in their order."""
-    query = select(_t.idx, _t.ts, _t.kind, _t.reason_code, _t.body).where(
-        _t.log == log, _t.idx >= idx
-    )
-    rows = connection.execute(query.order_by(_t.idx).limit(BATCH))
+    query: Select[Any] = select(_t.idx, _t.ts, _t.kind, _t.reason_code, _t.body)
+    query = query.where(_t.log == log, _t.idx >= idx)
+    query = query.order_by(_t.idx).limit(BATCH)
+    if idx < reading.size(connection, log):
+        # Of a sink that is new: whoever had one before is past what is in cold storage.
+        rows = reading.rows(connection, query, [(log, idx // TILE_WIDTH)])
+    else:
+        rows = list(connection.execute(query))
     return [
-        Line(idx, ts, kind, kind == "decision" and reason is not None, body)
-        for idx, ts, kind, reason, body in rows
+        Line(row.idx, row.ts, row.kind, row.kind == "decision" and bool(row.reason_code), row.body)
+        for row in rows
     ]

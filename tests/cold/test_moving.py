@@ -1,16 +1,21 @@
 """Records leave the database: nothing reads otherwise, and nothing is lost, whatever dies when."""
 
+import contextlib
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from sqlalchemy import insert, update
 
-from gateway.cold.objects import ColdDamaged
+from gateway.cold import reading
+from gateway.cold.objects import ColdAway, ColdDamaged
 from gateway.database_place import Place
-from gateway.store import leases
-from tests.builders import a_state
+from gateway.registry import traces
+from gateway.sinks import follow
+from gateway.sinks.targets import Line
+from gateway.store import leases, tables
 from tests.cold.cold_world import ColdWorld, Killed, a_cold_world
-from tests.trace.evidence_world import append, sign
+from tests.trace.evidence_world import PROJECT, append, sign
 
 
 @pytest.fixture
@@ -141,25 +146,67 @@ def test_only_what_is_old_and_attested_goes(cold: ColdWorld) -> None:
     archive = cold.archive()
     archive.after_days = 2
     assert archive.round() == 0
-    with a_state(cold.folder.parent / "other") as world:
-        append(world, 400)
-        other = cold.archive()
-        other.writer, other.reader = world.state.writer, world.state.reader
-        assert other.waiting() == []  # nothing is signed
-        sign(world)
-        (one,) = other.waiting()
-        assert (one.first, one.end, one.head.size) == (0, 3, 800)
-        other.sinks = ["syslog://127.0.0.1"]
-        assert other.waiting() == []  # a sink has sent none of it
-        world.state.writer.change_now(
-            lambda c: (
-                c.exec_driver_sql(
-                    "INSERT INTO sink_cursors VALUES ('syslog://127.0.0.1', 0, 300)"
-                ).rowcount
-            )
-        )
-        assert other.waiting() == []  # no head is signed that it is past
-        sign(world)
+    archive.after_days = 0
+
+    def can_go() -> list[tuple[int, int]]:
+        return [(one.head.size, one.end) for one in archive.waiting()]
+
+    assert can_go() == [(850, 3)]
+    checkpoints, execute = cold.world.state.checkpoints, cold.world.state.writer.change_now
+    execute(lambda c: checkpoints.make(c, keep=True))  # as for an anchor: it is not thinned
+    append(cold.world, 300)
+    assert can_go() == [(850, 3)]  # of the rest nothing is signed
+    sign(cold.world)
+    assert can_go() == [(1450, 5)]
+    execute(lambda c: c.execute(insert(tables.anchor_backends), _BACKEND).rowcount)
+    assert can_go() == []  # it is to be anchored, and is not yet
+    execute(lambda c: c.execute(insert(tables.anchors), _ANCHOR).rowcount)
+    assert can_go() == [(850, 3)]
+    archive.sinks = ["syslog://127.0.0.1"]
+    assert can_go() == []  # a sink has had none of it
+    cursor = {"name": "syslog://127.0.0.1", "log": 0, "idx": 900}
+    execute(lambda c: c.execute(insert(tables.sink_cursors), cursor).rowcount)
+    assert can_go() == [(850, 3)]
+    execute(lambda c: c.execute(update(tables.sink_cursors).values(idx=800)).rowcount)
+    assert can_go() == [(850, 3)]  # the tile that it is in stays anyway
+    execute(lambda c: c.execute(update(tables.sink_cursors).values(idx=700)).rowcount)
+    assert can_go() == []  # no head was signed between 700 and the next tile
+
+
+_BACKEND = {"name": "file", "identity": {}, "enabled": True, "condition": "ok"}
+_BACKEND |= {"detail": "", "since": "2026-01-01T00:00:00.000000Z"}
+_ANCHOR = {"id": "anc_1", "backend": "file", "log": 0, "origin": "o", "size": 1000, "root": b""}
+_ANCHOR |= {"note": "", "state": "final", "created_at": "2026-01-01T00:00:00.000000Z"}
+
+
+def test_a_sink_that_is_new_begins_with_the_first_record(cold: ColdWorld) -> None:
+    with cold.world.state.reader.connect() as connection:
+        before = follow.lines_from(connection, 0, 0)
+        archive = cold.archive()
+        assert archive.round() == 768
+    with cold.world.state.reader.connect() as connection:
+        told: list[Line] = []
+        while lines := follow.lines_from(connection, 0, len(told)):
+            told += lines
+    assert [line.idx for line in told] == list(range(850))
+    assert told[: len(before)] == list(before)
+
+
+def test_who_reads_old_records_leaves_connections_to_others(
+    cold: ColdWorld, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls = cold.calls()
+    cold.archive().round()
+    monkeypatch.setattr(reading, "_PATIENCE_SECONDS", 0.01)
+    store = cold.world.state.cold
+    assert store is not None
+    with contextlib.ExitStack() as others, cold.world.state.reader.connect() as connection:
+        for _ in range(4):
+            others.enter_context(store.turn())
+        with pytest.raises(ColdAway, match="cold storage is slow"):
+            traces.get(connection, PROJECT, calls[0])
+        others.close()
+        assert traces.get(connection, PROJECT, calls[0])
 
 
 def test_another_folder_than_before_is_not_gone_on_in(cold: ColdWorld, tmp_path: Path) -> None:
