@@ -23,6 +23,7 @@ COMMANDS = {
     "policy": "gateway.commands.policy",
     "anchor": "gateway.commands.anchor",
     "backup": "gateway.commands.backup",
+    "db": "gateway.commands.db",
     "openapi": "gateway.commands.openapi",
     "apply": "gateway.commands.apply",
     "diff": "gateway.commands.apply",

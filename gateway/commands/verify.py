@@ -16,9 +16,10 @@ from gateway.cold.place import cold_store
 from gateway.cold.reading import ColdStore, reading_also
 from gateway.commands.options import AsJson, told_plainly
 from gateway.commands.verify_replay import replay_checks
-from gateway.database_place import DATABASE
+from gateway.database_place import DATABASE, Place, PostgresUrl
 from gateway.policy import opa_binary
 from gateway.policy.opa_binary import OpaMissing
+from gateway.settings import Settings, SettingsFault
 from gateway.store.database import reading_engine
 from gateway.trace.note import NoteFault, VerifierKey
 from gateway.trace.recheck import recheck
@@ -35,7 +36,10 @@ def verify(
         str, typer.Argument(help="Evidence, a folder or a zip; or the word db, and then where.")
     ],
     database: Annotated[
-        Path | None, typer.Argument(help="With db: a data folder, or a SQLite file.")
+        Path | None,
+        typer.Argument(
+            help="With db: a data folder, or a SQLite file; none for GATEWAY_DATABASE_URL."
+        ),
     ] = None,
     trust_key: Annotated[
         str | None, typer.Option("--trust-key", help="The log's verifier key, or a file with it.")
@@ -74,8 +78,6 @@ def verify(
     Exit codes: 0 valid, 1 invalid (evidence of change), 2 usage, 3 cannot tell.
     """
     if bundle == _DATABASE:
-        if database is None:
-            raise typer.BadParameter("name a data folder or a SQLite file: gateway verify db data")
         with told_plainly(ColdFault, code=CANNOT_TELL):
             store = cold_store(cold, cold_endpoint)
         raise typer.Exit(_database(database, store, trust_key, strict=strict, as_json=as_json))
@@ -105,25 +107,42 @@ def _told_as_usage(options: str) -> Iterator[None]:
 
 
 def _database(
-    path: Path, store: ColdStore | None, trust_key: str | None, *, strict: bool, as_json: bool
+    path: Path | None,
+    store: ColdStore | None,
+    trust_key: str | None,
+    *,
+    strict: bool,
+    as_json: bool,
 ) -> int:
-    file = path / DATABASE if path.is_dir() else path
     key = None
     if trust_key is not None:
         with _told_as_usage("--trust-key"):
             key = trusted(trust_key, None, 0).key
-    if not file.is_file():
-        return report([_cannot(f"{file} is not there")], strict=strict, as_json=as_json)
-    return report(_rechecked(file, store, key), strict=strict, as_json=as_json)
+    place = _of_settings() if path is None else path / DATABASE if path.is_dir() else path
+    if isinstance(place, Path) and not place.is_file():
+        return report([_cannot(f"{place} is not there")], strict=strict, as_json=as_json)
+    return report(_rechecked(place, store, key), strict=strict, as_json=as_json)
 
 
-def _rechecked(file: Path, store: ColdStore | None, key: VerifierKey | None) -> list[Check]:
-    engine = reading_also(reading_engine(file), store)
+def _of_settings() -> PostgresUrl:
+    with told_plainly(SettingsFault):
+        place = Settings.read().database
+    if isinstance(place, Path):
+        raise typer.BadParameter(
+            "name a data folder or a SQLite file: gateway verify db data; or set "
+            "GATEWAY_DATABASE_URL"
+        )
+    return place
+
+
+def _rechecked(place: Place, store: ColdStore | None, key: VerifierKey | None) -> list[Check]:
+    name = place if isinstance(place, Path) else "the database of GATEWAY_DATABASE_URL"
+    engine = reading_also(reading_engine(place), store)
     try:
         with engine.connect() as connection, connection.begin():
             return recheck(connection, key, _Progress().show)
     except SQLAlchemyError as fault:
-        return [_cannot(f"{file} cannot be read: {type(fault).__name__}")]
+        return [_cannot(f"{name} cannot be read: {type(fault).__name__}")]
     finally:
         engine.dispose()
 

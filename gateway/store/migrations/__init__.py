@@ -52,10 +52,7 @@ def upgrade(engine: Engine) -> None:
         if current == last:
             return
         if current is None and not inspect(connection).get_table_names():
-            # The same tables that the scripts make one after the other, which a test compares.
-            metadata.create_all(connection)
-            _version.create(connection)
-            connection.execute(_version.insert().values(version_num=last))
+            make_newest(connection)
             return
         # Alembic is a sixth of what a start imports, and only an older database needs it.
         scripts = importlib.import_module("gateway.store.migrations.scripts")
@@ -65,6 +62,15 @@ def upgrade(engine: Engine) -> None:
                 "run the gateway that made it, or restore the backup from before"
             )
         scripts.run(connection)
+
+
+def make_newest(connection: Connection) -> None:
+    """All tables, in an empty database: the same that the scripts make one after the other, which
+    a test compares.
+    """
+    metadata.create_all(connection)
+    _version.create(connection)
+    connection.execute(_version.insert().values(version_num=newest()))
 
 
 def revision(connection: Connection) -> str | None:
