@@ -27,7 +27,7 @@ from gateway.policy.activation import Activation, PolicyStatus
 from gateway.policy.opa import Opa, OpaStatus
 from gateway.registry.stop_file import StopFile
 from gateway.state import State
-from gateway.store import tables
+from gateway.store import database, tables
 from gateway.trace import checkpoint, receipts
 
 PATH = "/metrics"
@@ -53,6 +53,8 @@ class Stored:
     anchors: Mapping[receipts.Standing, int]
     cold: tuple[int, int]
     """Records of all logs in cold storage, and their bytes."""
+    bytes: int | None
+    """Of a database on a server; None where it is a file."""
 
 
 @frozen
@@ -124,7 +126,7 @@ class Metrics:
             writer_failing=writer.failing,
             stopped_by_file=self.stop_file.seen is not None,
             cold_failing=self.archive is not None and bool(self.archive.fault),
-            database_bytes=sum(_size(self.state, end) for end in ("", "-wal")),
+            database_bytes=_file_bytes(self.state) if stored.bytes is None else stored.bytes,
         )
 
 
@@ -141,6 +143,7 @@ def _stored(connection: Connection, log: tuple[int, int], now: str) -> Stored:
         anchored=receipts.standing(connection).anchored,
         anchors=_anchors(connection),
         cold=reading.total(connection),
+        bytes=database.size(connection),
     )
 
 
@@ -157,6 +160,10 @@ def _anchors(connection: Connection) -> dict[receipts.Standing, int]:
         state = receipts.state_of(row)
         found[state] = found.get(state, 0) + row.number
     return found
+
+
+def _file_bytes(state: State) -> int:
+    return sum(_size(state, end) for end in ("", "-wal"))
 
 
 def _size(state: State, end: str) -> int:

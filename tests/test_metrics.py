@@ -26,6 +26,7 @@ from tests.builders import a_body, a_request, a_state
 from tests.mcp.builders import STREAM_HEAD, a_permit, a_server, chunk, event, upstreams
 from tests.mcp.builders import a_request as an_mcp_request
 from tests.pipeline_world import Line, a_line
+from tests.postgresql import a_database
 from tests.raw_server import Peer, raw_server
 
 pytestmark = pytest.mark.anyio
@@ -179,10 +180,18 @@ async def test_a_stop_and_the_unsigned_end_of_the_log_show(line: Line) -> None:
     assert of(found, "gateway_log_records") == state.log.size > 0
     assert of(found, "gateway_log_unsigned_records") == state.log.size
     assert of(found, "gateway_database_bytes") > 0
+
     await state.writer.change(Checkpoints(state.log, state.keyring, None).make)
     found = await samples(the_metrics(line))
     assert of(found, "gateway_log_signed_records") == state.log.size
     assert of(found, "gateway_log_unsigned_records") == 0
+
+
+async def test_the_size_of_a_shared_database_is_the_servers(tmp_path: Path) -> None:
+    with a_database() as place, a_state(tmp_path, place) as world:
+        found = await samples(the_metrics(a_line(world)))
+        [(size,)] = world.rows("SELECT pg_database_size(current_database())")
+        assert of(found, "gateway_database_bytes") == pytest.approx(size, rel=0.1)
 
 
 async def test_how_opa_and_the_policy_are_is_told(line: Line) -> None:

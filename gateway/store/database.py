@@ -126,6 +126,11 @@ def announce(connection: Connection) -> None:
         postgresql.announce(connection)
 
 
+def size(connection: Connection) -> int | None:
+    """Bytes that the server keeps for this database; None where it is a file."""
+    return postgresql.size(connection) if is_postgresql(connection) else None
+
+
 def is_postgresql(connection: Connection) -> bool:
     return connection.dialect.name == postgresql.NAME
 

@@ -106,6 +106,10 @@ def announce(connection: Connection) -> None:
     _execute(connection, f"NOTIFY {CHANNEL}")
 
 
+def size(connection: Connection) -> int:
+    return int(_execute(connection, "SELECT pg_database_size(current_database())")[0][0])
+
+
 def patient(connection: Connection) -> None:
     """For a change of the schema: no limit of time until the commit."""
     _execute(connection, "SET LOCAL statement_timeout = 0")
