@@ -27,7 +27,7 @@ class Server:
     """Runs until it is closed. Takes its settings from `initdb` but for what makes it slow."""
 
     def __init__(self) -> None:
-        self._programs = _programs()
+        self.programs = _programs()
         self._free: list[str] = []
         # Short: a socket's path has 107 bytes.
         self.folder = Path(tempfile.mkdtemp(prefix="pg-"))
@@ -43,7 +43,7 @@ class Server:
         return self.folder / "data"
 
     def _run(self, program: str, *arguments: str) -> None:
-        command = [str(self._programs / program), "--pgdata", str(self._data), *arguments]
+        command = [str(self.programs / program), "--pgdata", str(self._data), *arguments]
         if program == "initdb":
             command += ["--username", _SUPERUSER]
         with (self.folder.parent / f"{self.folder.name}.log").open("ab") as log:

@@ -11,6 +11,7 @@ from gateway.backup import BackupRefused, back_up
 from gateway.commands.foreseen import FORESEEN
 from gateway.commands.options import AsJson, DataDir, told_plainly
 from gateway.settings import Settings
+from gateway.state import KEYS
 
 app = typer.Typer()
 
@@ -29,7 +30,10 @@ def backup(
     with told_plainly(*FORESEEN, BackupRefused):
         settings = Settings.read(data_dir=data_dir)
         if settings.database_url is not None:
-            raise BackupRefused("the database is on PostgreSQL: copy it with pg_dump, and the keys")
+            raise BackupRefused(
+                "the database is on PostgreSQL: pg_dump --format=custom copies it, whatever runs; "
+                f"copy {settings.data_dir / KEYS} too (docs/postgresql.md)"
+            )
         copied = back_up(settings.data_dir, to.absolute(), log_key=with_log_key)
     if json:
         typer.echo(json_text.dumps(asdict(copied)))
