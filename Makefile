@@ -5,9 +5,10 @@
 # make fuzz   requests that nobody thought of, then SECONDS=60 of bytes for each parser
 # make install  what `run` needs                     make lock    pin the dependencies anew
 # make sbom     what is in it, as CycloneDX
+# make audit SNAPSHOT=all.zip   known vulnerabilities of what is pinned, from a file
 
 .DEFAULT_GOAL := run
-.PHONY: faults fuzz run install test check conformance bench sbom lock packages python screenshots soak
+.PHONY: audit faults fuzz run install test check conformance bench sbom lock packages python screenshots soak
 .DELETE_ON_ERROR:
 
 PYTHON ?= python3
@@ -126,6 +127,10 @@ sbom: .venv/.dev
 	@$(BIN)/cyclonedx-py requirements --pyproject pyproject.toml --output-reproducible \
 	  --spec-version 1.6 --output-file dist/sbom.cdx.json requirements.lock
 	@echo "dist/sbom.cdx.json"
+
+# Asks no network: the snapshot is OSV's archive for PyPI, or advisories of that form.
+audit: .venv/.dev
+	@$(BIN)/python -m tests.audit "$(SNAPSHOT)" requirements.lock requirements-dev.lock
 
 lock:
 	@command -v uv >/dev/null || { echo "uv is needed to resolve: pip install uv" >&2; exit 1; }

@@ -22,6 +22,7 @@ from gateway.refusals import Refused
 from gateway.refused_calls import bounded
 from gateway.registry.directory import Directory
 from gateway.registry.grants import Grants, TooManyPending
+from gateway.registry.stop_file import stopped
 from gateway.rounds import Continuation
 from gateway.store.rows import insert_rows, run
 from gateway.store.writer import Writer
@@ -117,11 +118,11 @@ class Admission:
         for claim in group:
             caller = claim.approved.call.caller
             if everywhere is not None:
-                claim.refused = _stopped(everywhere.id, "all")
+                claim.refused = stopped(everywhere.id, "all")
             targets = {caller.server.id, *_agents(claim)}
             for stop_id, project_id, scope, target_id in rows:
                 if project_id == caller.project.id and (scope == "all" or target_id in targets):
-                    claim.refused = _stopped(stop_id, scope)
+                    claim.refused = stopped(stop_id, scope)
         return Unstopped(group)
 
     def _authorized(self, connection: Connection, group: Unstopped) -> Authorized:
@@ -346,10 +347,6 @@ def _continuation(call: Call, approval_id: str, gone_on: str | None) -> Continua
     if gone_on is not None and call.continues is not None:
         return replace(call.continues, round=call.continues.round + 1)
     return Continuation(approval_id, 0, of_a_round(call.params))
-
-
-def _stopped(stop_id: str, scope: str) -> Refused:
-    return Refused("emergency_stop", {"stop_id": stop_id, "scope": scope})
 
 
 def _binds(claim: Claim) -> bool:

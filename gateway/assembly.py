@@ -99,6 +99,7 @@ class Gateway:
         opa = self.opa.status()
         checks = {
             "log": "the last write failed" if self.state.writer.failing else "ok",
+            "stop file": self.stop_file.fault or "ok",
             "opa": "ok" if opa.ready else opa.last_error or "not on the current bundle yet",
         }
         ready = all(check == "ok" for check in checks.values())

@@ -59,6 +59,10 @@ class Housekeeping:
 
     async def _look_for_stop(self) -> None:
         stop = self.stop_file.read()
+        if self.stop_file.fault:
+            # New calls are refused; what runs goes on, and the trail names no stop.
+            _log.error("whether all projects are stopped is not known", why=self.stop_file.fault)
+            return
         before, self._stopped = self._stopped, stop is not None
         if stop is not None and not before:
             self.cancel_calls(stop)

@@ -191,7 +191,7 @@ class AnswerReader:
                 return error.__context__
             return Interrupted(f"malformed answer: {self._why or error}")
         if inbox.complete:
-            if data[-1] == 0x0A and self._line_ends_follow(data, in_head):
+            if data[-1] in b"\r\n" and self._line_ends_follow(data, in_head):
                 self.keep_alive = False
             return None
         # Reset by each piece of a body: only heads, trailers and chunk lines count.

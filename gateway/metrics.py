@@ -124,7 +124,7 @@ class Metrics:
             streams_open=self.pipeline.upstreams.open_streams,
             writer_queued=writer.queued,
             writer_failing=writer.failing,
-            stopped_by_file=self.stop_file.seen is not None,
+            stopped_by_file=self.stop_file.raised,
             cold_failing=self.archive is not None and bool(self.archive.fault),
             database_bytes=_file_bytes(self.state) if stored.bytes is None else stored.bytes,
         )

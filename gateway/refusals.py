@@ -18,7 +18,7 @@ dashboard use; each reason belongs to one code::
      ├─ -31008 engine       policy_unavailable
      ├─ -31009 withheld     answer_too_large, answer_unreadable, answer_withheld,
      │                      question_denied
-     ├─ -31010 fault        internal, not_forwarded, trace_unavailable
+     ├─ -31010 fault        internal, stop_unreadable, not_forwarded, trace_unavailable
      └─ -31011 rate         rate_limited, breaker_open
 """
 
@@ -74,6 +74,9 @@ REASONS: dict[str, Reason] = {
         -31009, "no", "The call was made; policy denies what its server asks the client for."
     ),
     "internal": Reason(-31010, "yes", "The gateway failed; nothing was sent."),
+    "stop_unreadable": Reason(
+        -31010, "yes", "Whether an operator stopped this cannot be read; nothing was sent."
+    ),
     "not_forwarded": Reason(-31010, "yes", "The call was admitted too late and was not sent."),
     "trace_unavailable": Reason(-31010, "yes", "The trace cannot be written; nothing was sent."),
     "rate_limited": Reason(-31011, "later", "Too many calls with this key."),

@@ -8,8 +8,9 @@ import pytest
 from gateway.housekeeping import Housekeeping
 from gateway.refusals import Refused
 from gateway.refused_calls import RefusedCalls
-from gateway.registry.stop_file import StopFile
+from gateway.registry.stop_file import NAME, StopFile
 from gateway.steps.breaker import Breaker
+from gateway.steps.emergency_stop import EmergencyStop
 from gateway.values import Action, Stop
 from tests.builders import World, a_state
 
@@ -60,6 +61,30 @@ async def test_a_budget_that_ran_out_is_told(world: World) -> None:
     await world.admission().admit(world.approved())
     await house.once()
     assert [r["event"] for r in world.records(kind="event")] == ["budget.exceeded"]
+
+
+async def test_a_stop_file_that_cannot_be_read_cuts_nothing_and_is_nobodys_stop(
+    world: World,
+) -> None:
+    state = world.state
+    (state.data_dir / NAME).mkdir()
+    stop_file = StopFile(state.data_dir)
+    refused_calls = RefusedCalls(state.writer, state.log, state.clock.now)
+    house = Housekeeping(state, refused_calls, stop_file, Breaker(), _cut_nothing)
+    await house.once()
+    assert stop_file.fault
+    with pytest.raises(Refused, match="stop_unreadable"):
+        EmergencyStop(state.directory, lambda: stop_file.seen).check(world.caller)
+    with pytest.raises(Refused, match="stop_unreadable"):
+        await world.admission(stop_file.read).admit(world.approved())
+    (state.data_dir / NAME).rmdir()
+    await house.once()
+    await world.admission(stop_file.read).admit(world.approved())
+    assert world.records(kind="event") == []
+
+
+def _cut_nothing(_: Stop) -> int:
+    raise AssertionError("nobody stopped anything")
 
 
 @pytest.mark.parametrize(("action", "state"), [("pause", "PAUSED"), ("suspend", "SUSPENDED")])

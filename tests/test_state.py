@@ -10,7 +10,7 @@ import pytest
 
 from gateway import keyring
 from gateway.keyring import KeyringFault
-from gateway.registry.stop_file import NAME, StopFile
+from gateway.registry.stop_file import NAME, StopFile, stopped
 from gateway.state import NotInitialised, open_state
 from gateway.store.database import DatabaseLocked
 from tests.builders import SECRET, a_state
@@ -119,9 +119,15 @@ def test_a_stop_file_that_is_there_stops_whatever_it_says(tmp_path: Path, conten
     assert (stop.scope, stop.project_id) == ("all", None)
 
 
-def test_a_stop_file_that_cannot_be_read_stops(tmp_path: Path) -> None:
+def test_a_stop_file_that_cannot_be_read_refuses_and_says_that_nobody_stopped(
+    tmp_path: Path,
+) -> None:
     (tmp_path / NAME).mkdir()
-    assert StopFile(tmp_path).read() is not None
+    stop_file = StopFile(tmp_path)
+    stop = stop_file.read()
+    assert stop is not None
+    assert (stopped(stop.id, stop.scope).reason, stop_file.raised) == ("stop_unreadable", False)
+    assert "cannot be read" in stop_file.fault
 
 
 def test_a_stop_file_tells_its_reason_and_is_lifted_by_taking_it_away(tmp_path: Path) -> None:

@@ -200,7 +200,7 @@ async def test_who_cannot_read_stops_refuses(
     with monkeypatch.context() as patched:
         patched.setattr(Following, "_read", away)
         await until(lambda: not following.sees())
-        with pytest.raises(Refused, match="internal"):
+        with pytest.raises(Refused, match="stop_unreadable"):
             step.check(world.caller)
     await until(following.sees)
     step.check(world.caller)

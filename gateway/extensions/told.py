@@ -13,7 +13,10 @@ Verdict = Literal["PASSED", "FLAGGED", "PENDING_APPROVAL", "BLOCKED", "RECORDED"
 
 _WAITING = frozenset({"approval_required", "approval_expired"})
 FAULTS = frozenset(
-    {"policy_unavailable", "internal", "not_forwarded", "trace_unavailable", "rate_limited"}
+    {
+        *("policy_unavailable", "internal", "stop_unreadable", "not_forwarded"),
+        *("trace_unavailable", "rate_limited"),
+    }
 )
 """Refusals that say nothing of the call: asked again, it is decided anew."""
 

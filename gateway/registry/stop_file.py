@@ -1,17 +1,28 @@
 """The stop that works without the API: a file in the data directory that every admission reads.
 
-`gateway stop --all-projects` writes it, removing it lifts the stop. A file that is there and
-cannot be read stops everything too.
+`gateway stop --all-projects` writes it, removing it lifts the stop. What it says counts for little:
+a file that is there and is no JSON stops everything too. Where nobody can tell whether it is there,
+out of file descriptors, say, calls are refused as well, and nobody is said to have stopped them.
 """
 
 import json
 from pathlib import Path
 
 from gateway.durable import sync_folder, write_file
+from gateway.refusals import Refused
 from gateway.values import Stop, StopId
 
 NAME = "emergency-stop.json"
 FILE_STOP = StopId("stp_file")
+UNREADABLE = StopId("stp_unreadable")
+"""No stop, but that it cannot be known whether there is one."""
+
+
+def stopped(stop_id: str, scope: str) -> Refused:
+    """Why a call is refused that this stop covers."""
+    if stop_id == UNREADABLE:
+        return Refused("stop_unreadable")
+    return Refused("emergency_stop", {"stop_id": stop_id, "scope": scope})
 
 
 class StopFile:
@@ -21,8 +32,18 @@ class StopFile:
         self._path = data_dir / NAME
         self.seen: Stop | None = None
 
+    @property
+    def raised(self) -> bool:
+        """Whether somebody's stop was there when it was last read."""
+        return self.seen is not None and self.seen.id == FILE_STOP
+
+    @property
+    def fault(self) -> str:
+        """Why it could not be read the last time; empty when it could."""
+        return self.seen.reason if self.seen is not None and not self.raised else ""
+
     def read(self) -> Stop | None:
-        """The stop in force, or None."""
+        """The stop in force, or None. What cannot be read has the id `UNREADABLE`."""
         self.seen = self._read()
         return self.seen
 
@@ -32,14 +53,12 @@ class StopFile:
         except FileNotFoundError:
             return None
         except OSError as error:
-            return self._stop(f"{NAME} cannot be read: {error.strerror}")
+            reason = f"{NAME} cannot be read: {error.strerror}"
+            return Stop(UNREADABLE, None, "all", None, reason)
         try:
             reason = str(json.loads(raw)["reason"])
         except (ValueError, KeyError, TypeError):
             reason = f"{NAME} is there, and not readable as JSON with a reason"
-        return self._stop(reason)
-
-    def _stop(self, reason: str) -> Stop:
         return Stop(FILE_STOP, None, "all", None, reason)
 
     def write(self, reason: str) -> None:

@@ -7,6 +7,7 @@ from collections.abc import Callable
 
 from gateway.refusals import Refused
 from gateway.registry.directory import Directory
+from gateway.registry.stop_file import stopped
 from gateway.values import Call, Caller, Cleared, Stop
 
 
@@ -38,9 +39,9 @@ class EmergencyStop:
             agent_ids = agent_ids | {caller.agent.id}
         stop = stop or view.stop_for(caller.server.id, agent_ids)
         if not self._directory.sees():
-            raise Refused("internal", detail="what other gateways stopped cannot be read")
+            raise Refused("stop_unreadable", detail="what other gateways stopped cannot be read")
         if stop is not None:
-            raise Refused("emergency_stop", {"stop_id": stop.id, "scope": stop.scope})
+            raise stopped(stop.id, stop.scope)
         for agent_id in agent_ids:
             agent = view.agents.get(agent_id)
             if agent is None or agent.state != "ACTIVE":

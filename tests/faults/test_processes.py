@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.builders import a_state
 from tests.end_to_end.demonstration import need_opa
 from tests.faults.line import PASSED, Line, check, prepare
 from tests.faults.table import shows
@@ -147,8 +148,8 @@ DESCRIPTORS = 256
 @shows(
     *(GATEWAY, "has no file descriptors left"),
     *(
-        "no connection, one that waits, or −31001: a stop file that cannot be read is one",
-        "what was decided",
+        "no connection, one that waits, or −31010 `stop_unreadable`: nothing is sent",
+        "what was decided, and no stop, since nobody raised one",
     ),
     "connections that say nothing are closed after 5 s",
 )
@@ -166,7 +167,11 @@ async def test_out_of_descriptors_the_gateway_comes_back_by_itself(tmp_path: Pat
             await asyncio.gather(*(_closed(writer) for writer in writers))
             await line.until()
             await gateway.end()
+            told = {said for said in line.told.values() if said.startswith("-31")}
+            assert told <= {"-31010 stop_unreadable", *KILLED}
         check(tmp_path / "data", upstream.seen, budget)
+        with a_state(tmp_path / "data") as world:
+            assert "stop.raised" not in {one["event"] for one in world.records("event")}
 
 
 @shows(

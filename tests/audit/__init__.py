@@ -1,0 +1,1 @@
+"""Whether a pinned package has a known vulnerability, from files alone."""
