@@ -175,6 +175,7 @@ def _open(
         compile_schema,
         lambda: {name: template.version for name, template in catalogue.templates().items()},
     )
+    directory.watch(engine)
     ledger = Ledger()
     grants = Grants(keys)
     with engine.connect() as connection, connection.begin():

@@ -6,54 +6,39 @@ Admission does not trust this copy: it reads the database again, inside its tran
 """
 
 import hashlib
-from collections.abc import Callable, Iterable, Mapping
+import re
+from collections import Counter
+from collections.abc import Callable, Mapping
 from dataclasses import field
-from fnmatch import fnmatchcase
 from threading import Lock
 from typing import Any
 
-import orjson
-from sqlalchemy import Connection, select
+from sqlalchemy import Connection, Engine, event, select
 
 from gateway.frozen import frozen
 from gateway.keyring import Keyring
-from gateway.mcp.param_headers import compile_headers
-from gateway.registry.credentials import unseal
-from gateway.registry.platforms import Extension, extension
+from gateway.registry.matching import Matching
+from gateway.registry.platforms import Extension
+from gateway.registry.reading import READ, CompileSchema, Reading, Schemas, Written
 from gateway.store import tables
 from gateway.values import (
-    Action,
     Agent,
     AgentId,
-    ArgumentFault,
     Budget,
-    Cost,
-    Enforcement,
-    HeaderFault,
-    Json,
     Key,
     KeyId,
     Override,
     Project,
     ProjectId,
-    Risk,
-    Role,
     Rule,
     Server,
     ServerId,
     Stop,
     Tool,
-    ToolId,
 )
 
-CompileSchema = Callable[[Json], ArgumentFault]
-"""`inputSchema` to a function that says what is wrong with arguments, or None."""
-
-_Kind = tuple[AgentId | None, ServerId, str, tuple[ToolId, Risk] | None]
-"""Agent, server, tool name, and the tool where it is known: the same rules match."""
-_REMEMBERED_KINDS = 10_000
-"""Kinds of calls whose rules a view remembers."""
-_RISK_ORDER = {risk: n for n, risk in enumerate(Risk)}
+_WRITES = re.compile(r"\s*(?:INSERT INTO|UPDATE|DELETE FROM) \"?(\w+)")
+_READS = re.compile(r"\s*(?:SELECT|SAVEPOINT|RELEASE|ROLLBACK|PRAGMA|NOTIFY)\b")
 
 
 @frozen
@@ -70,27 +55,16 @@ class ProjectView:
     budgets: tuple[Budget, ...]
     stops: tuple[Stop, ...]
     keys: Mapping[KeyId, Key]
+    matching: Matching = field(repr=False, compare=False)
+    """Of the rules; views with the same rules share it, and what it remembers."""
     extensions: Mapping[KeyId, Extension] = field(default_factory=dict)
     """Those whose key lives."""
-    _matching: dict[_Kind, tuple[Rule, ...]] = field(
-        default_factory=dict, repr=False, compare=False
-    )
 
     def matching_rules(
         self, agent: Agent | None, server: Server, tool_name: str, tool: Tool | None, now: str
     ) -> list[Rule]:
         """The rules that apply to a call at `now`: few, whatever the number that exist."""
-        # A view never changes, so what matched once matches again; only expiry moves. The tool may
-        # come from the view before: with another risk it is another kind.
-        known = (tool.id, tool.risk) if tool else None
-        kind = (agent.id if agent else None, server.id, tool_name, known)
-        matching = self._matching.get(kind)
-        if matching is None:
-            if len(self._matching) >= _REMEMBERED_KINDS:
-                self._matching.clear()
-            matching = self._matching[kind] = tuple(
-                rule for rule in self.rules if _matches(rule, agent, server, tool_name, tool)
-            )
+        matching = self.matching.of(agent, server, tool_name, tool)
         return [rule for rule in matching if rule.expires_at is None or rule.expires_at > now]
 
     def stop_for(self, server_id: ServerId, agent_ids: frozenset[str]) -> Stop | None:
@@ -105,23 +79,6 @@ class ProjectView:
         return None
 
 
-def _matches(
-    rule: Rule, agent: Agent | None, server: Server, tool_name: str, tool: Tool | None
-) -> bool:
-    return (
-        (rule.agent_id is None or (agent is not None and rule.agent_id == agent.id))
-        and (rule.server_id is None or rule.server_id == server.id)
-        and (rule.tool_id is None or (tool is not None and rule.tool_id == tool.id))
-        and (rule.tool_pattern is None or fnmatchcase(tool_name, rule.tool_pattern))
-        and (rule.min_risk is None or _at_least(tool, rule.min_risk))
-    )
-
-
-def _at_least(tool: Tool | None, risk: Risk) -> bool:
-    # An unknown tool may be anything, so a rule for risky tools covers it.
-    return tool is None or _RISK_ORDER[tool.risk] >= _RISK_ORDER[risk]
-
-
 class Directory:
     """A participant of the writer's transactions; see `gateway.store.writer.Participant`."""
 
@@ -134,12 +91,14 @@ class Directory:
         """``template_versions`` tells the version of each connector template that there is."""
         self._template_versions = template_versions
         self._keyring = keyring
-        self._compile_schema = compile_schema
-        self._compiled: dict[str, tuple[ArgumentFault, HeaderFault | None]] = {}
+        self._schemas = Schemas(compile_schema)
+        self._readings: dict[ProjectId, Reading] = {}
         self._projects: dict[ProjectId, ProjectView] = {}
         self._by_secret: dict[bytes, Key] = {}
-        self._touched: set[ProjectId] = set()
+        self._touched: Counter[ProjectId] = Counter()
         self._counts: dict[ProjectId, int] = {}
+        self._written: set[str] | None = None
+        self._unread: dict[ProjectId, set[str]] = {}
         # The writing thread and whoever follows other gateways both read projects: of two that
         # read the same one, the later reading is the one that stays.
         self._reading = Lock()
@@ -183,27 +142,49 @@ class Directory:
 
     # --- kept by the writer ---
 
+    def watch(self, engine: Engine) -> None:
+        """From now on only tables that the engine's statements write to are read after a change.
+
+        Statements that are given straight to the driver are not seen: see `gateway.store.rows`.
+        """
+        self._written = set()
+        event.listen(engine, "before_cursor_execute", self._note)
+
+    def _note(self, _connection: Any, _cursor: Any, statement: str, *_: Any) -> None:
+        assert self._written is not None
+        if found := _WRITES.match(statement):
+            self._written.add(found[1])
+        elif not _READS.match(statement):
+            self._written |= READ
+
     def touch(self, project_id: ProjectId) -> None:
-        """Called inside a transaction: this project changed, read it again after the commit."""
-        self._touched.add(project_id)
+        """Called inside a transaction, once for each change that it counts in the project's row:
+        this project changed, read it again after the commit.
+        """
+        self._touched[project_id] += 1
 
     def begin(self, connection: Connection) -> None:
         self._touched.clear()
 
     def mark(self) -> object:
-        return frozenset(self._touched)
+        return Counter(self._touched)
 
     def rewind(self, mark: object) -> None:
-        assert isinstance(mark, frozenset)
-        self._touched = set(mark)
+        assert isinstance(mark, Counter)
+        self._touched = Counter(mark)
 
     def rolled_back(self) -> None:
         self._touched.clear()
 
     def committed(self, connection: Connection) -> None:
+        if self._written and (written := self._written & READ):
+            # A change that nobody has counted yet is read with the next one that is.
+            for project_id in self._projects:
+                self._unread.setdefault(project_id, set()).update(written)
+            self._written.clear()
         with self._reading:
-            for project_id in self._touched:
-                self._load_project(connection, project_id)
+            for project_id, changes in self._touched.items():
+                self._load_project(connection, project_id, changes)
             if self._touched:
                 self._touched.clear()
                 self.epoch += 1
@@ -215,204 +196,43 @@ class Directory:
                 self._load_project(connection, ProjectId(row.id))
             self.epoch += 1
 
-    def _load_project(self, connection: Connection, project_id: ProjectId) -> None:
-        def rows(table: Any, *conditions: Any) -> list[Any]:
-            query = select(table).where(table.c.project_id == project_id, *conditions)
-            return list(connection.execute(query.order_by(*table.primary_key)))
-
-        row = connection.execute(
-            select(tables.projects).where(tables.projects.c.id == project_id)
-        ).one()
-        agents = {AgentId(r.id): _agent(r) for r in rows(tables.agents)}
-        versions = self._template_versions()
-        servers = {ServerId(r.id): self._server(r, versions) for r in rows(tables.servers)}
-        tools: dict[ServerId, dict[str, Tool]] = {server_id: {} for server_id in servers}
-        for r in rows(tables.tools):
-            tools[ServerId(r.server_id)][r.name] = self._tool(r)
-        overrides: dict[ServerId, tuple[Override, ...]] = {}
-        for r in rows(tables.overrides):
-            server_id = ServerId(r.server_id)
-            overrides[server_id] = (*overrides.get(server_id, ()), _override(r))
-        key_rows = rows(tables.keys, tables.keys.c.state == "ACTIVE")
-        by_name = {agent.name: agent for agent in agents.values()}
-        keys = {r.secret_sha256: _key(r, by_name) for r in key_rows}
-        view = ProjectView(
-            project=_project(row),
-            agents=agents,
-            agents_by_name=by_name,
-            servers=servers,
-            tools=tools,
-            rules=tuple(_rule(r) for r in rows(tables.rules, tables.rules.c.enabled)),
-            overrides=overrides,
-            budgets=tuple(_budget(r) for r in rows(tables.budgets)),
-            stops=tuple(_stop(r) for r in rows(tables.stops, tables.stops.c.lifted_at.is_(None))),
-            keys={key.id: key for key in keys.values()},
-            extensions=self._extensions(keys.values(), rows),
-        )
+    def _load_project(
+        self, connection: Connection, project_id: ProjectId, changes: int | None = None
+    ) -> None:
+        """With ``changes`` of this gateway's own alone, only what its statements wrote to is read:
+        where the count says that there were others, everything.
+        """
+        written: Written = None
+        if changes is not None and self._written is not None and project_id in self._readings:
+            written = frozenset(self._unread.get(project_id, ()))
+        empty = Reading(project_id, self._keyring, self._schemas)
+        reading = self._readings.setdefault(project_id, empty)
+        expected = self._counts.get(project_id, -1) + (changes or 0)
+        project, count = reading.follow(connection, written, expected, self._template_versions())
+        view = _view(project, reading, self._projects.get(project_id))
         # A new dict, then one assignment: a reader in another thread sees the old or the new.
-        others = {k: v for k, v in self._by_secret.items() if v.project_id != project_id}
-        self._by_secret = others | keys
-        self._counts[project_id] = row.changes
+        if view.keys is not getattr(self._projects.get(project_id), "keys", None):
+            others = {k: v for k, v in self._by_secret.items() if v.project_id != project_id}
+            self._by_secret = others | reading.by_secret
+        if changes is not None:
+            self._unread.pop(project_id, None)
+        self._counts[project_id] = count
         self._projects = self._projects | {project_id: view}
 
-    def _extensions(
-        self, keys: Iterable[Key], rows: Callable[[Any], list[Any]]
-    ) -> dict[KeyId, Extension]:
-        living = {key.id for key in keys if key.role is Role.EXTENSION}
-        if not living:
-            return {}
-        named: dict[str, list[Any]] = {}
-        for row in rows(tables.extension_agents):
-            named.setdefault(row.extension_id, []).append(row)
-        return {
-            KeyId(row.id): extension(row, named.get(row.id, ()), self._keyring)
-            for row in rows(tables.extensions)
-            if row.id in living
-        }
 
-    def _server(self, row: Any, versions: Mapping[str, str]) -> Server:
-        credential = unseal(self._keyring, row.id, row.server_url, row.auth_sealed)
-        return Server(
-            id=ServerId(row.id),
-            project_id=ProjectId(row.project_id),
-            slug=row.slug,
-            name=row.name,
-            url=row.server_url,
-            transport=row.transport,
-            template=None if row.connector_type == "custom" else row.connector_type,
-            params=row.params,
-            status="PENDING_APPROVAL" if _is_held(row, versions) else row.status,
-            enforcement=None if row.enforcement is None else Enforcement(row.enforcement),
-            allow_private_network=row.allow_private_network,
-            auth_headers=credential.headers,
-            revision=row.revision,
-            oauth=credential.oauth,
-            tls_ca=row.tls_ca,
-        )
-
-    def _tool(self, row: Any) -> Tool:
-        definition = orjson.loads(row.current if row.accepted is None else row.accepted)
-        digest = row.accepted_sha256 or row.current_sha256
-        if digest not in self._compiled:
-            if len(self._compiled) >= _REMEMBERED_KINDS:
-                self._compiled.clear()
-            schema = definition.get("inputSchema")
-            self._compiled[digest] = self._compile_schema(schema), compile_headers(schema)
-        argument_fault, header_fault = self._compiled[digest]
-        return Tool(
-            id=ToolId(row.id),
-            server_id=ServerId(row.server_id),
-            name=row.name,
-            pin=row.pin,
-            definition_sha256=digest,
-            description_sha256=row.description_sha256,
-            risk=Risk(row.risk_override or stricter(row.risk_computed, row.accepted_risk)),
-            risk_computed=Risk(row.risk_computed),
-            annotations=definition.get("annotations") or {},
-            argument_fault=argument_fault,
-            header_fault=header_fault,
-            output_schema=definition.get("outputSchema"),
-            cost=None if row.cost is None else Cost(**row.cost),
-        )
-
-
-def _is_held(row: Any, versions: Mapping[str, str]) -> bool:
-    """Whether its template has another version by now than the one that was accepted for it.
-
-    Nothing is decided by policies that nobody has looked at: what would be is refused.
-    """
-    now = versions.get(row.connector_type)
-    return row.status == "ACTIVE" and now is not None and now != row.template_version
-
-
-def stricter(computed: str, accepted: str | None) -> Risk:
-    """A definition that changes must not talk its risk down before somebody accepts it."""
-    return max(Risk(computed), Risk(accepted or computed), key=_RISK_ORDER.__getitem__)
-
-
-def _project(row: Any) -> Project:
-    return Project(
-        id=ProjectId(row.id),
-        slug=row.slug,
-        name=row.name,
-        default_action=Action(row.default_action),
-        enforcement=Enforcement(row.enforcement),
-        deny_style=row.deny_style,
-        on_tool_change=row.on_tool_change,
-        unknown_tools=row.unknown_tools,
-        hide_denied_tools=row.hide_denied_tools,
-        weakening=row.weakening,
-        key_approvers=row.key_approvers,
-        approval_ttl_seconds=row.approval_ttl_seconds,
-        record_inputs=row.record_inputs,
-        retention_days=row.retention_days,
-        breaker_repeats=row.breaker_repeats,
-        breaker_refusals=row.breaker_refusals,
-        breaker_action=row.breaker_action,
+def _view(project: Project, reading: Reading, before: ProjectView | None) -> ProjectView:
+    same_rules = before is not None and before.rules is reading.rules
+    return ProjectView(
+        project=project,
+        agents=reading.agents,
+        agents_by_name=reading.agents_by_name,
+        servers=reading.servers,
+        tools=reading.tools,
+        rules=reading.rules,
+        overrides=reading.overrides,
+        budgets=reading.budgets,
+        stops=reading.stops,
+        keys=reading.keys,
+        matching=before.matching if before and same_rules else Matching(reading.rules),
+        extensions=reading.extensions,
     )
-
-
-def _agent(row: Any) -> Agent:
-    return Agent(AgentId(row.id), ProjectId(row.project_id), row.name, row.owner, row.state)
-
-
-def _key(row: Any, agents: Mapping[str, Agent]) -> Key:
-    servers = row.server_ids
-    assertable = {agents[name].id for name in row.may_assert if name in agents}
-    bound = {AgentId(row.agent_id)} if row.agent_id is not None else set()
-    return Key(
-        id=KeyId(row.id),
-        project_id=ProjectId(row.project_id),
-        role=Role(row.role),
-        name=row.name,
-        owner=row.owner,
-        agent_id=None if row.agent_id is None else AgentId(row.agent_id),
-        server_ids=None if servers is None else frozenset(map(ServerId, servers)),
-        may_assert=frozenset(row.may_assert),
-        agent_ids=frozenset(assertable | bound),
-        expires_at=row.expires_at,
-    )
-
-
-def _rule(row: Any) -> Rule:
-    return Rule(
-        id=row.id,
-        action=Action(row.action),
-        agent_id=row.agent_id,
-        server_id=row.server_id,
-        tool_id=row.mcp_tool_id,
-        tool_pattern=row.tool_pattern,
-        min_risk=None if row.min_risk is None else Risk(row.min_risk),
-        expires_at=row.expires_at,
-        reason=row.reason,
-    )
-
-
-def _override(row: Any) -> Override:
-    return Override(
-        id=row.id,
-        server_id=ServerId(row.server_id),
-        policy_id=row.policy_id,
-        action=Action(row.action),
-        agent_id=row.agent_id,
-        reason=row.reason,
-        expires_at=row.expires_at,
-    )
-
-
-def _budget(row: Any) -> Budget:
-    return Budget(
-        id=row.id,
-        project_id=ProjectId(row.project_id),
-        scope=row.scope,
-        target_id=row.target_id,
-        dimension=row.dimension,
-        window=row.window,
-        limit=row.limit,
-        on_exceed=row.on_exceed,
-        warn_at=row.warn_at,
-    )
-
-
-def _stop(row: Any) -> Stop:
-    return Stop(row.id, ProjectId(row.project_id), row.scope, row.target_id, row.reason)

@@ -13,11 +13,11 @@ from sqlalchemy import Connection, Row, select, update
 from gateway import amounts
 from gateway.registry import pages
 from gateway.registry.core import Change
-from gateway.registry.directory import stricter
 from gateway.registry.faults import Conflict
 from gateway.registry.fields import Amount, Input, Name, Patch, Reason, Sha256, unsent
 from gateway.registry.loosening import cost_loosens
 from gateway.registry.pages import Page
+from gateway.registry.reading import stricter
 from gateway.registry.weakening import Wish, govern
 from gateway.store import tables
 from gateway.trace.record import Field as Code

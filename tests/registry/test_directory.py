@@ -1,20 +1,28 @@
 """What the hot path looks up: as it stands in the database, live when a change is answered."""
 
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import orjson
 import pytest
-from sqlalchemy import Connection, insert
+from sqlalchemy import Connection, insert, update
 
 from gateway.keyring import encrypt
+from gateway.registry import agents, rules
+from gateway.registry.agents import NewAgent
+from gateway.registry.core import Actor
 from gateway.registry.directory import ProjectView
+from gateway.registry.reading import READ
+from gateway.registry.rules import NewRule
 from gateway.store import tables
+from gateway.store.rows import run
 from gateway.values import Action, AgentId, ProjectId, Risk, ServerId
 from tests.builders import SECRET, TOOL, World, a_state, a_tool
 
 PROJECT, SERVER = ProjectId("prj_1"), ServerId("srv_1")
+ROOT = Path(__file__).parents[2]
 NOW = "2026-06-01T00:00:00.000000Z"
 
 
@@ -156,3 +164,71 @@ def test_the_accepted_schema_counts_and_not_the_one_that_is_offered_now(world: W
     world.set("tools", "tol_1", current=loose, current_sha256="c" * 64, pin="CHANGED")
     assert world.tool.definition_sha256 == "d" * 64
     assert world.tool.argument_fault({"object": 5}) is not None
+
+
+def test_only_what_a_change_wrote_to_is_read_anew(world: World) -> None:
+    registry, by = world.state.registry, Actor.operator(PROJECT)
+    before = view(world)
+    registry.change_now(by, lambda c: rules.create(c, NewRule(action=Action.DENY, reason="no")))
+    ruled = view(world)
+    assert [rule.reason for rule in ruled.rules] == ["no"]
+    assert (ruled.agents, ruled.keys) == (before.agents, before.keys)
+    assert ruled.agents is before.agents
+    registry.change_now(by, lambda c: agents.create(c, NewAgent(name="another", owner="olga")))
+    grown = view(world)
+    assert set(grown.agents_by_name) == {*before.agents_by_name, "another"}
+    assert grown.agents[AgentId("agt_1")] is before.agents[AgentId("agt_1")]
+    assert grown.keys is before.keys
+    assert grown.matching is ruled.matching, "what is known of rules outlives a change of others"
+
+
+def test_what_another_gateway_changed_meanwhile_is_read_too(world: World) -> None:
+    def elsewhere(connection: Connection) -> None:
+        # Straight to the driver, as if it were not this gateway's statement.
+        run(connection, "UPDATE agents SET state = 'PAUSED' WHERE id = ?", ("agt_1",))
+        run(connection, "UPDATE projects SET changes = changes + 1 WHERE id = ?", (PROJECT,))
+
+    registry, by = world.state.registry, Actor.operator(PROJECT)
+    registry.change_now(by, lambda c: rules.create(c, NewRule(action=Action.DENY, reason="no")))
+    world.state.writer.change_now(elsewhere)
+    assert view(world).agents[AgentId("agt_1")].state == "ACTIVE"
+    registry.change_now(by, lambda c: rules.create(c, NewRule(action=Action.ALLOW, reason="yes")))
+    assert view(world).agents[AgentId("agt_1")].state == "PAUSED"
+
+
+def test_what_nobody_counted_is_read_with_the_next_change(world: World) -> None:
+    registry, by = world.state.registry, Actor.operator(PROJECT)
+    registry.change_now(by, lambda c: rules.create(c, NewRule(action=Action.DENY, reason="no")))
+    pause = update(tables.agents).where(tables.agents.c.id == "agt_1").values(state="PAUSED")
+    world.state.writer.change_now(lambda c: c.execute(pause).rowcount)
+    registry.change_now(by, lambda c: rules.create(c, NewRule(action=Action.ALLOW, reason="yes")))
+    assert view(world).agents[AgentId("agt_1")].state == "PAUSED"
+
+
+def test_no_statement_goes_past_the_directory_to_what_it_reads() -> None:
+    names = "|".join(sorted(READ))
+    writing = re.compile(rf"(?:INTO|UPDATE|DELETE FROM)\s+\"?(?:{names})\b")
+    for path in ROOT.joinpath("gateway").rglob("*.py"):
+        if "migrations" not in path.parts:
+            assert not writing.search(path.read_text()), path
+
+
+def test_of_many_rules_those_that_match_come_in_their_order(world: World) -> None:
+    caller, tool = world.caller, world.tool
+    agent, server = caller.agent, caller.server
+    assert agent is not None
+    naming: list[dict[str, Any]] = [
+        *({"tool_pattern": pattern} for pattern in ("*", TOOL, "query_?ecords", "[q]uery*", "q")),
+        *({"agent_id": one} for one in (agent.id, "agt_2")),
+        *({"server_id": one, "tool_pattern": TOOL} for one in (server.id, "srv_2")),
+        *({"mcp_tool_id": one, "tool_pattern": "*_records"} for one in (tool.id, "tol_2")),
+        *({"agent_id": agent.id, "tool_pattern": p} for p in ("query_[!r]*", "query_[!a]*")),
+        {},
+    ]
+    for n in range(20):
+        add_rule(world, id=f"pol_{n:03}", tool_pattern=f"other_{n}*")
+    for n, named in enumerate(naming):
+        add_rule(world, id=f"pol_{10 + n:03}_b", **named)
+    found = view(world).matching_rules(agent, server, TOOL, tool, NOW)
+    fitting = (0, 1, 2, 3, 5, 7, 9, 12, 13)
+    assert [rule.id for rule in found] == [f"pol_{10 + n:03}_b" for n in fitting]

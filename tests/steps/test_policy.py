@@ -15,6 +15,7 @@ from gateway.policy.bundles import build_bundle
 from gateway.policy.sources import the_sources
 from gateway.refusals import Refused
 from gateway.registry.directory import ProjectView
+from gateway.registry.matching import Matching
 from gateway.steps.policy import Policy
 from gateway.values import (
     Action,
@@ -67,6 +68,7 @@ def _view(*rules: Rule, overrides: tuple[Override, ...] = ()) -> ProjectView:
         budgets=(),
         stops=(),
         keys={},
+        matching=Matching(rules),
     )
 
 
