@@ -54,29 +54,40 @@ def free_port() -> int:
 
 
 def wrk(url: str, headers: dict[str, str], connections: int, seconds: int, what: str) -> Row:
-    with tempfile.NamedTemporaryFile("w", suffix=".lua") as script:
-        script.write("wrk.method = 'POST'\n")
-        script.write(f"wrk.body = [==[{CALL.decode()}]==]\n")
-        for name, value in headers.items():
-            script.write(f"wrk.headers['{name}'] = '{value}'\n")
-        # A refusal is HTTP 200 too: only an answer without an error counts.
-        script.write(
-            "local bad = 0\n"
-            "function response(status, headers, body)\n"
-            "  if status ~= 200 or string.find(body, '\"error\"', 1, true) then\n"
-            "    bad = bad + 1; wrk.thread:set('bad', bad) end\n"
-            "end\n"
-            "local threads = {}\n"
-            "function setup(thread) table.insert(threads, thread) end\n"
-            "function done(summary, latency, requests)\n"
-            "  local n = 0; for _, t in ipairs(threads) do n = n + (t:get('bad') or 0) end\n"
-            "  print('Failed: ' .. n) end\n"
-        )
-        script.flush()
+    lines = ["wrk.method = 'POST'", f"wrk.body = [==[{CALL.decode()}]==]"]
+    lines += [f"wrk.headers['{name}'] = '{value}'" for name, value in headers.items()]
+    return run_wrk(url, "\n".join(lines) + "\n", connections, seconds, what)
+
+
+# A refusal is HTTP 200 too: only an answer without an error counts.
+_COUNTING = """
+local bad = 0
+function response(status, headers, body)
+  if status ~= 200 or string.find(body, '"error"', 1, true) then
+    bad = bad + 1; wrk.thread:set('bad', bad) end
+end
+local threads = {}
+function setup(thread) table.insert(threads, thread) end
+function done(summary, latency, requests)
+  local n = 0; for _, t in ipairs(threads) do n = n + (t:get('bad') or 0) end
+  print('Failed: ' .. n) end
+"""
+
+
+def run_wrk(url: str, script: str, connections: int, seconds: int, what: str) -> Row:
+    """``script`` is Lua that says what is sent."""
+    with tempfile.NamedTemporaryFile("w", suffix=".lua") as file:
+        file.write(script + _COUNTING)
+        file.flush()
         command = ["wrk", "-t1", f"-c{connections}", f"-d{seconds}s", "--latency", "-s"]
         out = subprocess.run(
-            [*command, script.name, url], check=True, capture_output=True, text=True
+            [*command, file.name, url], check=True, capture_output=True, text=True
         ).stdout
+    return parsed(out, connections, what)
+
+
+def parsed(out: str, connections: int, what: str) -> Row:
+    """What wrk printed. Raises RuntimeError when it is something else."""
     found = re.search(r"Requests/sec:\s+([\d.]+)", out)
     failed = re.search(r"Failed: (\d+)", out)
     if found is None or failed is None:

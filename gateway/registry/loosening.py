@@ -129,6 +129,8 @@ def _rank(rule: Rule) -> tuple[bool, ...]:
 
 def _outranks(rule: Rule, others: Iterable[Rule], default: Action) -> bool:
     """Whether the rule may decide more mildly what another, or none, decides without it."""
+    if rule.action is _ACTIONS[-1]:
+        return False  # nothing is stricter, so the others need not be read
     return _milder(rule.action, default) or any(
         _milder(rule.action, other.action) and _rank(rule) > _rank(other) and _meet(rule, other)
         for other in others

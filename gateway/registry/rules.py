@@ -1,6 +1,6 @@
 """Rules made by a click or by API: live with the commit, carried in the policy's input."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from fnmatch import fnmatchcase
 from typing import Annotated, Any
 
@@ -185,13 +185,17 @@ def _loosens(
     change: Change, rule_id: str, before: dict[str, Any] | None, after: dict[str, Any] | None
 ) -> bool:
     connection, project_id, now = change.connection, change.project_id, change.now
-    rows = [row for row in in_force(connection, project_id, now) if row.id != rule_id]
-    others = [value(row.id, row._asdict()) for row in rows]
+
+    def others() -> Iterator[Rule]:
+        for row in in_force(connection, project_id, now):
+            if row.id != rule_id:
+                yield value(row.id, row._asdict())
+
     default = select(tables.projects.c.default_action).where(tables.projects.c.id == project_id)
     return rule_loosens(
         _living(rule_id, before, now),
         _living(rule_id, after, now),
-        others,
+        others(),
         Action(connection.execute(default).scalar_one()),
     )
 
