@@ -1,5 +1,7 @@
 # make run   a demonstration on this machine        make test    everything that must hold
 # make check style, types and Rego, no tests         make bench   calls per second, in one run
+# make bench-scale  what grows with agents, servers, rules, policies, records and replicas: an hour
+# make bench-peers  beside other gateways, each installed into a virtual environment of its own
 # make soak  memory, under streams and sessions
 # make faults   thirty kills at random under load, and every other fault that there is a test for
 # make fuzz   requests that nobody thought of, then SECONDS=60 of bytes for each parser
@@ -8,7 +10,8 @@
 # make audit SNAPSHOT=all.zip   known vulnerabilities of what is pinned, from a file
 
 .DEFAULT_GOAL := run
-.PHONY: audit faults fuzz run install test check conformance bench sbom lock packages python screenshots soak
+.PHONY: audit faults fuzz run install test check conformance bench bench-scale bench-peers sbom \
+  lock lock-peers packages python screenshots soak
 .DELETE_ON_ERROR:
 
 PYTHON ?= python3
@@ -97,6 +100,14 @@ bench: packages install .venv/.dev tests/node/node_modules/.package-lock.json
 	@$(BIN)/python -m benchmarks.dashboard
 	@PATH="$$(dirname "$(OPA)"):$$PATH" $(BIN)/python -m benchmarks.copilot_studio
 
+# SCALE='--only traces,agents --folder DIR' or SCALE=--quick; it takes 12 GB of disk without that.
+bench-scale: packages install .venv/.dev
+	@PATH="$$(dirname "$(OPA)"):$$PATH" $(BIN)/python -m benchmarks.scale $(SCALE)
+
+# PEERS='--folder DIR' keeps what is installed; --url NAME=URL measures what runs already.
+bench-peers: packages install .venv/.dev
+	@PATH="$$(dirname "$(OPA)"):$$PATH" $(BIN)/python -m benchmarks.peers.compare $(PEERS)
+
 # Takes about three minutes; it looks at the memory of a process in /proc.
 soak: packages install .venv/.dev
 	@PATH="$$(dirname "$(OPA)"):$$PATH" $(BIN)/python -m benchmarks.soak
@@ -138,6 +149,12 @@ lock:
 	@uv pip compile pyproject.toml --extra demo --group build --group dev \
 	  --constraint requirements.lock --output-file requirements-dev.lock $(LOCK)
 	@uv pip compile --group pyproject.toml:fuzz --output-file requirements-fuzz.lock $(LOCK)
+
+lock-peers:
+	@for peer in fastmcp contextforge; do \
+	  uv pip compile benchmarks/peers/$$peer.in --output-file benchmarks/peers/$$peer.lock \
+	    $(subst make lock,make lock-peers,$(LOCK)) || exit 1; \
+	done
 
 # One lock for every platform, and no address of a registry in it.
 LOCK := --quiet --universal --python-version 3.11 --generate-hashes --no-annotate \

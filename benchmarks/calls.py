@@ -21,8 +21,8 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -79,7 +79,8 @@ def run_wrk(url: str, script: str, connections: int, seconds: int, what: str) ->
     with tempfile.NamedTemporaryFile("w", suffix=".lua") as file:
         file.write(script + _COUNTING)
         file.flush()
-        command = ["wrk", "-t1", f"-c{connections}", f"-d{seconds}s", "--latency", "-s"]
+        command = ["wrk", "-t1", f"-c{connections}", f"-d{seconds}s", "--latency"]
+        command += ["--timeout", "20s", "-s"]
         out = subprocess.run(
             [*command, file.name, url], check=True, capture_output=True, text=True
         ).stdout
@@ -112,17 +113,32 @@ def _percentile(out: str, percent: str) -> float:
 
 @contextmanager
 def process(*command: str, **environment: str) -> Iterator["subprocess.Popen[str]"]:
-    running = subprocess.Popen(
-        command, stdout=subprocess.PIPE, text=True, env={**os.environ, **environment}
-    )
-    try:
+    with started(command, environment) as running:
         yield running
-    finally:
-        running.terminate()
+
+
+@contextmanager
+def started(
+    command: Sequence[str], environment: Mapping[str, str], says: Path | None = None
+) -> Iterator["subprocess.Popen[str]"]:
+    """Runs until the end. With ``says`` all that it prints goes into that file."""
+    with ExitStack() as stack:
+        file = None if says is None else stack.enter_context(says.open("a"))
+        running = subprocess.Popen(
+            command,
+            stdout=subprocess.PIPE if file is None else file,
+            stderr=file,
+            text=True,
+            env={**os.environ, **environment},
+        )
         try:
-            running.wait(timeout=20)
-        except subprocess.TimeoutExpired:
-            running.kill()
+            yield running
+        finally:
+            running.terminate()
+            try:
+                running.wait(timeout=20)
+            except subprocess.TimeoutExpired:
+                running.kill()
 
 
 @contextmanager

@@ -9,14 +9,12 @@ records have none once their retention is over.
 import itertools
 import time
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 from typing import Any
 
 from sqlalchemy import Engine, insert
 
 from benchmarks.upstream import TOOL
 from gateway import clock
-from gateway.database_place import Place as DatabasePlace
 from gateway.ids import new_id
 from gateway.registry import agents, keys, pins, rules, servers, tools
 from gateway.registry.agents import NewAgent
@@ -24,7 +22,8 @@ from gateway.registry.core import Actor, Change
 from gateway.registry.pins import Assessment, Scan
 from gateway.registry.rules import NewRule
 from gateway.registry.servers import NewServer, ServerPatch
-from gateway.state import State, open_state
+from gateway.settings import Settings
+from gateway.state import State, open_by
 from gateway.store import tables
 from gateway.store.database import is_postgresql, writing_engine
 from gateway.trace import record
@@ -47,7 +46,7 @@ _Row = tuple[object, ...]
 def fill_people(state: State, project: ProjectId, count: int) -> list[str]:
     """Agents, each with a key of its own; returns the keys. Only the first are on the trail."""
     secrets = [keys.secret(Role.PROJECT) for _ in range(count)]
-    made = {"project_id": project, "state": "ACTIVE", "owner": "owner"}
+    made: dict[str, object] = {"project_id": project, "state": "ACTIVE", "owner": "owner"}
 
     def make(change: Change) -> None:
         agents.create(change, NewAgent(name="first", owner="owner"))
@@ -140,12 +139,12 @@ class Tree:
         self.tiles.append((self.number, level, n, digest))
 
 
-def fill_records(folder: Path, project: ProjectId, count: int, place: DatabasePlace) -> None:
+def fill_records(settings: Settings, project: ProjectId, count: int) -> None:
     """So many records more, of calls with their outcomes. No gateway may have the database open."""
-    with open_state(folder, place=place) as state:
+    with open_by(settings) as state:
         head = state.log.head
         pseq, leaf = state.log.project_heads().get(project, (-1, b""))
-    engine = writing_engine(place)
+    engine = writing_engine(settings.database)
     with engine.connect() as connection, connection.begin():
         frontier = rebuild(head.size, stored_hashes(connection, head.number))
     tree = Tree(head.number, frontier, pseq, leaf)
@@ -158,7 +157,7 @@ def fill_records(folder: Path, project: ProjectId, count: int, place: DatabasePl
             tree.add(next(drafts), ts)
         _write(engine, tree)
     engine.dispose()
-    with open_state(folder, place=place) as state:
+    with open_by(settings) as state:
         state.writer.change_now(state.checkpoints.make)
 
 

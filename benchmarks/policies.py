@@ -133,7 +133,9 @@ def served(folder: Path) -> Iterator[tuple[httpx.Client, Path]]:
     }
     made = subprocess.run(
         [sys.executable, "-m", "gateway", "init", "--json"],
-        **{"check": True, "capture_output": True, "cwd": copy},
+        check=True,
+        capture_output=True,
+        cwd=copy,
         env={**os.environ, **environment},
     )
     admin = json.loads(made.stdout)["admin_key"]

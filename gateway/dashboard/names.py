@@ -1,8 +1,13 @@
 """What ids are called, from the view that decisions are made with: no query."""
 
 from collections.abc import Mapping
+from typing import Any
 
 from gateway.dashboard.page import Page
+from gateway.values import Agent, Server
+
+MOST_DRAWN = 200
+"""Things that a page lists to choose from; of more, one is named."""
 
 
 def names_of(page: Page) -> Mapping[str, str]:
@@ -43,3 +48,15 @@ def choices_of(page: Page) -> dict[str, list[tuple[str, str]]]:
         "server_id": [(id_, name) for name, id_ in servers],
         "mcp_tool_id": [(id_, name) for name, id_ in tools],
     }
+
+
+def few_choices_of(page: Page) -> dict[str, list[tuple[str, str]] | None]:
+    """Agents and servers to choose from; None where a list of all would be too long to draw."""
+    view = page.context.api.registry.directory.view(page.person.project_id)
+    return {"agent_id": _few(view.agents), "server_id": _few(view.servers)}
+
+
+def _few(named: Mapping[Any, Agent] | Mapping[Any, Server]) -> list[tuple[str, str]] | None:
+    if len(named) > MOST_DRAWN:
+        return None
+    return sorted(((str(one.id), one.name) for one in named.values()), key=lambda pair: pair[1])

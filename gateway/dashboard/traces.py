@@ -3,6 +3,7 @@
 import asyncio
 import re
 from collections.abc import Mapping
+from itertools import islice
 from typing import Any
 from urllib.parse import urlencode
 
@@ -16,7 +17,13 @@ from gateway.api.models import Listing
 from gateway.api.traces import FullTrace, RecordOut, TraceOut
 from gateway.dashboard import forms
 from gateway.dashboard.anchored import anchor_of
-from gateway.dashboard.names import choices_of, names_of, policies_of
+from gateway.dashboard.names import (
+    MOST_DRAWN,
+    choices_of,
+    few_choices_of,
+    names_of,
+    policies_of,
+)
 from gateway.dashboard.page import Page, PageRoute
 from gateway.frozen import frozen
 from gateway.policy.explain import Explanation, explain
@@ -80,8 +87,8 @@ async def index(page: Page) -> Response:
         query=urlencode(wanted),
         fault=fault,
         names=names_of(page),
-        choices=choices_of(page),
-        policies=policies_of(page),
+        choices=few_choices_of(page),
+        policies=dict(islice(policies_of(page).items(), MOST_DRAWN)),
         reach=pages.REACH,
         risks=[risk.value for risk in Risk],
     )

@@ -2,10 +2,10 @@
 
 import re
 from collections.abc import Callable
-from dataclasses import dataclass
 from fnmatch import translate
 from functools import lru_cache
 
+from gateway.frozen import frozen
 from gateway.values import Agent, AgentId, Risk, Rule, Server, ServerId, Tool, ToolId
 
 _Kind = tuple[AgentId | None, ServerId, str, tuple[ToolId, Risk] | None]
@@ -18,7 +18,7 @@ _Named = tuple[str, str]
 _NOTHING: _Named = ("", "")
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class _Entry:
     place: int
     rule: Rule

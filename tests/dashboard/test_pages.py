@@ -4,9 +4,11 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
+import httpx
 import pytest
 from sqlalchemy import delete
 
+from gateway.dashboard import names
 from gateway.dashboard.routes import PAGES
 from gateway.registry.users import UserRole
 from gateway.store import tables
@@ -109,3 +111,20 @@ async def test_a_person_is_removed_by_typing_their_name(site: Site) -> None:
         removed = await client.post(path, data=form | {"typed_name": "Gone"})
         assert removed.headers["location"] == "/dashboard/people"
         assert "Remove Gone" not in (await client.get("/dashboard/people")).text
+
+
+async def test_what_is_too_long_to_choose_from_is_named(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with site.person("auditor") as client:
+        assert '<select class="form-select" id="w-agent_id"' in await traces(client)
+        monkeypatch.setattr(names, "MOST_DRAWN", 0)
+        page = await traces(client)
+        assert '<input class="form-control" id="w-agent_id" name="agent_id"' in page
+        assert 'value="agt_1"' in page
+
+
+async def traces(client: httpx.AsyncClient) -> str:
+    answer = await client.get("/dashboard/traces", params={"agent_id": "agt_1"})
+    assert answer.status_code == 200
+    return answer.text

@@ -1,0 +1,1 @@
+"""Beside other gateways: what a user could install by an ordinary package."""
