@@ -107,7 +107,13 @@ def main() -> None:
         folder = given.folder or Path(temporary)
         if not given.json:
             print(heading())
+        first: dict[str, Point] = {}
         for base, point in measured(folder, {name: sizes[name] for name in wanted}, given.seconds):
+            if base.what not in first and not given.json:
+                print(line(base, base), flush=True)
+            # The base's log grows while it is called: its pages are compared as they were first.
+            fresh = first.setdefault(base.what, base)
+            base = replace(base, change=fresh.change, listing=fresh.listing, page=fresh.page)
             told = json.dumps([asdict(base), asdict(point)]) if given.json else line(point, base)
             print(told, flush=True)
 
@@ -174,7 +180,10 @@ def beside(base: Running, made: Deployment, seconds: int) -> tuple[Point, Point]
 def _point(one: Running, rounds: Sequence[Called]) -> Point:
     memory, opa = one.memory()
     works = one.changes(), one.lists(), one.slowest_page()
-    return Point(named(one.deployment.size), median(rounds), memory, opa, one.start, *works)
+    shared = " on PostgreSQL" if one.deployment.database else ""
+    return Point(
+        named(one.deployment.size) + shared, median(rounds), memory, opa, one.start, *works
+    )
 
 
 def median(rounds: Sequence[Called]) -> Called:
