@@ -7,7 +7,7 @@ suits a bucket with object lock; a file gets a line for each.
 import contextlib
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from hashlib import sha256
 from pathlib import Path
 
@@ -46,7 +46,7 @@ class Files:
     def close(self) -> None:
         pass
 
-    async def known(self, origin: str) -> Known | Waiting | None:
+    async def known(self, origin: str) -> Sequence[Known] | Waiting:
         """The largest head of the log that lies there."""
         try:
             return await anyio.to_thread.run_sync(self._largest, origin)
@@ -55,15 +55,15 @@ class Files:
                 Condition.UNREACHABLE, f"cannot read {self._path}: {error.strerror}", _RETRY
             )
 
-    def _largest(self, origin: str) -> Known | None:
+    def _largest(self, origin: str) -> Sequence[Known]:
         if self._public is None:
-            return None
+            return ()
         key = VerifierKey(origin, self._public)
         for text in self._notes(origin):
             with contextlib.suppress(NoteFault):
                 head = note.checkpoint(text, key)
-                return Known(head.size, head.root)
-        return None
+                return (Known(head.size, head.root),)
+        return ()
 
     def _notes(self, origin: str) -> Iterator[str]:
         """Newest first."""

@@ -14,6 +14,7 @@ import structlog
 from gateway.anchors import rows
 from gateway.anchors.chain import (
     ChainHead,
+    Event,
     Node,
     NodeDown,
     Reverted,
@@ -37,7 +38,7 @@ from gateway.anchors.fees import (
     spacing,
 )
 from gateway.anchors.outbox import Outbox
-from gateway.anchors.rows import Sent
+from gateway.anchors.rows import OtherWriter, Sent
 from gateway.anchors.values import (
     Anchor,
     AnchorFault,
@@ -62,6 +63,7 @@ MONEY_SECONDS = 60.0
 MOST_BACKOFF = 60.0
 SKEW_SECONDS = 120.0
 
+_NOTHING = ChainHead(0, 0, 0, b"")
 _SENT = Waiting(Condition.OK, "sent", POLL_SECONDS)
 _REVERTED = Waiting(Condition.REFUSED, "the contract reverted it; signed anew", POLL_SECONDS)
 _NONCE_TAKEN = Waiting(
@@ -117,14 +119,27 @@ class Flare:
 
         return await self._asked(step)
 
-    async def known(self, origin: str) -> Known | Waiting | None:
-        """The head that the contract holds for our key."""
+    async def known(self, origin: str) -> Sequence[Known] | Waiting:
+        """The heads that the contract holds for our key, for those before it and the successor."""
+        others = await self._outbox.read(
+            lambda c: rows.other_writers(c, self._outbox.backend, origin)
+        )
 
-        async def look(node: Node) -> Known | None:
-            head = await node.head(self._wallet.address, log_id(origin))
-            return Known(head.size, head.root) if head.size else None
+        async def look(node: Node) -> Sequence[Known]:
+            own = await node.head(self._wallet.address, log_id(origin))
+            heads = [own, *[await self._head_of(node, origin, one) for one in others]]
+            return [Known(head.size, head.root) for head in heads if head.size]
 
         return await self._asked(look)
+
+    async def _head_of(self, node: Node, origin: str, other: OtherWriter) -> ChainHead | Event:
+        """The last head under another's address that counts."""
+        head = await node.head(other.address, log_id(origin))
+        if other.until is None or head.block <= other.until:
+            return head
+        _log.warning("somebody anchors with a key that was given up", writer=other.address)
+        events = await node.history(other.address, log_id(origin))
+        return next((event for event in events if event.block <= other.until), _NOTHING)
 
     async def _asked(self, fn: Callable[[Node], Awaitable[Answer]]) -> Answer | Waiting:
         try:

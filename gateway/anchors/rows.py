@@ -187,6 +187,43 @@ def last_writer(connection: Connection) -> str | None:
     return None
 
 
+@frozen
+class OtherWriter:
+    """An address beside the backend's own that anchored in the same contract, or was to follow."""
+
+    address: str
+    until: int | None
+    """The block from which on the backend's own address anchors: what somebody with a key that was
+    given up puts there later is nobody's. None while it has anchored nothing, or for a successor.
+    """
+
+
+def other_writers(connection: Connection, backend: str, origin: str) -> list[OtherWriter]:
+    """Whoever else anchored the log where this backend does; none for what is no chain."""
+    named = connection.execute(select(_b.name, _b.identity))
+    identities = {name: identity for name, identity in named}
+    own = identities.get(backend, {})
+    place = (own.get("chain_id"), own.get("contract"))
+    known = {_address(own, "writer"), ""}
+    mine = (_a.backend == backend, _a.origin == origin, _a.state == State.FINAL)
+    until = connection.execute(select(func.min(_a.block)).where(*mine)).scalar()
+    found = []
+    successor = _address(own, "successor")
+    if successor not in known:
+        known.add(successor)
+        found.append(OtherWriter(successor, None))
+    for identity in identities.values():
+        address = _address(identity, "writer")
+        if (identity.get("chain_id"), identity.get("contract")) == place and address not in known:
+            known.add(address)
+            found.append(OtherWriter(address, until))
+    return found
+
+
+def _address(identity: Mapping[str, object], name: str) -> str:
+    return str(identity.get(name) or "").lower()
+
+
 def condition(
     connection: Connection, name: str, now: str, condition: Condition, detail: str
 ) -> None:

@@ -4,6 +4,8 @@ Stamped are the bytes of the signed checkpoint. The answer is verified against t
 before it is kept, and `openssl ts -verify` verifies it again years after.
 """
 
+from collections.abc import Sequence
+
 from cryptography import x509
 from rfc3161_client import (
     HashAlgorithm,
@@ -15,7 +17,7 @@ from rfc3161_client import (
 )
 
 from gateway.anchors.place import AnchorUnusable, Opened, Place, outgoing
-from gateway.anchors.values import Anchor, Condition, Final, Progress, Receipt, Waiting
+from gateway.anchors.values import Anchor, Condition, Final, Known, Progress, Receipt, Waiting
 from gateway.clock import rfc3339
 from gateway.http1 import Http1Error
 from gateway.outgoing import Outgoing
@@ -36,8 +38,9 @@ class Timestamps:
     def close(self) -> None:
         self._outgoing.close()
 
-    async def known(self, origin: str) -> None:
+    async def known(self, origin: str) -> Sequence[Known]:
         """An authority keeps nothing of what it stamps."""
+        return ()
 
     async def advance(self, anchor: Anchor) -> Progress:
         note = anchor.head.note.encode()

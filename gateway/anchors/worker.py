@@ -7,7 +7,7 @@ outage of hours is followed by one anchor, which covers all of it.
 
 import asyncio
 import contextlib
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Protocol
 
 import structlog
@@ -56,10 +56,8 @@ class Backend(Protocol):
         Raises `LeaseLost` and nothing else of its own.
         """
 
-    async def known(self, origin: str) -> Known | Waiting | None:
-        """The newest head of the log that the backend holds; None where it holds none, or keeps
-        nothing.
-        """
+    async def known(self, origin: str) -> Sequence[Known] | Waiting:
+        """The newest heads of the log that the backend holds, by whoever anchored it."""
 
     def close(self) -> None: ...
 
@@ -173,16 +171,18 @@ class Worker:
     async def _compare(self) -> Waiting | None:
         """None when the database holds all that the backend knows of this process's log."""
         number, size = self._log.number, self._log.size
-        known = await self._backend.known(self._log.origin)
-        if known is None or isinstance(known, Waiting):
-            return known
-        if known.size > size:
-            why = f"it holds {known.size} records of this log and the database {size}"
-        elif known.root != await self._root(number, known.size):
-            why = f"it holds another root for the first {known.size} records"
-        else:
-            return None
-        return Waiting(Condition.FORK, f"{self._outbox.backend}: {why}", FORK_SECONDS, True)
+        heads = await self._backend.known(self._log.origin)
+        if isinstance(heads, Waiting):
+            return heads
+        for known in heads:
+            if known.size > size:
+                why = f"it holds {known.size} records of this log and the database {size}"
+            elif known.root != await self._root(number, known.size):
+                why = f"it holds another root for the first {known.size} records"
+            else:
+                continue
+            return Waiting(Condition.FORK, f"{self._outbox.backend}: {why}", FORK_SECONDS, True)
+        return None
 
     async def _root(self, number: int, size: int) -> bytes | None:
         def root(connection: Connection) -> bytes | None:

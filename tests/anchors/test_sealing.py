@@ -1,7 +1,7 @@
 """What an anchor knows of the log against what the database holds: a copy put back is sealed."""
 
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 
 from gateway.anchors import rows
-from gateway.anchors.fees import WEI_PER_FLR
+from gateway.anchors.chain import Wallet, log_id, transaction
+from gateway.anchors.fees import GWEI, WEI_PER_FLR, Fees
 from gateway.anchors.files import Files
 from gateway.anchors.flare import Flare, Terms
 from gateway.anchors.outbox import Outbox
@@ -53,16 +54,18 @@ class Scene:
         raise AssertionError(f"not anchored: {self.covered()}")
 
     def covered(self) -> dict[int, int]:
-        return self.world.state.registry.read_now(lambda c: receipts.covered(c, NAME))
+        return self.world.state.registry.read_now(
+            lambda c: receipts.covered(c, self.outbox.backend)
+        )
 
     def logs(self) -> list[tuple[Any, ...]]:
         return self.world.rows("SELECT origin, sealed_reason FROM logs ORDER BY log")
 
 
-def a_scene(world: World, backend: Backend, time: Time) -> Scene:
+def a_scene(world: World, backend: Backend, time: Time, name: str = NAME) -> Scene:
     state = world.state
     state.clock._source = time
-    outbox = Outbox(state.writer, state.reader, state.clock, NAME)
+    outbox = Outbox(state.writer, state.reader, state.clock, name)
     signing = Signing(state.writer, state.checkpoints)
 
     async def do_sign() -> Head:
@@ -70,7 +73,7 @@ def a_scene(world: World, backend: Backend, time: Time) -> Scene:
         head = signed.checkpoint
         return Head(signed.log, head.origin, head.size, head.root, signed.note)
 
-    state.writer.change_now(lambda c: rows.register(c, NAME, {"by": "us"}, state.clock.now()))
+    state.writer.change_now(lambda c: rows.register(c, name, {"by": "us"}, state.clock.now()))
     worker = Worker(backend, outbox, state.log, do_sign, Deadlines(30, 600), signing.seal)
     return Scene(world, worker, outbox, time)
 
@@ -148,8 +151,8 @@ async def test_what_the_logs_key_has_not_signed_contradicts_nothing(tmp_path: Pa
         forged = path.with_name(path.name.replace(path.name[-30:-11], "9" * 19))
         forged.write_text(path.read_text().replace("\n", "\n9", 1))
         known = await backend.known(world.state.log.origin)
-        assert isinstance(known, Known)
-        assert known.size == world.state.log.size
+        assert not isinstance(known, Waiting)
+        assert [one.size for one in known] == [world.state.log.size]
 
 
 async def test_a_head_that_is_known_only_while_following_seals_too(tmp_path: Path) -> None:
@@ -169,8 +172,8 @@ async def test_a_head_that_is_known_only_while_following_seals_too(tmp_path: Pat
 
 async def test_a_backend_that_contradicts_every_log_does_not_seal_them_all(tmp_path: Path) -> None:
     class Liar(Notary):
-        async def known(self, origin: str) -> Known:
-            return Known(1 << 40, b"r" * 32)
+        async def known(self, origin: str) -> Sequence[Known]:
+            return [Known(1 << 40, b"r" * 32)]
 
     with a_state(tmp_path) as world:
         scene = a_scene(world, Liar(), Time(start=4_000_000_000.0))
@@ -227,7 +230,7 @@ class Later:
     async def advance(self, anchor: Anchor) -> Final | Waiting:
         return await self.flare.advance(anchor)
 
-    async def known(self, origin: str) -> Known | Waiting | None:
+    async def known(self, origin: str) -> Sequence[Known] | Waiting:
         return await self.flare.known(origin)
 
     def close(self) -> None: ...
@@ -265,5 +268,120 @@ async def test_a_database_behind_the_chain_is_sealed_and_its_successor_is_anchor
         flare = a_flare(world, gateway, scene.outbox)
         for origin, of in ((first, size), (new[0], gateway.state.log.size)):
             known = await flare.known(origin)
-            assert isinstance(known, Known)
-            assert known.size == of
+            assert not isinstance(known, Waiting)
+            assert [one.size for one in known] == [of]
+
+
+# --- another key on the chain ---
+
+HEIR = Wallet(bytes.fromhex("59c6995e998f97a5a0044966f0945389dc9e86dae88c7a8412f4603b6b78690d"))
+"""anvil's second account."""
+
+
+def of_writer(
+    chain: ChainWorld, world: World, wallet: Wallet, successor: str | None, time: Time
+) -> tuple[Scene, Flare]:
+    """A gateway that anchors with that key, as `gateway.anchors.flare_setup` opens it."""
+    backend = Later()
+    name = f"flare:{CHAIN_ID}:{wallet.address[2:10]}"
+    scene = a_scene(world, backend, time, name)
+    identity = {"chain_id": CHAIN_ID, "contract": chain.contract, "writer": wallet.address}
+    identity |= {"successor": successor}
+    now = world.state.clock.now()
+    world.state.writer.change_now(lambda c: rows.register(c, name, identity, now))
+
+    async def root_at(log: int, size: int) -> bytes | None:
+        return None
+
+    terms = Terms(CHAIN_ID, chain.contract, 100 * WEI_PER_FLR, 30.0)
+    flare = backend.flare = Flare([chain.node()], wallet, terms, scene.outbox, root_at)
+    return scene, flare
+
+
+async def test_what_was_anchored_under_the_key_before_counts_after_a_change(
+    world: ChainWorld, tmp_path: Path
+) -> None:
+    data, copy = tmp_path / "data", tmp_path / "copy"
+    time = Time()
+    with a_state(data) as gateway:
+        scene, _ = of_writer(world, gateway, WALLET, None, time)
+        append(gateway, 3)
+        await scene.until_covered(world.chain)
+    shutil.copytree(data, copy)
+    with a_state(data) as gateway:
+        scene, _ = of_writer(world, gateway, WALLET, None, time)
+        append(gateway, 3)
+        await scene.until_covered(world.chain)
+        size = gateway.state.log.size
+    with put_back(data, copy) as gateway:
+        # The operator lost the key with the disk: another one anchors from here on.
+        scene, flare = of_writer(world, gateway, HEIR, None, time)
+        known = await flare.known(gateway.state.log.origin)
+        assert not isinstance(known, Waiting)
+        assert [one.size for one in known] == [size]
+        await scene.worker.step()
+        assert f"it holds {size} records of this log" in scene.logs()[0][1]
+
+
+async def test_a_successor_that_has_anchored_counts_for_a_copy_of_before(
+    world: ChainWorld, tmp_path: Path
+) -> None:
+    data, copy = tmp_path / "data", tmp_path / "copy"
+    time = Time()
+    with a_state(data) as gateway:
+        scene, _ = of_writer(world, gateway, WALLET, HEIR.address, time)
+        append(gateway, 3)
+        await scene.until_covered(world.chain)
+    shutil.copytree(data, copy)
+    with a_state(data) as gateway:
+        scene, flare = of_writer(world, gateway, HEIR, None, time)
+        append(gateway, 3)
+        await scene.until_covered(world.chain)
+        assert len(scene.logs()) == 1
+        size = gateway.state.log.size
+        known = await flare.known(gateway.state.log.origin)
+        assert not isinstance(known, Waiting)
+        assert {one.size for one in known} > {size}
+    with put_back(data, copy) as gateway:
+        scene, _ = of_writer(world, gateway, WALLET, HEIR.address, time)
+        await scene.worker.step()
+        assert f"it holds {size} records of this log" in scene.logs()[0][1]
+
+
+async def lie(world: ChainWorld, origin: str) -> None:
+    """A head that never was, anchored by whoever got hold of the first key."""
+    node = world.node()
+    signed = WALLET.sign(
+        transaction(
+            chain_id=CHAIN_ID,
+            nonce=await node.nonce(WALLET.address),
+            to=node.contract,
+            data=node.call_data(log_id(origin), 900, b"l" * 32),
+            gas=200_000,
+            fees=Fees(1000 * GWEI, GWEI),
+        )
+    )
+    world.chain.ask("eth_sendRawTransaction", "0x" + signed.raw.hex())
+    world.chain.settle()
+
+
+async def test_who_has_a_key_that_was_given_up_seals_nothing_with_it(
+    world: ChainWorld, tmp_path: Path
+) -> None:
+    time = Time()
+    with a_state(tmp_path / "data") as gateway:
+        origin = gateway.state.log.origin
+        before, _ = of_writer(world, gateway, WALLET, None, time)
+        append(gateway, 3)
+        await before.until_covered(world.chain)
+        ours = gateway.state.log.size
+        scene, flare = of_writer(world, gateway, HEIR, None, time)
+        append(gateway)
+        await scene.until_covered(world.chain)
+        await lie(world, origin)
+        known = await flare.known(origin)
+        assert not isinstance(known, Waiting)
+        assert [one.size for one in known] == [gateway.state.log.size, ours]
+        append(gateway)
+        await scene.until_covered(world.chain)
+        assert len(scene.logs()) == 1

@@ -1,6 +1,6 @@
 """When a head is anchored: soon after what is urgent, rarely otherwise, once after an outage."""
 
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -56,8 +56,8 @@ class Notary:
         self.heads.append(anchor.head)
         return Final(Receipt(at="2026-01-01T00:00:00.000000Z"))
 
-    async def known(self, origin: str) -> Known | Waiting | None:
-        return self.knows.get(origin)
+    async def known(self, origin: str) -> Sequence[Known] | Waiting:
+        return [self.knows[origin]] if origin in self.knows else []
 
     def close(self) -> None: ...
 
