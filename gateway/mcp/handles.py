@@ -37,6 +37,8 @@ _OF_NOTIFICATIONS: _Places = {("taskId",): "task", _RELATED: "task", _LISTENED: 
 # A client has tasks of its own, which servers ask about, and it answers with.
 _OF_THE_OTHER_SIDE: _Places = {_RELATED: "task"}
 _MARKS = (b"taskId", b"requestState")
+# No encoder escapes letters of ASCII; who does may be hiding a name from what stands in between.
+_ESCAPED_LETTER = re.compile(rb"\\u00[4-7]")
 # A field named `id`, with a value that clients take up (WHATWG HTML, section 9.2.6).
 _EVENT_ID = re.compile(rb"(id: ?)([^\r\n\x00]+)(?=[\r\n]|\Z)")
 _BEFORE_THE_FIRST = (b"", b"\xef\xbb\xbf")
@@ -89,7 +91,7 @@ class Handles:
 
     def body_outward(self, caller: Caller, body: bytes) -> bytes:
         """A message of the upstream's, or several in an array."""
-        if not any(mark in body for mark in _MARKS):
+        if not any(mark in body for mark in _MARKS) and not _ESCAPED_LETTER.search(body):
             return body
         try:
             found = read_json(body)

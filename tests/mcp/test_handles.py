@@ -201,6 +201,20 @@ def test_what_only_looks_like_a_name_is_left_byte_for_byte(message: Any) -> None
     assert HANDLES.body_outward(ME, body) is body
 
 
+@pytest.mark.parametrize("key", [rb"task\u0049d", rb"\u0074askId", rb"request\u0053tate"])
+def test_a_name_under_a_key_that_is_spelled_with_escapes_is_sealed_too(key: bytes) -> None:
+    body = b'{"result":{"%b":"x"}}' % key
+    kind = "state" if b"request" in key else "task"
+    named = {"state": "requestState", "task": "taskId"}[kind]
+    told = orjson.loads(HANDLES.body_outward(ME, body))
+    assert told == {"result": {named: sealed(kind, "x")}}
+
+
+def test_escapes_that_encoders_write_leave_the_bytes_alone() -> None:
+    body = rb'{"result":{"text":"Z\u00fcrich \u003cb\u003e \u0026 \u000a \ud83d\ude00"}}'
+    assert HANDLES.body_outward(ME, body) is body
+
+
 def test_numbers_around_a_name_stay_as_they_were_written() -> None:
     body = b'{"result":{"taskId":"x","a":1.10,"b":123456789012345678901234567890,"c":1e2}}'
     assert HANDLES.body_outward(ME, body) == body.replace(
