@@ -2,8 +2,10 @@
 
 import asyncio
 import os
+import time
 from collections.abc import AsyncGenerator, Callable, Iterable
 from contextlib import aclosing
+from math import inf
 from pathlib import Path
 
 import structlog
@@ -15,6 +17,8 @@ QUIET_MS = 10
 """A save is taken up once nothing else has changed for so long: an editor writes several files."""
 LONGEST_WAIT_MS = 200
 _LOOK_MS = 2000
+AGAIN_SECONDS = 60.0
+"""After which watching is tried anew where it had failed."""
 
 _Identity = tuple[int, int] | None
 
@@ -24,9 +28,12 @@ async def changes(folders: Callable[[], Iterable[Path]]) -> AsyncGenerator[None]
 
     A folder may be missing, appear, or be replaced by another of its name, as a checkout or a
     mounted volume is; the system only tells of changes inside the folder that it was shown.
+    Where it cannot tell of any, such as for too few watches, every file is looked at again and
+    again, which needs none, until watching works.
     """
-    polling = False
+    polling = told = False
     while True:
+        until = time.monotonic() + AGAIN_SECONDS if polling else inf
         seen = _identities(folders())
         watching = awatch(
             *(folder for folder, identity in seen.items() if identity is not None),
@@ -43,15 +50,19 @@ async def changes(folders: Callable[[], Iterable[Path]]) -> AsyncGenerator[None]
                 first = True
                 async for changed in watching:
                     replaced = _identities(folders()) != seen
+                    if told and not polling:
+                        _log.info("policy folders are watched again")
+                        told = False
                     if changed or first or replaced:
                         yield
                     first = False
-                    if replaced:
+                    if replaced or time.monotonic() >= until:
                         break
+            polling = polling and time.monotonic() < until
         except* (OSError, RuntimeError) as errors:  # its task's come in a group
-            # Such as too few watches: looking at every file again and again needs none.
-            _log.warning("policy folders are polled", why=str(errors.exceptions[0]))
-            polling = True
+            if not told:
+                _log.warning("policy folders are polled", why=str(errors.exceptions[0]))
+            polling = told = True
             await asyncio.sleep(_LOOK_MS / 1000)
 
 
