@@ -261,3 +261,4 @@ async def _finish_calls(gateway: Gateway) -> None:
     await gateway.pipeline.relay.close()
     await gateway.tokens.close()
     await gateway.pipeline.refused_calls.flush(everything=True)
+    await gateway.state.settlement.finish()

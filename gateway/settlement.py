@@ -81,6 +81,12 @@ class Settlement:
         if queued := [future for future in writing if future is not None]:
             await asyncio.wait(queued)
 
+    async def finish(self) -> None:
+        """When the gateway ends: wait for what is queued, and try what failed once more."""
+        if self._queued:
+            await asyncio.wait(self._queued)
+        await self.retry()
+
     def _write(self, settled: _Settled, *, urgent: bool) -> "asyncio.Future[Any] | None":
         submit = self._writer.submit if urgent else self._writer.submit_patiently
         try:

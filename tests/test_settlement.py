@@ -170,6 +170,25 @@ async def test_an_outcome_that_cannot_be_written_is_written_later(world: World, 
     assert len(world.records(kind="outcome")) == 1
 
 
+async def test_a_gateway_that_ends_tries_once_more_what_could_not_be_written(world: World) -> None:
+    permits = [await admitted(world) for _ in range(2)]
+    full = True
+
+    def refuse(_: Connection) -> None:
+        nonlocal full
+        if full:
+            full = False
+            raise OSError("no space left on device")
+
+    event.listen(world.state.writer._engine, "commit", refuse)
+    for permit in permits:
+        await world.state.settlement.settle(permit, an_outcome())
+    await world.state.settlement.finish()
+    assert not full
+    assert world.open_calls() == []
+    assert len(world.records(kind="outcome")) == 2
+
+
 async def test_a_call_is_settled_once_whoever_asks_for_it_again(world: World) -> None:
     budget = world.add_budget(10)
     permit = await admitted(world)
