@@ -97,6 +97,7 @@ bench: packages install .venv/.dev tests/node/node_modules/.package-lock.json
 	@$(BIN)/python -m benchmarks.telemetry
 	@PATH="$$(dirname "$(OPA)"):$$PATH" $(BIN)/python -m benchmarks.evidence
 	@$(BIN)/python -m benchmarks.anchors
+	@$(BIN)/python -m benchmarks.cold
 	@$(BIN)/python -m benchmarks.dashboard
 	@PATH="$$(dirname "$(OPA)"):$$PATH" $(BIN)/python -m benchmarks.copilot_studio
 

@@ -1,7 +1,8 @@
 """Records leave the database: nothing reads otherwise, and nothing is lost, whatever dies when."""
 
+import asyncio
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -219,3 +220,30 @@ def test_another_folder_than_before_is_not_gone_on_in(cold: ColdWorld, tmp_path:
     with pytest.raises(ColdDamaged, match="is missing"):
         cold.archive().round()
     assert list(cold.folder.iterdir()) == []
+
+
+@pytest.mark.anyio
+async def test_a_gateway_moves_by_itself_and_says_what_keeps_it(
+    cold: ColdWorld, tmp_path: Path
+) -> None:
+    archive = cold.archive()
+    cold.folder.rename(tmp_path / "away")
+    running = asyncio.create_task(archive.run())
+    await until(lambda: bool(archive.fault))
+    assert list(archive.warnings()) == ["cold storage"]
+    assert "No such file or directory" in archive.fault
+    running.cancel()
+    await asyncio.wait([running])
+    (tmp_path / "away").rename(cold.folder)
+    running = asyncio.create_task(cold.archive().run())
+    await until(lambda: cold.cold() == 768)
+    running.cancel()
+    await asyncio.wait([running])
+    assert running.cancelled()
+    assert cold.recheck()["cold.objects"].status == "PASS"
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    async with asyncio.timeout(60):
+        while not condition():  # noqa: ASYNC110 - what is waited for is another's doing
+            await asyncio.sleep(0.05)
