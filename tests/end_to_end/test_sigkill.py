@@ -16,7 +16,6 @@ import orjson
 import pytest
 
 from gateway.trace import payloads
-from gateway.trace.log import MAIN_LOG
 from tests.builders import SECRET, World, a_body, a_state
 from tests.end_to_end.demonstration import environment, need_opa
 
@@ -138,13 +137,13 @@ def inputs(world: World) -> dict[str, str]:
     keys = payloads.PayloadKeys(world.state.keyring)
     found = {}
     rows = world.rows(
-        "SELECT idx, call_id, payload_key, sealed FROM payloads JOIN trace USING (log, idx)"
+        "SELECT log, idx, call_id, payload_key, sealed FROM payloads JOIN trace USING (log, idx)"
         " WHERE field = 'input' AND kind = 'decision'"
     )
     with world.state.reader.connect() as connection:
-        opened = {name: keys.for_reading(connection, name) for name in {row[2] for row in rows}}
-    for idx, call_id, key_id, sealed in rows:
-        place = payloads.context(MAIN_LOG, idx, "input")
+        opened = {name: keys.for_reading(connection, name) for name in {row[3] for row in rows}}
+    for log, idx, call_id, key_id, sealed in rows:
+        place = payloads.context(log, idx, "input")
         _, value = payloads.unseal(opened[key_id], sealed, place)
         found[call_id] = orjson.loads(value)["input"]["arguments"]["object"]
     return found
