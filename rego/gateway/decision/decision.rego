@@ -48,8 +48,8 @@ decision := {
 	organisation.findings == set()
 } else := {
 	"action": action,
-	"policy_ids": sort({each[1] | some each in _plain; each[0] == action}),
-	"reasons": sort({each[2] | some each in _plain; each[0] == action; each[2] != ""}),
+	"policy_ids": sort({each[1] | some each in deciding}),
+	"reasons": sort({each[2] | some each in deciding; each[2] != ""}),
 	"obligations": [],
 } if {
 	# A template speaks, as plainly as most do: with neither rules beside it nor obligations.
@@ -59,7 +59,8 @@ decision := {
 	count(_plain) == count(templates.findings)
 	document.routable
 	organisation.findings == set()
-	action := _strictest(_plain)
+	action := _strictest({each[0] | some each in _plain})
+	deciding := {each | some each in _plain; each[0] == action}
 } else := compared
 
 # METADATA
@@ -73,10 +74,13 @@ compared := {
 } if {
 	_sole
 } else := {
-	"action": _action,
-	"policy_ids": sort({policy_id | some [action, policy_id, _] in _counted; action == _action}),
-	"reasons": sort({reason | some [action, _, reason] in _counted; action == _action; reason != ""}),
+	"action": action,
+	"policy_ids": sort({each[1] | some each in deciding}),
+	"reasons": sort({each[2] | some each in deciding; each[2] != ""}),
 	"obligations": _obligations,
+} if {
+	action := _action
+	deciding := {each | some each in _counted; each[0] == action}
 }
 
 # No template, no doubtful agent, no unknown tool, nothing that hides any.
@@ -111,16 +115,16 @@ _said(reason) := [reason] if {
 	reason != ""
 } else := []
 
-_action := _strictest(_counted)
+_action := _strictest({each[0] | some each in _counted})
 
-_strictest(spoken) := "DENY" if {
-	some ["DENY", _, _] in spoken
+_strictest(actions) := "DENY" if {
+	"DENY" in actions
 } else := "REQUIRE_APPROVAL" if {
-	some ["REQUIRE_APPROVAL", _, _] in spoken
+	"REQUIRE_APPROVAL" in actions
 } else := "LOG_ONLY" if {
-	some ["LOG_ONLY", _, _] in spoken
+	"LOG_ONLY" in actions
 } else := "ALLOW" if {
-	some ["ALLOW", _, _] in spoken
+	"ALLOW" in actions
 } else := "DENY"
 
 # What counts, as [action, policy_id, reason]. The base is the stricter of rules and template, the

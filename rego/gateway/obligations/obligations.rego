@@ -31,18 +31,17 @@ unknown contains obligation if {
 
 _all contains obligation if {
 	some finding in templates.findings
-	some obligation in _listed(finding)
+	some obligation in _listed(finding.obligations)
 }
 
 _all contains obligation if {
 	some finding in organisation.findings
-	some obligation in _listed(finding)
+	some obligation in _listed(finding.obligations)
 }
 
 # Obligations in anything but a list or a set count as one unknown: they must not vanish.
-_listed(finding) := listed if {
-	listed := object.get(finding, "obligations", [])
-	type_name(listed) in {"array", "set"}
+_listed(given) := given if {
+	type_name(given) in {"array", "set"}
 } else := [null]
 
 _accepted contains obligation if {
