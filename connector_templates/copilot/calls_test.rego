@@ -24,3 +24,10 @@ all_findings(document) := listed if {
 		delete_or_unseen_recipient.findings, external_sharing.findings, admin_code_bulk.findings,
 	] with input as document
 }
+
+# Whether one policy finds something in a call; the others are not asked, which would take most of the time.
+finds(policy_id, name, arguments) if {
+	policy := replace(trim_prefix(policy_id, "m365-"), "-", "_")
+	some finding in data.connectors.copilot[policy].findings with input as call(name, arguments)
+	finding.policy_id == policy_id
+}

@@ -24,3 +24,12 @@ found_in(document) := {finding.policy_id | some findings in listed; some finding
 		change_approval_and_workflow.findings, delete_block.findings, admin_script_bulk.findings,
 	] with input as document
 }
+
+# Whether one policy finds something in a call; the others are not asked, which would take most of the time.
+finds(policy_id, name, arguments) if finds_in(policy_id, call(name, arguments))
+
+finds_in(policy_id, document) if {
+	policy := replace(trim_prefix(policy_id, "sn-"), "-", "_")
+	some finding in data.connectors.servicenow[policy].findings with input as document
+	finding.policy_id == policy_id
+}

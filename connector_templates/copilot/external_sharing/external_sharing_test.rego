@@ -52,13 +52,12 @@ test_mail_outside_is_denied_in_every_field_and_spelling if {
 			denied(mail, {"to": "ann@corp.example", "x": {key: [address]}})
 		}
 	}
-	every address in outsiders {
+	every place, address in outsiders {
 		denied(mail, graph("undisclosed", address))
 		denied(mail, {"to": "ann@corp.example", "replyTo": address})
-		every name in senders {
-			denied(name, {"to": address})
-			denied(name, {"message": json.marshal({"toRecipients": [{"emailAddress": {"address": address}}]})})
-		}
+		name := senders[place % count(senders)]
+		denied(name, {"to": address})
+		denied(name, {"message": json.marshal({"toRecipients": [{"emailAddress": {"address": address}}]})})
 	}
 }
 

@@ -57,11 +57,11 @@ test_administrative_paths_are_denied_in_every_spelling if {
 		"/me/mailFolders/inbox/messageRules", "/me/MailFolders('inbox')/MessageRules", "/me/mailboxSettings", "/me/authentication/methods",
 		"/policies/x", "/", "/$batch", "/me/appRoleAssignments", "/v1.0", "\\users\\x",
 	] {
-		"m365-admin-code-bulk" in found("do_action", {"path": path, "body": {}})
+		calls.finds("m365-admin-code-bulk", "do_action", {"path": path, "body": {}})
 	}
 	every name in ["create_entity", "update_entity", "delete_entity_work_iq"] {
 		every path in ["/users", "/%75sers", "/$batch", "\\users\\x"] {
-			"m365-admin-code-bulk" in found(name, {"path": path, "body": {}})
+			calls.finds("m365-admin-code-bulk", name, {"path": path, "body": {}})
 		}
 	}
 }
@@ -72,35 +72,35 @@ test_a_call_that_cannot_be_read_is_denied if {
 			{}, {"path": 5}, {"path": null}, {"path": ["/me", 5]}, {"path": ""}, {"path": "/me/%2573endMail"}, {"path": "/../x"},
 			{"frobnicate": "me/sendMail"}, {"body": {"path": "/me/messages"}}, {"path": "ftp://x/y"}, {"path": {"a": "/me"}},
 		] {
-			"m365-admin-code-bulk" in found(name, arguments)
+			calls.finds("m365-admin-code-bulk", name, arguments)
 		}
 	}
 }
 
 test_every_path_of_a_call_counts if {
-	"m365-admin-code-bulk" in found("do_action", {"path": "/me/sendMail", "url": "/users"})
-	"m365-admin-code-bulk" in found("do_action", {"path": "/me/sendMail", "frobnicate": "/users"})
-	"m365-admin-code-bulk" in found("delete_entity", {"entityUrls": ["/me/messages/1", "/groups/1"]})
+	calls.finds("m365-admin-code-bulk", "do_action", {"path": "/me/sendMail", "url": "/users"})
+	calls.finds("m365-admin-code-bulk", "do_action", {"path": "/me/sendMail", "frobnicate": "/users"})
+	calls.finds("m365-admin-code-bulk", "delete_entity", {"entityUrls": ["/me/messages/1", "/groups/1"]})
 }
 
 test_a_reading_tool_that_is_told_to_act_is_denied if {
 	every path in ["/me/sendMail", "/me/messages/1/forward", "/me/drive/items/1/createLink", "/$batch"] {
-		"m365-admin-code-bulk" in found("fetch", {"entityUrls": [path]})
-		"m365-admin-code-bulk" in found("call_function", {"path": path})
+		calls.finds("m365-admin-code-bulk", "fetch", {"entityUrls": [path]})
+		calls.finds("m365-admin-code-bulk", "call_function", {"path": path})
 	}
 	every arguments in [{"method": "DELETE"}, {"HTTP-Method": "post"}, {"verb": 5}, {"options": {"requestMethod": ["GET"], "method": "PATCH"}}] {
-		"m365-admin-code-bulk" in found("fetch", object.union({"entityUrls": ["/me/messages/1"]}, arguments))
+		calls.finds("m365-admin-code-bulk", "fetch", object.union({"entityUrls": ["/me/messages/1"]}, arguments))
 	}
 }
 
 test_a_creating_tool_that_is_told_to_act_is_taken_by_what_it_does if {
-	"m365-external-sharing" in found("create_entity", {"path": "/me/sendMail", "body": {"toRecipients": ["eve@evil.example"]}})
-	"m365-delete-or-unseen-recipient" in found("create_entity", {"path": "/me/messages/1/reply"})
+	calls.finds("m365-external-sharing", "create_entity", {"path": "/me/sendMail", "body": {"toRecipients": ["eve@evil.example"]}})
+	calls.finds("m365-delete-or-unseen-recipient", "create_entity", {"path": "/me/messages/1/reply"})
 }
 
 test_another_host_is_outside if {
 	every path in ["https://evil.example/me/messages", "//evil.example/me", "https://graph.microsoft.com.evil.example/v1.0/me"] {
-		"m365-external-sharing" in found("fetch", {"entityUrls": [path]})
-		"m365-external-sharing" in found("do_action", {"path": path})
+		calls.finds("m365-external-sharing", "fetch", {"entityUrls": [path]})
+		calls.finds("m365-external-sharing", "do_action", {"path": path})
 	}
 }

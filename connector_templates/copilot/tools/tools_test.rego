@@ -52,6 +52,6 @@ test_administration_code_and_bulk_are_denied if {
 		"mcp_AdminTools_anything", "mcp_Admin365_GraphTools", "setSensitivityLabelOnFile", "ExecutePython-ExecutePython",
 		"code_interpreter", "RunScript", "export_mailbox", "bulk_delete", "batch_get",
 	] {
-		"m365-admin-code-bulk" in found(name, {})
+		calls.finds("m365-admin-code-bulk", name, {})
 	}
 }

@@ -7,8 +7,8 @@ import data.connectors_test.servicenow.calls
 test_a_script_in_a_query_is_denied if {
 	every text in ["user=javascript:gs.getUserID()", "JavaScript : x", "a^b=JAVASCRIPT:x"] {
 		every key in ["query", "sysparm_query", "filter", "encoded_query"] {
-			"sn-admin-script-bulk" in calls.found("list_incidents", {key: text})
-			"sn-admin-script-bulk" in calls.found("list_incidents", {"a": [{key: text}]})
+			calls.finds("sn-admin-script-bulk", "list_incidents", {key: text})
+			calls.finds("sn-admin-script-bulk", "list_incidents", {"a": [{key: text}]})
 		}
 	}
 }

@@ -4,7 +4,7 @@ import rego.v2
 
 import data.connectors_test.servicenow.calls
 
-asks(name, arguments) if "sn-change-approval-and-workflow" in calls.found(name, arguments)
+asks(name, arguments) if calls.finds("sn-change-approval-and-workflow", name, arguments)
 
 test_a_change_may_be_approved_by_its_fields if {
 	every fields in [{"approval": "approved"}, {"Approval": "Approved"}, {"state": "implement"}, {"state": -1}, {"state": "-2"}, {"approval_state": "x"}, {"approval": 5}] {

@@ -23,31 +23,31 @@ test_a_table_says_what_is_written if {
 test_administrative_tables_are_denied_however_spelled if {
 	every table in ["sys_user", "SYS_USER", " sys_user ", "sys_user_has_role", "sys_security_acl", "sys_properties", "sys_script_include", "sys_dictionary"] {
 		every key in ["table", "tableName", "TABLE_NAME", "sys_class_name"] {
-			"sn-admin-script-bulk" in calls.found("create_record", {key: table})
-			"sn-admin-script-bulk" in calls.found("update_record", {"table": "incident", "x": [{key: table}]})
+			calls.finds("sn-admin-script-bulk", "create_record", {key: table})
+			calls.finds("sn-admin-script-bulk", "update_record", {"table": "incident", "x": [{key: table}]})
 		}
-		"sn-admin-script-bulk" in calls.found("rest_call", {"method": "POST", "path": sprintf("/api/now//table/%s", [trim_space(table)])})
+		calls.finds("sn-admin-script-bulk", "rest_call", {"method": "POST", "path": sprintf("/api/now//table/%s", [trim_space(table)])})
 	}
-	"sn-admin-script-bulk" in calls.found("create_record", {"table": "incident", "body": `{"table": "sys_user"}`})
-	"sn-admin-script-bulk" in calls.found("update_incident", {"sys_class_name": "sys_user"})
-	"sn-admin-script-bulk" in calls.found("rest_call", {"method": "POST", "path": "/api/now/table/%73ys_user"})
+	calls.finds("sn-admin-script-bulk", "create_record", {"table": "incident", "body": `{"table": "sys_user"}`})
+	calls.finds("sn-admin-script-bulk", "update_incident", {"sys_class_name": "sys_user"})
+	calls.finds("sn-admin-script-bulk", "rest_call", {"method": "POST", "path": "/api/now/table/%73ys_user"})
 }
 
 test_a_table_that_cannot_be_read_is_denied if {
 	every arguments in [{}, {"table": 5}, {"table": null}, {"table": ["incident"]}, {"table": ""}, {"table": "incident^sys_user"}, {"table": "ｓys_user"}] {
-		"sn-admin-script-bulk" in calls.found("create_record", arguments)
+		calls.finds("sn-admin-script-bulk", "create_record", arguments)
 	}
 	every path in [5, "", "/api/x/y", "/api/now/table", "/api/now/table/%2573ys_user", "/api/now/table/a%20b"] {
-		"sn-admin-script-bulk" in calls.found("http_request", {"method": "POST", "path": path})
+		calls.finds("sn-admin-script-bulk", "http_request", {"method": "POST", "path": path})
 	}
 }
 
 test_further_tables_can_be_protected if {
 	document := calls.with_params("create_record", {"table": "U_Salary"}, {"admin_tables": ["u_salary"]})
-	"sn-admin-script-bulk" in calls.found_in(document)
+	calls.finds_in("sn-admin-script-bulk", document)
 	every broken in ["u_salary", [5], {"a": 1}] {
 		every name in ["create_record", "update_incident"] {
-			"sn-admin-script-bulk" in calls.found_in(calls.with_params(name, {"table": "incident"}, {"admin_tables": broken}))
+			calls.finds_in("sn-admin-script-bulk", calls.with_params(name, {"table": "incident"}, {"admin_tables": broken}))
 		}
 	}
 }

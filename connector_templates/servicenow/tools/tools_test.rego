@@ -41,10 +41,10 @@ test_each_tool_is_of_its_policy_alone if {
 }
 
 test_a_reading_name_does_not_hide_what_else_a_tool_does if {
-	"sn-admin-script-bulk" in calls.found("get_or_create_user", {})
-	"sn-admin-script-bulk" in calls.found("list_and_export", {})
-	"sn-delete-block" in calls.found("get_and_delete_incident", {})
-	"sn-admin-script-bulk" in calls.found("delete_script_include", {})
+	calls.finds("sn-admin-script-bulk", "get_or_create_user", {})
+	calls.finds("sn-admin-script-bulk", "list_and_export", {})
+	calls.finds("sn-delete-block", "get_and_delete_incident", {})
+	calls.finds("sn-admin-script-bulk", "delete_script_include", {})
 }
 
 test_an_unheard_of_tool_is_of_none if calls.found("unheard_of", {"table": "sys_user"}) == set()

@@ -429,8 +429,7 @@ test_the_short_way_says_what_the_long_way_says if {
 			"server": object.union(whole.server, {"template": template}),
 			"tool": object.union(whole.tool, {"pin": pin}),
 		})
-		decided := data.gateway.decision with input as document with data.policies as policies
-		compared := data.gateway.compared with input as document with data.policies as policies
+		[decided, compared] := [data.gateway.decision, data.gateway.compared] with input as document with data.policies as policies
 		decided == compared
 	]) == (3 * 2) * (7 * 3)
 }
