@@ -1,16 +1,21 @@
 """The gateway for tests that run it as a process of its own: patient, and with faults at hand.
 
-``python -m tests.served_gateway DATA_DIR [--head-seconds N] [--clock FILE] [--slow-commits N]``
-prints its two addresses as one line of JSON once it answers; settings come from the environment.
+``python -m tests.served_gateway DATA_DIR [--head-seconds N] [--clock FILE] [--slow-commits N]
+[--names FILE] [--read-only FILE]`` prints its two addresses as one line of JSON once it answers;
+settings come from the environment.
 """
 
 import argparse
+import asyncio
 import json
+import socket
 import time
 from functools import partial
 from pathlib import Path
+from typing import Any
 
-from sqlalchemy import Engine, event
+import uvloop
+from sqlalchemy import Connection, Engine, event
 
 from gateway.app import Ready, serve
 from gateway.mcp import upstream
@@ -25,6 +30,8 @@ def main() -> None:
     parser.add_argument("--head-seconds", type=float)
     parser.add_argument("--clock", type=Path)
     parser.add_argument("--slow-commits", type=float)
+    parser.add_argument("--names", type=Path)
+    parser.add_argument("--read-only", type=Path)
     given = parser.parse_args()
     if given.head_seconds is not None:
         limits = partial(upstream.Limits, head_seconds=given.head_seconds, idle_seconds=30)
@@ -33,6 +40,10 @@ def main() -> None:
         _set_clock_by(given.clock)
     if given.slow_commits is not None:
         event.listen(Engine, "commit", lambda _: time.sleep(given.slow_commits))
+    if given.names is not None:
+        _resolve_by(given.names)
+    if given.read_only is not None:
+        event.listen(Engine, "begin", partial(_hold_read_only, given.read_only))
     # A machine that stands still for a moment must not look like a policy that does not answer.
     engine._DEADLINE = engine._RELOADING_DEADLINE = 20.0
     settings = Settings.read(
@@ -53,6 +64,29 @@ def _set_clock_by(file: Path) -> None:
     from gateway.clock import Clock  # noqa: PLC0415 - its default is the clock to replace
 
     Clock.__init__.__defaults__ = (wrong,)
+
+
+def _resolve_by(file: Path) -> None:
+    """The file's JSON object has the address of each name; null: none, and empty: no answer."""
+
+    def address_of(host: Any) -> Any:
+        return json.loads(file.read_text()).get(host, host)
+
+    class Loop(uvloop.Loop):
+        async def getaddrinfo(self, host: Any, port: Any, **hints: Any) -> Any:
+            address = address_of(host)
+            if address is None:
+                raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
+            if not address:
+                await asyncio.get_running_loop().create_future()
+            return await super().getaddrinfo(address, port, **hints)
+
+    setattr(uvloop, "run", partial(uvloop.run, loop_factory=Loop))  # noqa: B010
+
+
+def _hold_read_only(file: Path, connection: Connection) -> None:
+    """While the file is there, SQLite is told by its own means that it may not write."""
+    connection.exec_driver_sql(f"PRAGMA query_only = {int(file.exists())}")
 
 
 def _tell(ready: Ready) -> None:

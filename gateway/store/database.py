@@ -6,10 +6,12 @@ keeps a second process out of a data directory. For the other kind see `gateway.
 
 import fcntl
 import os
+import sqlite3
 from pathlib import Path
 from typing import Any
 
 from sqlalchemy import URL, Connection, Engine, create_engine, event
+from sqlalchemy.exc import OperationalError
 from sqlalchemy.pool import QueuePool, StaticPool
 
 from gateway.database_place import Place
@@ -61,7 +63,12 @@ def _configure(engine: Engine, *, write: bool) -> Engine:
     def _begin(connection: Any) -> None:
         # On the driver: SQLAlchemy's own execution would cost more than the transaction.
         driver = connection.connection.driver_connection
-        driver.execute("BEGIN IMMEDIATE" if write else "BEGIN")
+        begin = "BEGIN IMMEDIATE" if write else "BEGIN"
+        try:
+            driver.execute(begin)
+        except sqlite3.Error as error:
+            # Nobody wraps what a listener raises, and all who write expect what is wrapped.
+            raise OperationalError(begin, None, error) from error
 
     return engine
 

@@ -10,6 +10,7 @@ from types import TracebackType
 import httpx
 import orjson
 
+from gateway.database_place import Place
 from tests.builders import SECRET, a_body, a_state
 from tests.end_to_end.test_sigkill import inputs
 from tests.gateway_process import GatewayProcess
@@ -18,9 +19,9 @@ SECONDS = 120
 PASSED = "passed"
 
 
-def prepare(data_dir: Path, upstream_url: str) -> str:
+def prepare(data_dir: Path, upstream_url: str, place: Place | None = None) -> str:
     """A data directory whose one server is the upstream; returns the id of its budget."""
-    with a_state(data_dir) as world:
+    with a_state(data_dir, place) as world:
         world.set("servers", "srv_1", server_url=upstream_url)
         return world.add_budget(10**9)
 
@@ -96,9 +97,11 @@ def _said(answer: httpx.Response, rpc_id: int) -> str:
     return PASSED
 
 
-def check(data_dir: Path, seen: list[str], budget: str) -> dict[str, str]:
+def check(
+    data_dir: Path, seen: list[str], budget: str, place: Place | None = None
+) -> dict[str, str]:
     """What must hold whatever failed; returns each call's fate by its name."""
-    with a_state(data_dir) as world:  # as a restart: what was left open is settled
+    with a_state(data_dir, place) as world:  # as a restart: what was left open is settled
         world.check_log()
         decided = inputs(world)
         records = world.records(kind="decision")

@@ -103,6 +103,43 @@ async def test_a_full_disk_refuses_everything_and_is_forgotten_when_there_is_roo
     assert {fate for name, fate in fates.items() if name.startswith("hang")} == {"answered"}
 
 
+@shows(
+    *(MACHINE, "has a data directory that becomes read-only while the gateway runs"),
+    *("−31010 `trace_unavailable`: nothing is sent", "nothing: it cannot be written"),
+    "it is made writable again; outcomes that waited are written then",
+)
+async def test_a_database_that_becomes_read_only_refuses_everything_until_it_is_not(
+    tmp_path: Path,
+) -> None:
+    need_opa()
+    read_only = tmp_path / "read-only"
+    async with an_upstream() as upstream:
+        data_dir = tmp_path / "data"
+        budget = prepare(data_dir, upstream.url)
+        options = ("--read-only", str(read_only))
+        async with a_gateway(data_dir, *options) as gateway, Line(gateway) as line:
+            await line.until()
+            before = gateway.memory()
+            hanging = asyncio.create_task(line.call("hang"))
+            while not upstream.seen[-1].startswith("hang"):  # noqa: ASYNC110
+                await asyncio.sleep(0.02)
+            read_only.touch()
+            await line.until(UNWRITABLE)
+            seen = len(upstream.seen)
+            said = await asyncio.gather(*(line.call() for _ in range(64)))
+            assert set(said) == {UNWRITABLE}
+            assert len(upstream.seen) == seen
+            upstream.release.set()
+            assert await hanging == PASSED
+            read_only.unlink()
+            await line.until()
+            while open_calls(data_dir):  # noqa: ASYNC110 - another process writes them
+                await asyncio.sleep(0.1)
+            assert gateway.memory() - before < 64 * 1024**2
+            await gateway.end()
+        check(data_dir, upstream.seen, budget)
+
+
 def _make_read_only(disk: Path) -> None:
     subprocess.run(["mount", "-o", "remount,ro", str(disk)], check=True)
 

@@ -11,6 +11,10 @@ import h11
 from gateway.http1_protocol import MAX_HEAD, AnswerReader, Http1Error, Inbox
 
 MAX_BODY = 4096
+IN_TRAILERS = (
+    *("Only Transfer-Encoding", "multiple Transfer-Encoding", "Transfer-Encoding"),
+    *("bad Content-Length", "conflicting Content-Length", "illegal header line"),
+)
 METHODS = (b"POST", b"GET", b"HEAD")
 
 
@@ -83,8 +87,9 @@ def _check(method: bytes, stream: bytes, read: Read) -> None:
         try:
             event = theirs.next_event()
         except h11.RemoteProtocolError as fault:
-            # Of the reason phrase nothing is read, so nothing is held to it either.
-            if not str(fault).startswith("illegal status line"):
+            # Of a reason phrase and of trailers nothing is kept, so nothing is held to them either.
+            unread = "illegal status line" if response is None else IN_TRAILERS
+            if not str(fault).startswith(unread):
                 raise
             return
         if isinstance(event, h11.Response):

@@ -1,6 +1,5 @@
 """How the database is opened: what was committed survives, what was deleted is gone."""
 
-import sqlite3
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -52,7 +51,7 @@ def test_a_transaction_takes_the_writers_place_when_it_begins(
         engine.connect() as first,
         first.begin(),
         other.connect() as second,
-        pytest.raises(sqlite3.OperationalError, match="locked"),
+        pytest.raises(OperationalError, match="locked"),
     ):
         second.begin()
     other.dispose()
@@ -67,6 +66,14 @@ def test_a_reader_cannot_write(engine: Engine, tmp_path: Path) -> None:
     ):
         connection.exec_driver_sql("DELETE FROM parents")
     reader.dispose()
+
+
+def test_a_transaction_that_cannot_begin_is_a_fault_of_the_database(engine: Engine) -> None:
+    with engine.connect() as connection:
+        connection.exec_driver_sql("PRAGMA query_only=ON")
+        connection.rollback()
+        with pytest.raises(OperationalError, match="readonly"), connection.begin():
+            pass
 
 
 def test_references_are_kept(engine: Engine) -> None:

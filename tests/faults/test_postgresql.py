@@ -1,0 +1,136 @@
+"""PostgreSQL stopped, killed and locked under the gateway, which goes on by itself afterwards."""
+
+import asyncio
+import os
+import signal
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from pathlib import Path
+
+import anyio.to_thread
+import psycopg
+import pytest
+
+from gateway.database_place import PostgresUrl
+from tests.end_to_end.demonstration import descendants, need_opa
+from tests.faults.line import PASSED, Line, check, prepare
+from tests.faults.table import shows
+from tests.faults.upstream import an_upstream
+from tests.gateway_process import a_gateway
+from tests.postgresql import Server
+
+pytestmark = [pytest.mark.anyio, pytest.mark.timeout(900)]
+
+CALLERS = 8
+POSTGRESQL = "PostgreSQL"
+AWAY = {
+    *("-31010 trace_unavailable", "-31010 not_forwarded", "-31010 stop_unreadable"),
+    "-31010 internal",
+}
+"""All that a caller may be told while it is away: nothing was sent, and it may be asked again."""
+
+
+@contextmanager
+def a_server() -> Iterator[Server]:
+    """One of these tests' own, since they kill it."""
+    server = Server()
+    try:
+        yield server
+    finally:
+        server.close()
+
+
+def kill(server: Server) -> None:
+    """-9 for all of it at once, as when a machine goes."""
+    head = int((server.folder / "data" / "postmaster.pid").read_text().split()[0])
+    for pid in [head, *descendants(head)]:
+        os.kill(pid, signal.SIGKILL)
+
+
+def start(server: Server) -> None:
+    """What was killed left its locks; its process ids may be zombies', where nobody buries them."""
+    for name in ("data/postmaster.pid", ".s.PGSQL.5432.lock", ".s.PGSQL.5432"):
+        (server.folder / name).unlink(missing_ok=True)
+    server.start()
+
+
+@asynccontextmanager
+async def load(line: Line) -> AsyncIterator[None]:
+    over = asyncio.Event()
+
+    async def call() -> None:
+        while not over.is_set():
+            await line.call()
+            await asyncio.sleep(0.01)
+
+    callers = [asyncio.create_task(call()) for _ in range(CALLERS)]
+    try:
+        yield
+    finally:
+        over.set()
+        await asyncio.gather(*callers)
+
+
+async def refused(line: Line) -> None:
+    """Wait until somebody is told that it is away."""
+    told = len(line.told)
+    while not AWAY & set(list(line.told.values())[told:]):  # noqa: ASYNC110
+        await asyncio.sleep(0.02)
+
+
+@asynccontextmanager
+async def locked(server: Server, url: str) -> AsyncIterator[None]:
+    """For as long as the block runs, nobody writes what every admission writes."""
+    async with await psycopg.AsyncConnection.connect(url) as connection:
+        await connection.execute("LOCK TABLE open_calls IN ACCESS EXCLUSIVE MODE")
+        yield
+
+
+@shows(
+    *(POSTGRESQL, "is stopped, and started again"),
+    *("−31010: nothing is sent", "nothing while it is away", "the gateway finds it again"),
+)
+@shows(
+    *(POSTGRESQL, "is killed under load, all of it at once"),
+    "−31010: a call whose commit nobody knows of is not sent",
+    *("`not_forwarded` for such calls", "the server is started; the gateway finds it again"),
+)
+@shows(
+    *(POSTGRESQL, "has a table that somebody locks, for long"),
+    "slow answers; after 10 s −31010 `trace_unavailable`: nothing is sent",
+    *("nothing", "the lock ends"),
+)
+async def test_postgresql_may_stop_die_or_be_locked_and_the_gateway_goes_on(
+    tmp_path: Path,
+) -> None:
+    need_opa()
+    with a_server() as server, server.database() as url:
+        place = PostgresUrl(url)
+        settings = {"GATEWAY_DATABASE_URL": url}
+        async with an_upstream() as upstream:
+            budget = prepare(tmp_path / "data", upstream.url, place)
+            async with (
+                a_gateway(tmp_path / "data", settings=settings) as gateway,
+                Line(gateway) as line,
+            ):
+                await line.until()
+                before = gateway.memory()
+                for how in ("fast", "killed"):
+                    async with load(line):
+                        if how == "killed":
+                            kill(server)
+                        else:
+                            await anyio.to_thread.run_sync(server.stop, how)
+                        await refused(line)
+                    seen = len(upstream.seen)
+                    assert await line.call() in AWAY
+                    assert len(upstream.seen) == seen
+                    await anyio.to_thread.run_sync(start, server)
+                    await line.until()
+                async with load(line), locked(server, url):
+                    await refused(line)
+                await line.until()
+                assert set(line.told.values()) <= {PASSED, *AWAY}
+                assert gateway.memory() - before < 64 * 1024**2
+                await gateway.end()
+            check(tmp_path / "data", upstream.seen, budget, place)
