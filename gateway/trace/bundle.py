@@ -160,7 +160,11 @@ class Bundle:
     def leaves(self, log: int) -> Iterator[bytes] | None:
         """Every leaf hash of the log; None when the bundle does not hold them."""
         name = f"logs/{log}/leaves.bin"
-        return _leaves(self.open(name), name) if self.has(name) else None
+        return self._leaves(name) if self.has(name) else None
+
+    def _leaves(self, name: str) -> Iterator[bytes]:
+        with self.open(name) as file:
+            yield from _leaves(file, name)
 
     def consistency(self, log: int) -> dict[int, tuple[bytes, ...]]:
         """Proofs that the checkpoint extends a smaller tree, by its size."""
@@ -271,14 +275,13 @@ def _hashes(value: object) -> tuple[bytes, ...]:
 
 
 def _leaves(file: IO[bytes], name: str) -> Iterator[bytes]:
-    with file:
-        while True:
-            try:
-                block = file.read(32 * 4096)
-            except (OSError, zipfile.BadZipFile, EOFError) as fault:
-                raise BundleUnreadable(f"{name} cannot be read: {fault}") from None
-            if not block:
-                return
-            view = io.BytesIO(block)
-            while leaf := view.read(32):
-                yield leaf
+    while True:
+        try:
+            block = file.read(32 * 4096)
+        except (OSError, zipfile.BadZipFile, EOFError) as fault:
+            raise BundleUnreadable(f"{name} cannot be read: {fault}") from None
+        if not block:
+            return
+        view = io.BytesIO(block)
+        while leaf := view.read(32):
+            yield leaf

@@ -15,6 +15,7 @@ import rfc8785
 from gateway.trace import note
 from gateway.trace.bundle import Bundle, BundleUnreadable, Entry
 from gateway.trace.key_chain import Chain, follow
+from gateway.trace.leaves import AllLeaves
 from gateway.trace.merkle import Frontier, extends, includes, leaf_hash
 from gateway.trace.names import LogName, Named, named
 from gateway.trace.note import Checkpoint, NoteFault
@@ -106,7 +107,6 @@ class _Seen:
     projects: dict[str, _Project] = field(default_factory=dict)
     named: dict[str, tuple[int, str, int]] = field(default_factory=dict)
     """Each project's last sequence number and leaf, as the newest `heads` record has it."""
-    leaves: dict[int, bytes] = field(default_factory=dict)
     heads: list[tuple[int, Named]] = field(default_factory=list)
     """Heads of all logs, as records name them."""
 
@@ -127,6 +127,7 @@ class _OneLog:
         """Records below the largest anchor that shows itself."""
         self.listed = 0
         """The same of anchors that the bundle lists, and that cannot be verified here."""
+        self._leaves = AllLeaves(bundle.leaves(number))
         self._named: Sequence[tuple[int, Named]] = ()
 
     def view(self) -> LogView | None:
@@ -157,7 +158,7 @@ class _OneLog:
             _counted("records.form", seen, ""),
             self._commitments(seen),
             self._sequence(seen),
-            self._completeness(self.head, seen),
+            self._leaves.check(self.head),
         ]
         if self._trust.previous is not None:
             found.append(self._extends_previous(self.head, self._trust.previous))
@@ -188,7 +189,7 @@ class _OneLog:
         for entry in self._bundle.entries(self._number):
             seen.count += 1
             leaf = leaf_hash(entry.record)
-            seen.leaves[entry.index] = leaf
+            self._leaves.meet(entry.index, leaf)
             if includes(entry.index, head.size, leaf, entry.proof, head.root):
                 seen.included += 1
             else:
@@ -264,22 +265,6 @@ class _OneLog:
         if pseq == followed.last and leaf != followed.leaf:
             return f"{project} has another record at pseq {pseq} than record {at} names"
         return ""
-
-    def _completeness(self, head: Checkpoint, seen: _Seen) -> Check:
-        leaves = self._bundle.leaves(self._number)
-        if leaves is None:
-            return Check("completeness", "SKIP", "the bundle has no leaves.bin")
-        frontier = Frontier()
-        for place, leaf in enumerate(leaves):
-            if len(leaf) != 32:
-                return Check("completeness", "FAIL", "leaves.bin ends within a hash")
-            if seen.leaves.get(place, leaf) != leaf:
-                return Check("completeness", "FAIL", f"leaf {place} is not that of the record")
-            frontier.add(leaf, lambda *_: None)
-        if (frontier.size, frontier.root()) != (head.size, head.root):
-            why = f"{frontier.size} leaf hashes do not make the root of {head.size} records"
-            return Check("completeness", "FAIL", why)
-        return Check("completeness", "PASS", f"{head.size} leaf hashes = root")
 
     # --- heads of before ---
 
