@@ -1,7 +1,9 @@
 """What the API's handlers are given: the registry, and the few things that only the app can do."""
 
 from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import field
 
+from gateway.api.making import Making
 from gateway.dry_run import Question
 from gateway.extensions.control_plane import ControlPlane
 from gateway.extensions.entra import EntraTokens
@@ -58,3 +60,4 @@ class ApiContext:
     """The slug of the server whose policies answer ``/api/evaluate``; None: it is not there."""
     take: Callable[[str], float] = lambda _key_id: 0.0
     """Takes one request from a key's allowance; how many seconds it must wait, or 0."""
+    making: Making = field(default_factory=Making)

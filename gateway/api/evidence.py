@@ -4,7 +4,7 @@ import asyncio
 import csv
 import io
 import tempfile
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from functools import partial
 from typing import IO, Annotated, Any, Literal
 
@@ -118,18 +118,10 @@ async def bundle(call: ApiCall, body: EvidenceBody) -> Response:
     )
     await _note_reading(call, "audit_read.evidence", body.model_dump(mode="json"))
     await call.context.checkpoint()
-    registry = call.context.registry
     file = tempfile.TemporaryFile()  # noqa: SIM115 - closed when the answer has been sent
     try:
-        writer = evidence.BundleWriter(
-            registry.reader, registry.keyring, call.project_id, wanted, call.now, file
-        )
-        written = await asyncio.to_thread(writer.write)
-        if body.policies:
-            for digest in written.digests:
-                archive = await call.context.policy_bundle(digest)
-                if archive is not None:
-                    await asyncio.to_thread(writer.add_policy, digest, archive)
+        with call.context.making.one(call.key.id) as told:
+            await _write(call, wanted, file, told)
         size = file.seek(0, io.SEEK_END)
         file.seek(0)
     except BaseException:
@@ -141,6 +133,21 @@ async def bundle(call: ApiCall, body: EvidenceBody) -> Response:
         "Cache-Control": "no-store",
     }
     return StreamingResponse(_chunks(file), headers=headers, media_type=ZIP)
+
+
+async def _write(
+    call: ApiCall, wanted: evidence.Wanted, file: IO[bytes], told: Callable[[int, int], None]
+) -> None:
+    registry = call.context.registry
+    writer = evidence.BundleWriter(
+        registry.reader, registry.keyring, call.project_id, wanted, call.now, file, told
+    )
+    written = await asyncio.to_thread(writer.write)
+    if wanted.policies:
+        for digest in written.digests:
+            archive = await call.context.policy_bundle(digest)
+            if archive is not None:
+                await asyncio.to_thread(writer.add_policy, digest, archive)
 
 
 async def export(call: ApiCall, query: ExportQuery) -> Response:

@@ -7,7 +7,7 @@ from itertools import islice
 from typing import Any
 from urllib.parse import urlencode
 
-from starlette.responses import Response
+from starlette.responses import JSONResponse, Response
 
 from gateway.api.anchors import AnchorsOut
 from gateway.api.approvals import OpenedApproval
@@ -141,6 +141,15 @@ async def evidence(page: Page) -> Response:
 async def bundle(page: Page) -> Response:
     body = forms.read(_EVIDENCE, page.form)
     return await page.desk.download("POST", "/evidence", body=body)
+
+
+async def progress(page: Page) -> Response:
+    """Asked by the page while a bundle is written."""
+    found = page.context.api.making.of(page.desk.person.key.id)
+    if found is None:
+        return JSONResponse({"text": ""})
+    read, of = found
+    return JSONResponse({"text": f"{read:,} of {of:,} records…" if of else "Preparing…"})
 
 
 def _choices(page: Page) -> dict[str, list[tuple[str, str]]]:
@@ -355,6 +364,7 @@ PAGES = (
     PageRoute("GET", "/traces.csv", export),
     PageRoute("GET", "/evidence", evidence),
     PageRoute("POST", "/evidence", bundle),
+    PageRoute("GET", "/evidence/progress", progress),
     PageRoute("GET", "/traces/{id}", show),
     PageRoute("GET", "/traces/{id}/proof", proof),
     PageRoute("POST", "/traces/{id}/erase", erase),

@@ -7,7 +7,7 @@ of the database for as long as a million records take.
 import json
 import zipfile
 from base64 import b64encode
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import field
 from typing import IO, Any
 
@@ -110,6 +110,8 @@ class _Part:
     about: Sequence[Row[Any]]
     """Its records of no project: where it came from, and which logs and ends of projects it names.
     """
+    before: int
+    """Records of the logs before it."""
 
 
 @frozen
@@ -122,18 +124,25 @@ class BundleWriter:
     wanted: Wanted
     now: str
     file: IO[bytes]
+    told: Callable[[int, int], None] = lambda _read, _of: None
+    """Told now and then, on the writing thread, how many records are read, and of how many."""
 
     def write(self) -> Written:
         """All but the policy bundles, which `add_policy` brings."""
         with self.reader.connect() as connection, connection.begin():
-            parts = [_Part(one, self._about(connection, one)) for one in newest(connection)]
+            parts: list[_Part] = []
+            size = 0
+            for one in newest(connection):
+                parts.append(_Part(one, self._about(connection, one), size))
+                size += one.checkpoint.size
         named_sizes = _named(parts)
         digests: set[str] = set()
         count = 0
         with zipfile.ZipFile(self.file, "w", zipfile.ZIP_DEFLATED, compresslevel=6) as bundle:
             for part in parts:
                 sizes = named_sizes.get(part.signed.checkpoint.origin, set())
-                count += self._log(bundle, part, sizes, digests)
+                count += self._log(bundle, part, size, sizes, digests)
+                self.told(part.before + part.signed.checkpoint.size, size)
             _put(bundle, MANIFEST, _json(self._manifest(count)))
             _put(bundle, "README.txt", _README.encode())
         return Written(count, tuple(sorted(digests)))
@@ -166,7 +175,12 @@ class BundleWriter:
         return _about_the_log(connection, signed, self.project_id, {one.size for one in anchored})
 
     def _log(
-        self, bundle: zipfile.ZipFile, part: _Part, named_sizes: set[int], digests: set[str]
+        self,
+        bundle: zipfile.ZipFile,
+        part: _Part,
+        of: int,
+        named_sizes: set[int],
+        digests: set[str],
     ) -> int:
         signed = part.signed
         folder = f"logs/{signed.log}"
@@ -178,13 +192,13 @@ class BundleWriter:
         with self.reader.connect() as connection:
             count = 0
             with bundle.open(_info(f"{folder}/entries.jsonl"), "w", force_zip64=True) as out:
-                for line in self._entries(connection, part, root, digests):
+                for line in self._entries(connection, part, of, root, digests):
                     out.write(line)
                     count += 1
             proofs = {
-                str(size): _proof(proof)
-                for size in sorted({*self.wanted.previous_sizes, *named_sizes})
-                if (proof := _extension(size, signed.checkpoint.size, root))
+                str(earlier): _proof(proof)
+                for earlier in sorted({*self.wanted.previous_sizes, *named_sizes})
+                if (proof := _extension(earlier, signed.checkpoint.size, root))
             }
             _put(bundle, f"{folder}/consistency.json", _json(proofs))
             if keys := _hand_overs(connection, signed, root):
@@ -206,7 +220,7 @@ class BundleWriter:
         return hashes
 
     def _entries(
-        self, connection: Connection, part: _Part, root: Root, digests: set[str]
+        self, connection: Connection, part: _Part, of: int, root: Root, digests: set[str]
     ) -> Iterator[bytes]:
         signed, about = part.signed, list(part.about)
         size = signed.checkpoint.size
@@ -216,6 +230,7 @@ class BundleWriter:
             page = sorted([*page, *(r for r in about if r.idx <= until)], key=lambda r: r.idx)
             about = [r for r in about if r.idx > until]
             yield from self._lines(connection, page, size, root, keys, digests)
+            self.told(part.before + until + 1, of)
         yield from self._lines(connection, about, size, root, keys, digests)
 
     def _pages(self, connection: Connection, signed: Signed) -> Iterator[list[Row[Any]]]:

@@ -297,10 +297,26 @@ def test_an_auditor_takes_proof_and_evidence_away(site: Chromium) -> None:
         with page.expect_download() as waiting:
             page.get_by_role("button", name="Download").click()
         assert zipfile.is_zipfile(waiting.value.path())
+        expect(page.get_by_role("button", name="Download")).to_be_enabled()
         page.goto(url(site, "/traces?decision=BLOCKED"))
         with page.expect_download() as waiting:
             page.get_by_role("link", name="Export", exact=True).click()
         assert trace_id in waiting.value.path().read_text()
+
+
+def test_a_button_tells_how_far_a_bundle_is_and_comes_back_with_it(site: Chromium) -> None:
+    said = iter(["Preparing…", "7 of 10 records…"])
+    with site.admin() as page:
+        page.goto(url(site, "/evidence"))
+        # Ten records are read at once; what a million would tell on the way is put in between.
+        page.route(
+            "**/dashboard/evidence/progress",
+            lambda route: route.fulfill(json={"text": next(said, "")}),
+        )
+        with page.expect_download():
+            page.get_by_role("button", name="Download").click()
+            expect(page.get_by_role("button", name="7 of 10 records…")).to_be_disabled()
+        expect(page.get_by_role("button", name="Download")).to_be_enabled()
 
 
 def test_rules_keys_and_budgets_are_made_by_form(site: Chromium) -> None:

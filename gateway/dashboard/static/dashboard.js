@@ -46,14 +46,19 @@ function showApplicable(root) {
   }
 }
 
-// While the answer to a form is awaited: asked once a second until the page is left.
-async function tellProgress(address, button) {
-  for (;;) {
+// While the answer to a form is awaited: asked once a second until the page is left, or until a
+// download has begun, which leaves the page where it is.
+async function tellProgress(address, button, label, download) {
+  for (let nothing = 0; !download || nothing < 3; ) {
     await new Promise((resume) => setTimeout(resume, 1000));
     const answer = await fetch(address);
     const { text } = answer.ok ? await answer.json() : {};
+    nothing = text ? 0 : nothing + 1;
     if (text) button.textContent = text;
   }
+  button.textContent = label;
+  button.removeAttribute("aria-busy");
+  button.disabled = false;
 }
 
 document.addEventListener("change", () => showApplicable(document));
@@ -66,12 +71,13 @@ document.addEventListener("submit", (event) => {
   }
   if (form.dataset.busy) {
     const button = event.submitter;
+    const label = button.textContent;
     // After the form is sent: a disabled button sends no value.
     setTimeout(() => {
       button.setAttribute("aria-busy", "true");
       button.disabled = true;
       button.textContent = form.dataset.busy;
-      if (form.dataset.progress) tellProgress(form.dataset.progress, button);
+      if (form.dataset.progress) tellProgress(form.dataset.progress, button, label, "download" in form.dataset);
     });
   }
 });
