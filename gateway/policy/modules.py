@@ -1,7 +1,7 @@
 """What a Rego file says of itself, read without OPA: its package, and which data it refers to."""
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from functools import lru_cache
 
 from gateway.frozen import frozen
@@ -64,16 +64,24 @@ def needed(names: Iterable[str], modules: Mapping[str, Module]) -> set[str]:
     while fresh:
         found |= fresh
         packages = {modules[name].package for name in fresh}
+        references = {path for name in fresh for path in modules[name].references}
+        # Two paths are related when one begins with the other: sets tell it of thousands at once.
+        within = {beginning for path in references for beginning in _beginnings(path)}
         fresh = {
             name
             for name, module in modules.items()
             if name not in found
             and (
                 module.package in packages
-                or any(modules[one].names(module.package) for one in fresh)
+                or module.package in within
+                or not references.isdisjoint(_beginnings(module.package))
             )
         }
     return found
+
+
+def _beginnings(path: Path) -> Iterator[Path]:
+    return (path[:length] for length in range(len(path) + 1))
 
 
 def _related(one: Path, other: Path) -> bool:

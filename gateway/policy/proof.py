@@ -185,8 +185,7 @@ def test(commands: Commands, tree: Tree, since: Tree | None) -> None:
         chosen = _affected(changed, found, tree, since)
     if chosen:
         shared_tests = tree.tests.keys() - own
-        loaded = found.keys() if everything else modules.needed(chosen, found)
-        _run_tests(commands, tree, loaded - shared_tests)
+        _run_tests(commands, tree, modules.needed(chosen, found) - shared_tests)
 
 
 def _run_tests(commands: Commands, tree: Tree, names: Set[str]) -> None:

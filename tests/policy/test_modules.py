@@ -72,3 +72,12 @@ def test_importers_are_found_through_others_and_by_folder() -> None:
 def test_what_a_test_needs_is_what_it_names_and_what_that_names() -> None:
     assert modules.needed(["policy_test"], TREE) == {"policy_test", "policy", "lib"}
     assert modules.needed(["whole_test"], TREE) == {"whole_test", "policy", "lib", "other"}
+
+
+def test_what_a_test_needs_is_found_above_and_below_what_it_names() -> None:
+    tree = TREE | _modules(
+        above_test="package above_test\nx := data.policies.all.pay.findings",
+        bare_test="package bare_test\nx := data",
+    )
+    assert modules.needed(["above_test"], tree) == {"above_test", "policy", "lib"}
+    assert modules.needed(["bare_test"], tree) == tree.keys()
