@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -11,10 +12,13 @@ from sqlalchemy import insert, update
 from gateway.cold import reading
 from gateway.cold.objects import ColdAway, ColdDamaged
 from gateway.database_place import Place
+from gateway.ids import new_id
 from gateway.registry import traces
 from gateway.sinks import follow
 from gateway.sinks.targets import Line
 from gateway.store import leases, tables
+from gateway.trace.record import Draft
+from gateway.values import ProjectId
 from tests.cold.cold_world import ColdWorld, Killed, a_cold_world
 from tests.trace.evidence_world import PROJECT, append, sign
 
@@ -56,6 +60,34 @@ def test_the_log_goes_on_after_a_start_and_further_tiles_follow(tmp_path: Path) 
         found = cold.recheck()
         assert {one.status for one in found.values()} == {"PASS"}
         assert found["project.sequence"].detail == "2 projects, no gap"
+
+
+def test_calls_are_found_and_projects_go_on_whatever_their_ids_and_however_quiet(
+    tmp_path: Path,
+) -> None:
+    late = f"trc_{int((time.time() - 3600) * 1000):012x}{'7' * 20}"
+    strange, usual = "trc_made-elsewhere", new_id("trc")
+    quiet = ProjectId("prj_quiet")
+
+    def add(cold: ColdWorld, call: str) -> None:
+        draft = Draft("outcome", new_id("evt"), quiet, {"status": "ok"}, call_id=call)
+        log = cold.world.state.log
+        cold.world.state.writer.change_now(lambda c: len(log.append(c, [draft])))
+
+    with a_cold_world(tmp_path, pairs=10) as cold:
+        for call in (late, strange, usual):
+            add(cold, call)
+        append(cold.world, 300)
+        sign(cold.world)
+        assert cold.archive().round() == 512
+    with a_cold_world(tmp_path) as cold:
+        add(cold, usual)
+        with cold.world.state.reader.connect() as connection:
+            found = [traces.get(connection, quiet, call) for call in (late, strange, usual)]
+            assert [[row.pseq for row in rows] for rows in found] == [[0], [1], [2, 3]]
+            (first, _) = found[2]
+            assert [row.idx for row in traces.get(connection, quiet, first.id)] == [first.idx]
+        assert cold.recheck()["project.sequence"].status == "PASS"
 
 
 def test_whatever_dies_nothing_is_lost_and_the_next_round_ends_it(cold: ColdWorld) -> None:
