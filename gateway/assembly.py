@@ -42,6 +42,7 @@ from gateway.registry.stop_file import StopFile
 from gateway.reports import Reports
 from gateway.scans import Scans
 from gateway.settings import Settings
+from gateway.shared_policy import SharedPolicy
 from gateway.state import State
 from gateway.steps.approvals import Approvals
 from gateway.steps.authenticate import Authenticate
@@ -102,6 +103,8 @@ class Gateway:
             "stop file": self.stop_file.fault or "ok",
             "opa": "ok" if opa.ready else opa.last_error or "not on the current bundle yet",
         }
+        if self.policy.behind:
+            checks["opa"] = "not on the bundle that the other gateways serve"
         ready = all(check == "ok" for check in checks.values())
         # The last good policy decides: broken sources must be seen, and keep nobody from calling.
         failure = self.policy.status().last_failure
@@ -136,7 +139,12 @@ def build(
     now = state.clock.now
     bundles = BundleServer(management_token(settings.data_dir))
     opa = _opa(settings, state, binary, bundles)
-    engine = Engine(Client(UnixAddress(str(opa.socket_path))), bundles, ready=lambda: opa.ready)
+    activation = _activation(settings, state, binary, bundles, opa)
+    engine = Engine(
+        Client(UnixAddress(str(opa.socket_path))),
+        bundles,
+        ready=lambda: opa.ready and not activation.behind,
+    )
     handles = Handles(Seals(state.keyring.handles))
     tokens, upstreams = _upstreams(settings, state, sockets, handles)
     stop_file = StopFile(settings.data_dir)
@@ -172,7 +180,7 @@ def build(
         state=state,
         bundles=bundles,
         opa=opa,
-        policy=_activation(settings, state, binary, bundles, opa),
+        policy=activation,
         upstreams=upstreams,
         tokens=tokens,
         pipeline=pipeline,
@@ -279,6 +287,7 @@ def _activation(
         now=state.clock.now,
         tell=lambda news: policy_trail.record(state, news),
         proved=opa_binary.proved_dir(),
+        sharing=SharedPolicy(state) if isinstance(state.place, str) else None,
     )
 
 

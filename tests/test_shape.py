@@ -25,7 +25,7 @@ LAYERS = (
     ("app",),
     (
         *("assembly", "backup", "exposition", "first_start", "housekeeping", "metrics"),
-        *("database_copy", "policy_trail", "task_runs"),
+        *("database_copy", "policy_trail", "shared_policy", "task_runs"),
     ),
     ("api", "dashboard", "extensions", "dry_run", "mcp.proxy", "mcp.scan", "scans"),
     ("pipeline", "what_if"),

@@ -45,6 +45,7 @@ from gateway.registry import recorded
 from gateway.registry.faults import Missing
 from gateway.registry.recorded import Recorded
 from gateway.settings import Settings, SettingsFault
+from gateway.shared_policy import fetch
 from gateway.state import KEYS, NotInitialised, is_made
 from gateway.store import tables
 from gateway.store.database import reading_engine
@@ -128,10 +129,12 @@ def explain(
         settings, opa = Settings.read(data_dir=data_dir), opa_binary.find()
         with reading(settings) as (connection, keys):
             decision = recorded.find(connection, keys, trace_id)
-        question, digest = decision.question, decision.bundle_digest
-        if question is None or digest is None:
-            raise BundleFault(f"the input of {trace_id} is {decision.input_state}: cannot tell")
-        archive = archived(settings.data_dir / _BUNDLES, digest)
+            question, digest = decision.question, decision.bundle_digest
+            if question is None or digest is None:
+                raise BundleFault(f"the input of {trace_id} is {decision.input_state}: cannot tell")
+            shared = fetch(connection, digest)
+        folder = settings.data_dir / _BUNDLES
+        archive = shared.bundle.archive if shared else archived(folder, digest)
     with told_plainly(BundleFault):
         explanation = explain_question(archive, question, opa)
     same = _is_recorded(explanation, decision)

@@ -22,6 +22,7 @@ from gateway.policy.bundles import Bundle, keep, last_good, last_tried, pack, so
 from gateway.policy.coverage import Coverage, Measuring
 from gateway.policy.opa import Opa
 from gateway.policy.proof import Commands, Dropped
+from gateway.policy.sharing import Offer, Sharing, SharingFault
 from gateway.policy.sources import BundleFault, Source, Tree, compose
 
 _log = structlog.get_logger(__name__)
@@ -33,6 +34,9 @@ _PATIENCE = 5.0
 _TELL_AGAIN_SECONDS = 60.0
 _RETRY_SECONDS = 30.0
 _LONGEST_REASON = 2000
+_LOOK_SECONDS = 1.0
+BEHIND_SECONDS = 10.0
+"""That a gateway may decide by another bundle than the others; then it refuses."""
 
 
 @frozen
@@ -103,12 +107,18 @@ class Activation:
         now: Callable[[], str],
         tell: Tell,
         proved: Path | None = None,
+        sharing: Sharing | None = None,
     ) -> None:
         """`rego` holds ``schemas/`` and ``capabilities.json``; `archive` keeps the bundles.
 
         `proved` is where an installation marks what has passed; see
-        `gateway.policy.shipped`.
+        `gateway.policy.shipped`. `sharing` is None where no other gateway has this database.
         """
+        self._sharing = sharing
+        self._builds = sharing is None
+        self._behind_since: float | None = None
+        self._unusable = ""
+        self._turn = asyncio.Lock()
         self._proved = proved
         self._sources = sources
         self._rego = rego
@@ -133,6 +143,12 @@ class Activation:
         self._commands = Commands(binary)
         self._measuring = Measuring(binary)
 
+    @property
+    def behind(self) -> bool:
+        """Whether the other gateways have decided by another bundle for too long."""
+        since = self._behind_since
+        return since is not None and time.monotonic() - since > BEHIND_SECONDS
+
     def status(self) -> PolicyStatus:
         return PolicyStatus(self._active, self._building_since, self._failure)
 
@@ -147,22 +163,53 @@ class Activation:
         try:
             return await asyncio.to_thread(archived, self._archive, digest)
         except BundleFault:
+            pass
+        if self._sharing is None:
+            return None
+        try:  # another gateway's, from before this one was there
+            return (await self._sharing.fetch(digest)).bundle.archive
+        except (BundleFault, SharingFault):
             return None
 
     async def begin(self) -> None:
         """Offer the first bundle. Raises `BundleFault` if none builds and none was ever good."""
+        if self._sharing is not None:
+            self._kept = await self._published_first(self._sharing) or self._kept
         self._good = kept = self._kept
         try:
-            built = await asyncio.to_thread(self._build, self._commands)
+            built = await asyncio.to_thread(self._build, self._commands) if self._builds else kept
         except BundleFault as fault:
             if kept is None:
                 raise
             self._note(fault)
             built = kept
         assert built is not None
-        await asyncio.to_thread(store, built.bundle, self._archive)
+        await self._store(built)
         self._bundles.offer(built.bundle)
         self._first = built
+
+    async def _published_first(self, sharing: Sharing) -> _Built | None:
+        """What the gateways serve; None before their first, when this one is to build it."""
+        while True:
+            try:
+                self._builds = await sharing.builds()
+                digest = await sharing.published()
+                if digest is not None:
+                    return _built(await sharing.fetch(digest))
+            except SharingFault as fault:
+                raise BundleFault(f"the bundle of all gateways cannot be read: {fault}") from None
+            if self._builds:
+                return None
+            await asyncio.sleep(_LOOK_SECONDS)
+
+    async def _store(self, built: _Built) -> None:
+        """Raises OSError, `BundleFault`."""
+        await asyncio.to_thread(store, built.bundle, self._archive)
+        if self._sharing is not None and self._builds:
+            try:
+                await self._sharing.store(Offer(built.bundle, built.tried))
+            except SharingFault as fault:
+                raise BundleFault(f"cannot be kept: {fault}") from None
 
     async def run(self) -> None:
         """Activate the first bundle and whatever follows; ends by an error or being cancelled."""
@@ -174,6 +221,8 @@ class Activation:
             async with asyncio.TaskGroup() as tasks:
                 tasks.create_task(self._watch())
                 tasks.create_task(self._follow())
+                if self._sharing is not None:
+                    tasks.create_task(self._keep_up(self._sharing))
         finally:
             self._commands.drop()
             self._measuring.close()
@@ -195,6 +244,8 @@ class Activation:
         while True:
             await self._changed.wait()
             self._changed.clear()
+            if not self._builds:
+                continue
             self._commands = commands = Commands(self._binary, background=True)
             self._building_since = self._now()
             try:
@@ -212,6 +263,39 @@ class Activation:
                 if built is not None:
                     await self._activate(built)
             self._building_since = None
+
+    async def _keep_up(self, sharing: Sharing) -> None:
+        """Serve what was published, and build when whoever did is gone."""
+        while True:
+            await asyncio.sleep(_LOOK_SECONDS)
+            try:
+                await self._look(sharing)
+            except BundleFault as fault:
+                if self._unusable != str(fault):
+                    self._unusable = str(fault)
+                    await self._tell_of(self._note(fault))
+            except SharingFault as fault:
+                # Calls are refused while the database is away; the next look may find it.
+                _log.warning("the bundle of all gateways cannot be read", why=str(fault))
+
+    async def _look(self, sharing: Sharing) -> None:
+        builds = await sharing.builds()
+        if builds and not self._builds:
+            self._looked_at = ""
+            self._changed.set()
+        self._builds = builds
+        digest = await sharing.published()
+        if builds or digest is None or self._decides_by(digest):
+            self._behind_since = None
+            return
+        if self._behind_since is None:
+            self._behind_since = time.monotonic()
+        await self._activate(_built(await sharing.fetch(digest)))
+        if self._decides_by(digest):
+            self._behind_since = None
+
+    def _decides_by(self, digest: str) -> bool:
+        return self._active is not None and self._active.digest == digest
 
     def _build(self, commands: Commands) -> _Built | None:
         """In a thread: what may be offered, or None if these very sources were looked at last.
@@ -237,12 +321,17 @@ class Activation:
         return built
 
     async def _activate(self, built: _Built) -> None:
+        async with self._turn:  # built here, or published by another gateway
+            await self._take(built)
+
+    async def _take(self, built: _Built) -> None:
         bundle, before = built.bundle, self._good
         try:
-            await asyncio.to_thread(store, bundle, self._archive)
-        except OSError as error:
+            await self._store(built)
+        except (OSError, BundleFault) as error:
             # Records would name a bundle that nobody could ever read again.
-            await self._tell_of(self._note(BundleFault(f"cannot be kept: {error}")))
+            why = error if isinstance(error, BundleFault) else f"cannot be kept: {error}"
+            await self._tell_of(self._note(BundleFault(str(why))))
             self._retry(_RETRY_SECONDS)
             return
         if self._bundles.revision != bundle.revision:
@@ -265,8 +354,10 @@ class Activation:
 
     async def _note_active(self, built: _Built) -> None:
         bundle, kept = built.bundle, self._kept
+        await self._publish(bundle)
         failure = self._failure
-        if failure is not None and failure.resolved_at is None and built.tree is not None:
+        good = built.tree is not None or not self._builds
+        if failure is not None and failure.resolved_at is None and good:
             self._failure = replace(failure, resolved_at=self._now())
         self._good = built
         if self._active is None or self._active.digest != bundle.digest:
@@ -281,6 +372,16 @@ class Activation:
             await asyncio.to_thread(keep, bundle, self._archive, built.tried)
         except OSError as error:
             _log.error("a restart may begin with an earlier policy", why=str(error))
+
+    async def _publish(self, bundle: Bundle) -> None:
+        """Once OPA has taken it here: what it cannot load reaches no other gateway."""
+        if self._sharing is None or not self._builds:
+            return
+        try:
+            await self._sharing.publish(bundle.digest)
+        except SharingFault as fault:
+            _log.warning("the policy is not published yet", digest=bundle.digest, why=str(fault))
+            self._retry(_LOOK_SECONDS)
 
     def _note(self, fault: BundleFault) -> Failure:
         good = self._bundles.current or (self._kept and self._kept.bundle)
@@ -299,6 +400,10 @@ class Activation:
         if time.monotonic() - self._told_at >= _TELL_AGAIN_SECONDS:
             self._told_at = time.monotonic()
             await self._tell(failure)
+
+
+def _built(offer: Offer) -> _Built:
+    return _Built(offer.bundle, offer.tried)
 
 
 def _watched(source: Source) -> Path:

@@ -5,10 +5,11 @@ deletes, and the journal is emptied after the commit, on the writing thread, as 
 reads an older state.
 """
 
+from collections import Counter
 from collections.abc import Sequence
 
 import structlog
-from sqlalchemy import Connection, delete, select, update
+from sqlalchemy import Connection, delete, select, tuple_, update
 
 from gateway.ids import new_id
 from gateway.registry import tasks, traces
@@ -115,27 +116,20 @@ def expire(connection: Connection, log: Log, vacated: Vacated) -> int:
     When none is left the keys of past months are dropped. Returns how many were deleted.
     """
     now = log.now
-    over = (
-        select(_p.log, _p.idx, _p.field, _p.payload_key)
-        .where(_p.expires_at <= now)
-        .limit(_EXPIRED_AT_ONCE)
-    )
-    rows = connection.execute(over).all()
-    counts: dict[str, int] = {}
-    for row in rows:
-        place = (_p.log == row.log, _p.idx == row.idx, _p.field == row.field)
-        connection.execute(delete(tables.payloads).where(*place))
-        project_id = row.payload_key.rpartition("/")[0]
-        counts[project_id] = counts.get(project_id, 0) + 1
+    place = (_p.log, _p.idx, _p.field)
+    over = select(*place).where(_p.expires_at <= now).limit(_EXPIRED_AT_ONCE)
+    gone = delete(tables.payloads).where(tuple_(*place).in_(over)).returning(_p.payload_key)
+    keys = connection.execute(gone).scalars().all()
+    counts = Counter(key.rpartition("/")[0] for key in keys)
     drafts = [_expired(ProjectId(one), now, "payloads", count=n) for one, n in counts.items()]
-    if len(rows) < _EXPIRED_AT_ONCE:
+    if len(keys) < _EXPIRED_AT_ONCE:
         dropped = log.drop_past_keys(connection)
         drafts += [_expired(project, now, "payload_key", month=month) for project, month in dropped]
     if drafts:
         log.append(connection, drafts)
         vacated.erased()
-        _log.info("payloads whose time is over are erased", payloads=len(rows))
-    return len(rows)
+        _log.info("payloads whose time is over are erased", payloads=len(keys))
+    return len(keys)
 
 
 def _expired(project_id: ProjectId, now: str, subject: str, **what: Field) -> Draft:

@@ -17,6 +17,7 @@ from gateway.policy.activation import Activation, Active, Failure
 from gateway.policy.bundle_server import BundleServer
 from gateway.policy.engine import Engine
 from gateway.policy.opa import Opa
+from gateway.policy.sharing import Sharing
 from gateway.policy.sources import BundleFault, Source
 from tests.policy.world import KEY, TOKEN, served, the_opa
 
@@ -81,7 +82,7 @@ class World:
         return self.bundles.current.digest
 
 
-def _prepare(folder: Path) -> None:
+def prepare(folder: Path) -> None:
     for name, text in (("gateway/decision", ROUTER), ("policies/word", WORD.format("one"))):
         path = folder / f"{name}.rego"
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -89,7 +90,7 @@ def _prepare(folder: Path) -> None:
 
 
 @asynccontextmanager
-async def a_world(folder: Path) -> AsyncIterator[World]:
+async def a_world(folder: Path, sharing: Sharing | None = None) -> AsyncIterator[World]:
     names = ("gateway", "policies")
     server = BundleServer(TOKEN)
     opa = Opa(
@@ -115,6 +116,7 @@ async def a_world(folder: Path) -> AsyncIterator[World]:
         opa=opa,
         now=lambda: "2026-01-01T00:00:00.000000Z",
         tell=tell,
+        sharing=sharing,
     )
     await made.begin()
     async with served(server) as url:
@@ -137,7 +139,7 @@ async def a_world(folder: Path) -> AsyncIterator[World]:
 
 @pytest.fixture
 async def world(tmp_path: Path) -> AsyncIterator[World]:
-    _prepare(tmp_path)
+    prepare(tmp_path)
     async with a_world(tmp_path) as found:
         yield found
 
@@ -215,7 +217,7 @@ async def test_a_bundle_that_opa_does_not_take_is_taken_back(
 
 
 async def test_a_restart_with_broken_sources_serves_the_last_good_bundle(tmp_path: Path) -> None:
-    _prepare(tmp_path)
+    prepare(tmp_path)
     async with a_world(tmp_path) as world:
         world.say("two")
         await world.until_word("two")
@@ -235,7 +237,7 @@ async def test_a_restart_with_broken_sources_serves_the_last_good_bundle(tmp_pat
 
 
 async def test_without_any_good_bundle_broken_sources_stop_the_start(tmp_path: Path) -> None:
-    _prepare(tmp_path)
+    prepare(tmp_path)
     (tmp_path / "policies/word.rego").write_text("package gateway\n")
     with pytest.raises(BundleFault, match="outside policies"):
         async with a_world(tmp_path):
@@ -245,7 +247,7 @@ async def test_without_any_good_bundle_broken_sources_stop_the_start(tmp_path: P
 async def test_what_was_tried_before_is_not_tried_again_at_the_next_start(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    _prepare(tmp_path)
+    prepare(tmp_path)
     async with a_world(tmp_path):
         pass
     pointer = orjson.loads((tmp_path / "data/bundles/last-good.json").read_bytes())

@@ -15,6 +15,7 @@ from gateway.store.tables.following import (
     anchor_transactions,
     anchors,
     leases,
+    policy_bundles,
     sink_cursors,
 )
 from gateway.store.tables.log import (
@@ -75,6 +76,7 @@ __all__ = [
     "overrides",
     "payload_keys",
     "payloads",
+    "policy_bundles",
     "projects",
     "proposals",
     "rules",

@@ -78,3 +78,17 @@ sink_cursors = Table(
     Column("log", SmallInteger, primary_key=True, autoincrement=False),
     Column("idx", BigInteger, nullable=False),  # of the next record to send
 )
+
+policy_bundles = Table(
+    "policy_bundles",
+    metadata,
+    # Where several gateways share the database: one builds, and all serve what was published last.
+    Column("digest", String, primary_key=True),
+    Column("revision", String, nullable=False),
+    Column("archive", LargeBinary, nullable=False),
+    Column("features", JSON, nullable=False),
+    Column("tried", String, nullable=False),  # names all that was tried with it
+    Column("made_by", String, nullable=False),
+    Column("made_at", String, nullable=False),
+    Column("published", BigInteger, unique=True),  # the highest is served
+)
