@@ -138,13 +138,7 @@ def build(
     """Put the parts together; nothing runs yet, and nothing is asked of the network."""
     now = state.clock.now
     bundles = BundleServer(management_token(settings.data_dir))
-    opa = _opa(settings, state, binary, bundles)
-    activation = _activation(settings, state, binary, bundles, opa)
-    engine = Engine(
-        Client(UnixAddress(str(opa.socket_path))),
-        bundles,
-        ready=lambda: opa.ready and not activation.behind,
-    )
+    opa, activation, engine = _deciding(settings, state, binary, bundles)
     handles = Handles(Seals(state.keyring.handles))
     tokens, upstreams = _upstreams(settings, state, sockets, handles)
     stop_file = StopFile(settings.data_dir)
@@ -206,6 +200,17 @@ def archive_of(settings: Settings, state: State) -> Archive | None:
     now, days = state.clock.now, settings.cold_after_days
     holder = state.log.slot.holder
     return Archive(state.cold, state.writer, state.reader, now, days, settings.sinks, holder)
+
+
+def _deciding(
+    settings: Settings, state: State, binary: Path, bundles: BundleServer
+) -> tuple[Opa, Activation, Engine]:
+    """A gateway that lags behind the others' bundle asks nobody, and refuses."""
+    opa = _opa(settings, state, binary, bundles)
+    activation = _activation(settings, state, binary, bundles, opa)
+    client = Client(UnixAddress(str(opa.socket_path)))
+    engine = Engine(client, bundles, ready=lambda: opa.ready and not activation.behind)
+    return opa, activation, engine
 
 
 def _in_band(settings: Settings, state: State, sock: socket.socket) -> InBand:

@@ -164,8 +164,7 @@ def _open(
 ) -> State:
     if isinstance(place, Path):
         os.close(os.open(place, os.O_RDWR | os.O_CREAT, 0o600))  # not readable by others, ever
-    engine = writing_engine(place)
-    migrations.upgrade(engine)
+    engine = _migrated(place)
     clock = Clock()
     log = Log(keys, clock)
     checkpoints = Checkpoints(log, keys, outside)
@@ -228,6 +227,16 @@ def _slot(connection: Connection, data_dir: Path, clock: Clock) -> slots.Slot:
     # The directory is locked: whoever held the slot before is gone, whatever its lease says.
     sole = not is_postgresql(connection)
     return slots.take(connection, _installation(data_dir), clock.now(), sole=sole)
+
+
+def _migrated(place: Place) -> Engine:
+    engine = writing_engine(place)
+    try:
+        migrations.upgrade(engine)
+    except BaseException:
+        engine.dispose()
+        raise
+    return engine
 
 
 def _installation(data_dir: Path) -> str:

@@ -20,7 +20,7 @@ from gateway.store import database, postgresql
 from gateway.store.postgresql import DatabaseAway
 from gateway.trace.recheck import recheck
 from gateway.values import Stop
-from tests.builders import World, a_state
+from tests.builders import World, a_state, an_outcome
 from tests.gateways import a_pair
 from tests.postgresql import a_database, server
 from tests.test_cli import gateway
@@ -203,3 +203,28 @@ async def test_a_dump_of_a_running_gateway_is_a_backup(
     refused = gateway("backup", tmp_path / "backup", "--data-dir", data)
     assert (refused.exit_code, "pg_dump" in refused.stderr) == (1, True)
     assert not (tmp_path / "backup").exists()
+
+
+async def test_what_a_newer_gateway_adds_leaves_a_running_one_alone_and_keeps_it_from_starting(
+    tmp_path: Path, place: PostgresUrl, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A rolling upgrade: the first gateway of the new version migrates beside the others."""
+    with a_state(tmp_path, place) as world:
+        assert await outcome_of(world, world.approved()) == "passed"
+        with psycopg.connect(place, application_name="the test") as newer:
+            newer.execute("SELECT pg_advisory_xact_lock(%s, 0)", (postgresql._TURN,))
+            newer.execute("CREATE TABLE later (id varchar PRIMARY KEY)")
+            for table in ("trace", "open_calls", "projects", "servers", "keys"):
+                newer.execute(f"ALTER TABLE {table} ADD COLUMN later bigint NOT NULL DEFAULT 0")
+            newer.execute("UPDATE alembic_version SET version_num = '9999'")
+        budget = world.add_budget(5)
+        permit = await world.admission().admit(world.approved())
+        await world.state.settlement.settle(permit, an_outcome())
+        await world.state.writer.change(lambda _: None)
+        assert world.window(budget) == (1, 0)
+        append(world, 2, input=b"{}")
+        world.check_log()
+    monkeypatch.setenv("GATEWAY_DATABASE_URL", place)
+    refused = gateway("project", "create", "Other", "--data-dir", tmp_path)
+    assert refused.exit_code == 1
+    assert "the database has schema 9999, which this gateway does not know" in refused.stderr

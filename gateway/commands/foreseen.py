@@ -10,6 +10,7 @@ from gateway.registry.faults import Fault
 from gateway.settings import SettingsFault
 from gateway.state import NotInitialised
 from gateway.store.database import DatabaseLocked
+from gateway.store.migrations import SchemaTooNew
 from gateway.store.postgresql import DatabaseAway
 from gateway.trace.slots import SlotLost
 
@@ -18,6 +19,7 @@ FORESEEN = (
     NotInitialised,
     DatabaseLocked,
     DatabaseAway,
+    SchemaTooNew,
     KeyringFault,
     Fault,
     PortTaken,
