@@ -2,20 +2,31 @@
 
 import asyncio
 import ipaddress
+import re
 from collections import OrderedDict
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from time import monotonic
 from typing import Any, cast
 
 import orjson
 from starlette.types import ASGIApp, Receive, Scope, Send
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+from uvicorn.protocols.http.httptools_impl import (
+    STATUS_LINE,
+    HttpToolsProtocol,
+    RequestResponseCycle,
+)
 
 from gateway.ids import new_id
 
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 
 PROXY_PATH = "/api/v1/mcp/proxy/"
+WHOLE = "gateway.whole"
+"""Among the extensions of a scope: `Whole`, of a POST that `EdgeProtocol` read."""
+_NO_BODY = frozenset({204, 304})
+_FRAMING = frozenset({b"connection", b"content-length", b"transfer-encoding"})
+_CONTROL = re.compile(rb"[\x00-\x08\x0a-\x1f\x7f]")
+"""What no header's value may hold (RFC 9110, section 5.5)."""
 _WATCHED = frozenset({b"host", b"origin", b"authorization", b"content-length"})
 _REMEMBERED = 1024
 
@@ -229,6 +240,57 @@ class HeldHead:
         return self._transport.is_closing()
 
 
+class Whole:
+    """A request and its answer past ASGI's messages, where each is whole, as with most calls.
+
+    What uvicorn does for pieces and chunks, and these need not, is a tenth of a call.
+    """
+
+    __slots__ = ("_cycle", "_transport")
+
+    def __init__(self, cycle: RequestResponseCycle, transport: asyncio.Transport) -> None:
+        self._cycle = cycle
+        self._transport = transport
+
+    def body(self) -> bytes | None:
+        """The request's body, once; None unless all of it is there: then `receive` it."""
+        cycle = self._cycle
+        if cycle.more_body or cycle.disconnected or cycle.waiting_for_100_continue:
+            return None
+        body, cycle.body = bytes(cycle.body), bytearray()
+        return body
+
+    def gone(self) -> bool:
+        """Whether the client has hung up, or has its answer."""
+        return self._cycle.disconnected or self._cycle.response_complete
+
+    def answer(self, status: int, headers: Iterable[tuple[bytes, bytes]], body: bytes) -> bool:
+        """Write it in one piece; False when nothing was written and `send` must do it.
+
+        ``headers`` say neither the body's length nor anything of the connection; else it is False.
+        """
+        cycle = self._cycle
+        if status in _NO_BODY or cycle.response_started or cycle.flow.write_paused or self.gone():
+            return False
+        lines = [STATUS_LINE[status]]
+        for name, value in (*cycle.default_headers, *headers):
+            if name in _FRAMING or _CONTROL.search(value):
+                return False
+            lines += (name, b": ", value, b"\r\n")
+        if not cycle.keep_alive:
+            lines.append(b"connection: close\r\n")
+        lines.append(b"content-length: %d\r\n\r\n" % len(body))
+        lines.append(body)
+        cycle.response_started = cycle.response_complete = True
+        cycle.expected_content_length = 0
+        self._transport.write(b"".join(lines))
+        cycle.message_event.set()
+        if not cycle.keep_alive:
+            self._transport.close()
+        cycle.on_response()
+        return True
+
+
 class EdgeProtocol(HttpToolsProtocol):
     """uvicorn's protocol, with the bounds on a request's head that it lacks.
 
@@ -278,8 +340,12 @@ class EdgeProtocol(HttpToolsProtocol):
         super().on_message_begin()
 
     def on_header(self, name: bytes, value: bytes) -> None:
+        name = name.lower()
         # llhttp leaves the blanks after a value, which are no part of it (RFC 9110, section 5.5).
-        super().on_header(name, value.rstrip(b" \t"))
+        value = value.rstrip(b" \t")
+        if name == b"expect" and value.lower() == b"100-continue":
+            self.expect_100_continue = True
+        self.headers.append((name, value))
 
     def on_headers_complete(self) -> None:
         # The count includes what came of the body in the same read.
@@ -291,6 +357,8 @@ class EdgeProtocol(HttpToolsProtocol):
         super().on_headers_complete()
         # Calls are what it is for; and a HEAD's answer is a head that says a length, and no more.
         if self.cycle is not before and self.scope["method"] == "POST":
+            extensions: dict[str, Any] = {WHOLE: Whole(self.cycle, self.transport)}
+            self.scope["extensions"] = extensions
             self.cycle.transport = cast(asyncio.Transport, HeldHead(self.transport))
 
     def on_message_complete(self) -> None:

@@ -12,7 +12,7 @@ from typing import Protocol
 import orjson
 from starlette.types import Message, Receive, Scope, Send
 
-from gateway.edge import Network, client_ip
+from gateway.edge import WHOLE, Network, Whole, client_ip
 from gateway.flows import ByteStream
 from gateway.frozen import frozen
 from gateway.mcp.headers import doubled
@@ -71,8 +71,9 @@ class Proxy:
         self._silence = silence_seconds
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        whole: Whole | None = (scope.get("extensions") or {}).get(WHOLE)
         try:
-            request = await self._request(scope, receive)
+            request = await self._request(scope, receive, whole)
         except _Left:
             return
         except _Fault as fault:
@@ -80,25 +81,30 @@ class Proxy:
             return
         answer = await self._handler.handle(request)
         if answer.stream is None:
-            await _send_whole(answer, send)
+            if whole is None or not whole.answer(answer.status, answer.headers, answer.body):
+                await _send_whole(answer, send)
         else:
             await _send_stream(answer, answer.stream, receive, send, self._silence)
 
-    async def _request(self, scope: Scope, receive: Receive) -> Request:
+    async def _request(self, scope: Scope, receive: Receive, whole: Whole | None) -> Request:
         method: str = scope["method"]
         headers = tuple(scope["headers"])
         if method not in _METHODS:
             raise _Fault(405, f"The method {method} is not for this address.")
         if method != "POST" and (name := doubled(headers)) is not None:
             raise _Fault(400, f"The header {name.decode('latin-1')} appears more than once.")
-        body = await self._body(headers, receive)
+        body = None if whole is None else whole.body()
+        if body is None:
+            body = await self._body(headers, receive)
+        elif len(body) > self._limits.max_bytes:
+            raise _too_large(self._limits)
         return Request(
             method=method,
             server_id=scope["path_params"]["server_id"],
             headers=headers,
             body=body,
             client_ip=client_ip(scope, self._trusted),
-            gone=_asking(receive),
+            gone=_asking(receive) if whole is None else whole.gone,
         )
 
     async def _body(self, headers: tuple[tuple[bytes, bytes], ...], receive: Receive) -> bytes:

@@ -147,6 +147,42 @@ async def test_an_answer_without_a_body_leaves_the_connection_usable(status: int
             assert (answer.status_code, answer.content) == (status, b"")
 
 
+@pytest.mark.parametrize("value", [b"a\r\nx-other: b", b"a\nb", b"a\0b"])
+async def test_a_header_with_a_line_break_is_never_written(value: bytes) -> None:
+    async def answer(request: Request) -> Answer:
+        return Answer(200, ((b"x-trace-id", value),), b"{}")
+
+    async with served(Handler(answer)) as port:
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        writer.write(post(b"{}"))
+        answered = await reader.read()
+        writer.close()
+    assert answered == b""
+
+
+async def test_who_asks_for_it_has_the_connection_closed_behind_the_answer() -> None:
+    async with served(Handler(ok)) as port:
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        writer.write(post(b"{}", b"Connection: close"))
+        answered = await reader.read()
+        writer.close()
+    assert b"\r\nconnection: close\r\n" in answered
+    assert answered.endswith(b"\r\n\r\n{}")
+
+
+async def test_requests_that_come_at_once_are_answered_in_their_order() -> None:
+    async def answer(request: Request) -> Answer:
+        await asyncio.sleep(0 if request.body == b"2" else 0.01)
+        return Answer(200, (), request.body)
+
+    async with served(Handler(answer)) as port:
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        writer.write(post(b"1") + post(b"2") + post(b"3", b"Connection: close"))
+        answered = await reader.read()
+        writer.close()
+    assert [part[-1:] for part in answered.split(b"HTTP/1.1 200 OK\r\n")[1:]] == [b"1", b"2", b"3"]
+
+
 @pytest.mark.parametrize("chunked", [False, True])
 async def test_a_body_over_the_limit_is_refused_in_json_and_not_handled(chunked: bool) -> None:
     handler = Handler(ok)
