@@ -13,7 +13,7 @@ from gateway.frozen import frozen
 
 LARGE_BYTES = 32 << 10
 """Inputs over this size go one at a time: a big one costs as much as hundreds of ordinary ones."""
-GROUP_CALLS = 8
+GROUP_CALLS = 16
 GROUP_BYTES = 32 << 10
 """One request holds at most so many questions, and so many bytes of them."""
 

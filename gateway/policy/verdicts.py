@@ -27,6 +27,9 @@ def verdict_of(answer: EngineAnswer) -> Verdict:
 
 def _listed(result: dict[str, Any], name: str, kind: type) -> list[Any]:
     values = result.get(name)
-    if not isinstance(values, list) or not all(isinstance(value, kind) for value in values):
+    if not isinstance(values, list):
         raise EngineFault(f"the policy's {name} are no list of {kind.__name__}")
+    for value in values:
+        if not isinstance(value, kind):
+            raise EngineFault(f"the policy's {name} are no list of {kind.__name__}")
     return values
