@@ -4,6 +4,7 @@
 """
 
 import asyncio
+import select
 import socket
 from collections.abc import Callable
 from enum import Enum
@@ -45,7 +46,8 @@ class Connection(asyncio.Protocol):
 
     def __init__(self, loop: asyncio.AbstractEventLoop, sock: socket.socket) -> None:
         self._loop = loop
-        self._socket = sock
+        self._poll = select.poll()
+        self._poll.register(sock, select.POLLIN)
         self._pool: Pool | None = None
         self._transport: asyncio.Transport | None = None
         self._reader = AnswerReader()
@@ -76,18 +78,13 @@ class Connection(asyncio.Protocol):
         """Return whether a request may be written: open, not idle too long, nothing unread.
 
         The loop may not have seen a server's FIN yet. Asking the kernel costs a microsecond and
-        spares a call of which nobody could say whether it ran.
+        spares a call of which nobody could say whether it ran. (`recv` with MSG_PEEK says the same
+        by an exception, at six times the cost.)
         """
         transport = self._transport
         if self._ended or transport is None or transport.is_closing() or monotonic() >= self._due:
             return False
-        try:
-            self._socket.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT)
-        except BlockingIOError:
-            return True
-        except OSError:
-            return False
-        return False
+        return not self._poll.poll(0)
 
     def start(
         self,
