@@ -379,7 +379,7 @@ class Decision:
 
     @property
     def call(self) -> Call:
-        return self.pinned.call
+        return self.pinned.cleared.call
 
     @property
     def asks_approval(self) -> bool:
@@ -395,7 +395,7 @@ class Allowed:
 
     @property
     def call(self) -> Call:
-        return self.decision.call
+        return self.decision.pinned.cleared.call
 
 
 @frozen
@@ -409,7 +409,7 @@ class Affordable:
 
     @property
     def call(self) -> Call:
-        return self.decision.call
+        return self.decision.pinned.cleared.call
 
 
 @frozen
@@ -423,7 +423,7 @@ class Approved:
 
     @property
     def call(self) -> Call:
-        return self.affordable.call
+        return self.affordable.decision.pinned.cleared.call
 
     @property
     def decision(self) -> Decision:

@@ -36,7 +36,7 @@ _OF_RESULTS: _Places = {
 _OF_NOTIFICATIONS: _Places = {("taskId",): "task", _RELATED: "task", _LISTENED: "task"}
 # A client has tasks of its own, which servers ask about, and it answers with.
 _OF_THE_OTHER_SIDE: _Places = {_RELATED: "task"}
-_MARKS = (b"taskId", b"requestState")
+_TASK_ID, _REQUEST_STATE = b"taskId", b"requestState"
 # No encoder escapes letters of ASCII; who does may be hiding a name from what stands in between.
 _ESCAPED_LETTER = re.compile(rb"\\u00[4-7]")
 # A field named `id`, with a value that clients take up (WHATWG HTML, section 9.2.6).
@@ -66,7 +66,7 @@ class Handles:
             if message.method.startswith("tasks/"):
                 places = {**places, ("taskId",): "task"}
             # Of most calls the bytes show that no key of theirs names any of these places.
-            named = b"\\u" in body or any(mark in body for mark in _MARKS)
+            named = _TASK_ID in body or _REQUEST_STATE in body or b"\\u" in body
             params = _renamed(message.params, places, opened) if named else message.params
             if params is not message.params:
                 body = write_json({**read_json(body), "params": params})
@@ -91,7 +91,9 @@ class Handles:
 
     def body_outward(self, caller: Caller, body: bytes) -> bytes:
         """A message of the upstream's, or several in an array."""
-        if not any(mark in body for mark in _MARKS) and not _ESCAPED_LETTER.search(body):
+        named = _TASK_ID in body or _REQUEST_STATE in body
+        # The letters' escapes are looked for only where there is an escape at all.
+        if not named and (b"\\u" not in body or not _ESCAPED_LETTER.search(body)):
             return body
         try:
             found = read_json(body)

@@ -65,7 +65,9 @@ def _below(level: list[Json]) -> list[Json]:
     below: list[Json] = []
     for node in level:
         if type(node) is dict:
-            _check_keys(node)
+            # Calls of one tool have the same keys, thousands of times.
+            if node and tuple(node) not in _differing and not _differ(node):
+                _complain(node)
             node = node.values()
         for value in node:
             kind = type(value)
@@ -81,19 +83,11 @@ def _below(level: list[Json]) -> list[Json]:
     return below
 
 
-def _check_keys(members: dict[str, Json]) -> None:
-    if not _differ(members):
-        _complain(members)
-
-
 def _differ(members: dict[str, Json]) -> bool:
     """Whether it is plain to see that no two keys are alike, and none is ``__proto__``."""
     if len(members) > _MOST_KEPT_KEYS:
         return _plainly_differ(tuple(members))
-    # Calls of one tool have the same keys, thousands of times.
     keys = tuple(members)
-    if not keys or keys in _differing:
-        return True
     if not _plainly_differ(keys):
         return False
     if sum(map(len, keys)) <= _LONGEST_KEPT_KEYS:

@@ -25,13 +25,14 @@ def run(connection: Connection, sql: str, parameters: Sequence[object]) -> list[
     Written for SQLite: ``?`` for values, a list as JSON in ``json_each(?)``, of which ``value`` is
     an item and ``json_extract(value, '$[0]')`` an item's first item, both texts.
     """
-    cursor = connection.connection.cursor()
+    driver: Any = connection.connection.driver_connection
+    if not is_postgresql(connection):
+        found: list[tuple[Any, ...]] = driver.execute(sql, parameters).fetchall()
+        return found
+    cursor = driver.cursor()
     try:
-        if is_postgresql(connection):
-            cursor.execute(_for_postgresql(sql), [_storable(value) for value in parameters])
-            return list(cursor.fetchall()) if cursor.description else []
-        cursor.execute(sql, parameters)
-        return list(cursor.fetchall())
+        cursor.execute(_for_postgresql(sql), [_storable(value) for value in parameters])
+        return list(cursor.fetchall()) if cursor.description else []
     finally:
         cursor.close()
 
