@@ -41,7 +41,6 @@ _TASK_ID, _REQUEST_STATE = b"taskId", b"requestState"
 _ESCAPED_LETTER = re.compile(rb"\\u00[4-7]")
 # A field named `id`, with a value that clients take up (WHATWG HTML, section 9.2.6).
 _EVENT_ID = re.compile(rb"(id: ?)([^\r\n\x00]+)(?=[\r\n]|\Z)")
-_BEFORE_THE_FIRST = (b"", b"\xef\xbb\xbf")
 
 
 class Handles:
@@ -116,7 +115,7 @@ class Handles:
 
     def _event_id(self, caller: Caller, found: re.Match[bytes]) -> bytes:
         start = found.start()
-        if found.string[:start] not in _BEFORE_THE_FIRST and found.string[start - 1] not in b"\r\n":
+        if start and found.string[start - 1] not in b"\r\n":
             return found[0]
         return found[1] + self._seals.seal("event", caller, found[2])
 

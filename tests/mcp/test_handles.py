@@ -237,9 +237,11 @@ def test_a_clients_answer_names_the_servers_task_or_one_of_its_own() -> None:
 def test_event_ids_are_sealed_where_they_stand_and_nothing_else_is_touched(
     start: bytes, end: bytes
 ) -> None:
-    first = start + b"id: " if start == b"\xef\xbb\xbf" or not start else start + end + b"id: "
+    mark = b"\xef\xbb\xbf"  # does not pass
+    first = start + b"id: " if start in (b"", mark) else start + end + b"id: "
     rest = end + b'data: id: 7 {"id":1}' + end + b"idx: 8" + end + b"retry: 5" + end + end
     (event,) = EventScanner().feed(first + b"x/1" + rest)[:1]
+    first = first.removeprefix(mark)
     expected = first + sealed("event", "x/1").encode() + event.raw[len(first + b"x/1") :]
     assert HANDLES.event_outward(ME, event).raw == expected
 
