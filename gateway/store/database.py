@@ -152,6 +152,11 @@ def may_pass(fault: Exception) -> bool:
     return _is_of_postgresql(fault) and postgresql.may_pass(fault)
 
 
+def is_chosen(fault: Exception) -> bool:
+    """Whether it came of other transactions alone, and says nothing of what was to be written."""
+    return _is_of_postgresql(fault) and postgresql.is_chosen(fault)
+
+
 def is_servers(fault: Exception) -> bool:
     """Whether it says something of the database's server, and not of what was to be written."""
     return _is_of_postgresql(fault) and postgresql.is_servers(fault)

@@ -31,8 +31,10 @@ CHANNEL = "gateway_changes"
 READERS = 8
 """Connections of one gateway that read, at most; one more writes, and one listens."""
 
-_UNDONE = ("40001", "40P01", "23505")
-"""Serialization failure, deadlock, unique violation."""
+_CHOSEN = ("40001", "40P01")
+"""Serialization failure, deadlock: the server chose this transaction of several to be undone."""
+_UNDONE = (*_CHOSEN, "23505")
+"""Those, and a unique violation."""
 _LIMITS = {
     # A gateway that hangs in a transaction must not hold up all others for long.
     "idle_in_transaction_session_timeout": "10s",
@@ -132,6 +134,11 @@ def may_pass(fault: Exception) -> bool:
         return True
     # An error of the driver's own; one that SQLAlchemy wrapped may be of a connection never made.
     return bool(getattr(fault, "connection_invalidated", error is fault and _is_operational(error)))
+
+
+def is_chosen(fault: Exception) -> bool:
+    error: Any = getattr(fault, "orig", fault)
+    return error.sqlstate in _CHOSEN
 
 
 def is_servers(fault: Exception) -> bool:

@@ -27,7 +27,7 @@ from sqlalchemy import Connection, Engine, RootTransaction
 from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 
 from gateway.frozen import frozen
-from gateway.store.database import is_lost, is_servers, may_pass, take_turn
+from gateway.store.database import is_chosen, is_lost, is_servers, may_pass, take_turn
 from gateway.store.postgresql import DatabaseAway
 from gateway.telemetry import fault_text
 
@@ -310,7 +310,9 @@ class Writer:
         try:
             result = fn(connection)
             savepoint.commit()
-        except Exception as fault:  # noqa: BLE001 - handed to whoever asked, undone here
+        except Exception as fault:
+            if is_chosen(fault):
+                raise  # the whole transaction is tried again, this change with it
             try:
                 savepoint.rollback()
             except DBAPIError:  # a full disk: SQLite has undone the whole transaction by itself
