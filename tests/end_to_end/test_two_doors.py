@@ -1,0 +1,234 @@
+"""Two gateways as two processes on one PostgreSQL: what one decides holds at the other's door."""
+
+import asyncio
+import re
+from collections import Counter
+from collections.abc import AsyncIterator
+
+import pytest
+
+from tests.end_to_end.demonstration import need_opa
+from tests.end_to_end.recording_tool import SESSION, recording_tool
+from tests.end_to_end.two_served import (
+    PASSED,
+    SECONDS,
+    Deployment,
+    Served,
+    a_message,
+    client,
+    last,
+    until,
+)
+from tests.postgresql import a_database
+
+pytestmark = [pytest.mark.anyio, pytest.mark.timeout(600)]
+
+LIMIT = 7
+STOPPED, CHANGED, DENIED, ASKED, EXCEEDED = -31001, -31002, -31003, -31004, -31005
+Pair = tuple[Served, Served]
+
+
+@pytest.fixture(scope="module")
+def anyio_backend() -> str:
+    return "asyncio"
+
+
+@pytest.fixture(scope="module")
+async def deployment(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Deployment]:
+    need_opa()
+    with a_database() as place:
+        async with recording_tool() as tool:
+            made = Deployment(tmp_path_factory.mktemp("two"), place, tool)
+            await asyncio.to_thread(made.make)
+            yield made
+
+
+@pytest.fixture(scope="module")
+async def pair(deployment: Deployment) -> AsyncIterator[Pair]:
+    async with deployment.running("one") as one, deployment.running("two") as two:
+        await deployment.register(one)
+
+        async def known() -> bool:
+            return (await two.post(a_message("ping"))).status_code != 404
+
+        await until(known)
+        yield one, two
+
+
+async def decided(approval_id: str, *asked: tuple[Served, str, str]) -> list[int]:
+    """The HTTP status of each: a gateway, who decides and which way, all at once."""
+    path = f"/approvals/{approval_id}"
+    answers = await asyncio.gather(
+        *(one.api("POST", f"{path}/{verb}", who, reason="-") for one, who, verb in asked)
+    )
+    return sorted(answer.status_code for answer in answers)
+
+
+async def called(pair: Pair, tool: str, name: str, times: int) -> Counter[int]:
+    """Codes, of calls at both doors at once."""
+    return Counter(await asyncio.gather(*(pair[n % 2].code(tool, name) for n in range(times))))
+
+
+async def test_what_is_registered_over_one_is_called_over_both(
+    pair: Pair, deployment: Deployment
+) -> None:
+    assert await called(pair, "read", "registered", 10) == {PASSED: 10}
+    assert deployment.tool.seen.count("registered") == 10
+
+
+async def test_an_approval_asked_at_one_is_granted_and_spent_once(
+    pair: Pair, deployment: Deployment
+) -> None:
+    one, two = pair
+    refusals = await asyncio.gather(*(pair[n % 2].call("delete", "spent") for n in range(6)))
+    approval_ids = {refusal["error"]["data"]["approval_id"] for refusal in refusals}
+    (approval_id,) = approval_ids
+    robin = [(gateway, "Robin", "approve") for gateway in (one, two, one, two)]
+    assert await decided(approval_id, *robin) == [200, 409, 409, 409]
+    assert await called(pair, "delete", "spent", 12) == {PASSED: 1, ASKED: 11}
+    assert deployment.tool.seen.count("spent") == 1
+    for gateway in pair:
+        seen = await gateway.told("GET", f"/approvals/{approval_id}", "Robin")
+        assert seen["status"] == "CONSUMED"
+
+
+async def test_of_an_approval_and_a_denial_at_once_one_counts(
+    pair: Pair, deployment: Deployment
+) -> None:
+    one, two = pair
+    for n in range(4):
+        name = f"contested {n}"
+        approval_id = (await one.call("delete", name))["error"]["data"]["approval_id"]
+        asked = (one, "Robin", "approve"), (two, "Sam", "deny"), (two, "Robin", "approve")
+        assert await decided(approval_id, *asked) == [200, 409, 409]
+        told = {(await g.told("GET", f"/approvals/{approval_id}", "Sam"))["status"] for g in pair}
+        (status,) = told
+        expected = {"APPROVED": {PASSED: 1, ASKED: 3}, "DENIED": {ASKED: 4}}[status]
+        assert await called(pair, "delete", name, 4) == expected
+        assert deployment.tool.seen.count(name) == (status == "APPROVED")
+
+
+async def test_parallel_calls_at_both_doors_never_settle_above_a_budget(
+    pair: Pair, deployment: Deployment
+) -> None:
+    one, two = pair
+    tools = (await one.told("GET", f"/mcp/servers/{deployment.server_id}/tools"))["items"]
+    (target,) = (tool["id"] for tool in tools if tool["name"] == "count")
+    budget = {"scope": "tool", "target_id": target, "dimension": "requests", "window": "month"}
+    made = await one.told("POST", "/budgets", **budget, limit=LIMIT, on_exceed="BLOCK")
+
+    async def known() -> bool:
+        return (await two.api("GET", f"/budgets/{made['id']}")).is_success
+
+    await until(known)
+    assert await called(pair, "count", "counted", 4 * LIMIT) == {PASSED: LIMIT, EXCEEDED: 3 * LIMIT}
+    assert deployment.tool.seen.count("counted") == LIMIT
+
+    async def settled() -> bool:
+        seen = [await gateway.told("GET", f"/budgets/{made['id']}") for gateway in pair]
+        return all((row["used"], row["held"]) == (LIMIT, 0) for row in seen)
+
+    await until(settled)
+
+
+async def test_a_changed_tool_and_a_revoked_key_are_known_to_the_other(
+    pair: Pair, deployment: Deployment
+) -> None:
+    one, two = pair
+    assert await two.code("change", "before") == PASSED
+    deployment.tool.descriptions["change"] = "Does something else"
+    await one.told("POST", f"/mcp/servers/{deployment.server_id}/scan")
+    # Admission asks the database: no call passes at the other, whatever its memory says.
+    assert await two.code("change", "withheld") == CHANGED
+    tools = (await two.told("GET", f"/mcp/servers/{deployment.server_id}/tools"))["items"]
+    (changed,) = (tool for tool in tools if tool["name"] == "change")
+    tool_id = changed["id"]
+    accepted = {"definition_sha256": changed["definition_sha256"], "reason": "seen"}
+    await two.told("POST", f"/mcp/tools/{tool_id}/accept", **accepted)
+
+    async def passes() -> bool:
+        return await one.code("change", "after") == PASSED
+
+    await until(passes)
+    assert "withheld" not in deployment.tool.seen
+
+    new = await one.told("POST", "/keys", role="project", name="short", owner="Olga")
+    path = f"/api/v1/mcp/proxy/{deployment.server_id}"
+    message = a_message("tools/call", name="read", arguments={"object": "revoked"})
+    async with client(two.process.base_url, new["key"]) as other:
+
+        async def is_known() -> bool:
+            return (await other.post(path, json=message)).status_code == 200
+
+        await until(is_known)
+        await one.told("DELETE", f"/keys/{new['id']}")
+        before = deployment.tool.seen.count("revoked")
+        answer = await other.post(path, json=message)
+        assert answer.status_code == 401 or "key_revoked" in answer.text
+
+        async def is_refused() -> bool:
+            return (await other.post(path, json=message)).status_code == 401
+
+        await until(is_refused)
+        assert deployment.tool.seen.count("revoked") == before
+
+
+async def test_a_session_a_state_and_a_task_of_one_go_on_at_the_other(
+    pair: Pair, deployment: Deployment
+) -> None:
+    one, two = pair
+    hello = {"protocolVersion": "2025-11-25", "capabilities": {}}
+    hello["clientInfo"] = {"name": "test", "version": "1"}
+    session = (await one.post(a_message("initialize", **hello))).headers["mcp-session-id"]
+    assert session != SESSION
+    message = a_message("tools/call", name="read", arguments={"object": "session"})
+    answer = await two.post(message, {"Mcp-Session-Id": session})
+    assert "result" in last(answer)
+    assert deployment.tool.sessions == [SESSION]
+
+    call = {"name": "ask", "arguments": {"object": "state"}}
+    asked = await one.modern("tools/call", "ask", **call)
+    assert asked["resultType"] == "input_required"
+    answers = {"sure": {"action": "accept", "content": {}}}
+    state = {"requestState": asked["requestState"], "inputResponses": answers}
+    done = await two.modern("tools/call", "ask", **call, **state)
+    assert done["content"][0]["text"] == "done"
+
+    task = await one.modern("tools/call", "delete", name="delete", arguments={"object": "task"})
+    assert task["resultType"] == "task"
+    task_id = task["taskId"]
+    seen = await two.modern("tasks/get", task_id, taskId=task_id)
+    assert seen["status"] == "working"
+    waiting = re.findall(r"apr_\w+", task["statusMessage"])
+    assert await decided(waiting[0], (two, "Robin", "approve")) == [200]
+
+    async def completed() -> bool:
+        told = [await g.modern("tasks/get", task_id, taskId=task_id) for g in pair]
+        return all(task["status"] == "completed" for task in told)
+
+    await until(completed)
+    assert deployment.tool.seen.count("task") == 1
+
+
+async def test_a_stop_of_one_refuses_at_both_and_cuts_the_others_stream(
+    pair: Pair, deployment: Deployment
+) -> None:
+    one, two = pair
+    streams = [asyncio.create_task(gateway.call("held", "cut")) for gateway in pair]
+    async with asyncio.timeout(SECONDS):
+        for _ in streams:
+            await deployment.tool.begun.get()
+    raised = await one.told("POST", "/mcp/emergency-stop", scope="all", reason="a drill")
+    # The API has answered: from here on not one call passes, at either door.
+    assert await called(pair, "read", "stopped", 10) == {STOPPED: 10}
+    assert "stopped" not in deployment.tool.seen
+    cut = await asyncio.wait_for(asyncio.gather(*streams), SECONDS)
+    assert [message["error"]["code"] for message in cut] == [STOPPED, STOPPED]
+    path = f"/mcp/emergency-stop/{raised['id']}/lift"
+    await two.told("POST", path, reason="over")
+    for gateway in pair:
+
+        async def passes(gateway: Served = gateway) -> bool:
+            return await gateway.code("read", "lifted") == PASSED
+
+        await until(passes)
