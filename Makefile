@@ -74,7 +74,8 @@ tests/node/node_modules/.package-lock.json: tests/node/package-lock.json
 # time: one process more than there are cores.
 test: packages install check tests/node/node_modules/.package-lock.json
 	@PATH="$$(dirname "$(OPA)"):$$PATH" $(BIN)/python -m pytest \
-	  --numprocesses $$(($$(getconf _NPROCESSORS_ONLN) + 1)) --maxprocesses 4 --dist loadfile tests/end_to_end tests/conformance tests
+	  --numprocesses $$(($$(getconf _NPROCESSORS_ONLN) + 1)) --maxprocesses 4 --dist loadfile --no-loadscope-reorder \
+	  tests/end_to_end tests/conformance tests
 
 check: install .venv/.dev
 	@$(BIN)/ruff check .

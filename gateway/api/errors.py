@@ -109,7 +109,7 @@ def error_of(fault: Exception) -> ApiError:
     if isinstance(fault, BadMessage):
         return ApiError(400, fault.message)
     if isinstance(fault, ColdFault):
-        _log.error("cold storage cannot be read", fault=str(fault))
+        _log.error("cold storage cannot be read", fault=fault_text(fault))
         return ApiError(503, f"{fault}.")
     _log.error("the database does not answer", fault=fault_text(fault))
     return ApiError(503, "The database cannot be written or read now; nothing was changed.")

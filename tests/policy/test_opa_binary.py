@@ -22,7 +22,7 @@ from gateway.policy.opa_binary import (
     install,
 )
 
-QUICK = httpx.Timeout(0.5)
+QUICK = httpx.Timeout(3)
 NOWHERE = "http://127.0.0.1:9"
 
 
