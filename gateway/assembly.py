@@ -209,7 +209,12 @@ def _deciding(
     opa = _opa(settings, state, binary, bundles)
     activation = _activation(settings, state, binary, bundles, opa)
     client = Client(UnixAddress(str(opa.socket_path)))
-    engine = Engine(client, bundles, ready=lambda: opa.ready and not activation.behind)
+    engine = Engine(
+        client,
+        bundles,
+        ready=lambda: opa.ready and not activation.behind,
+        seconds=settings.decision_seconds,
+    )
     return opa, activation, engine
 
 

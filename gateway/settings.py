@@ -168,6 +168,11 @@ class Settings(OidcSettings, ColdSettings, AnchorSettings):
         "is looked for on `PATH` and where `gateway opa install` puts it.",
         changed_by="whoever packages OPA themselves",
     )
+    decision_seconds: Annotated[float, Field(ge=0.05, le=60)] = _setting(
+        0.25,
+        "Within how long OPA must have decided a call; later, the call is refused.",
+        changed_by="whoever runs it on a machine that is at times starved of CPU",
+    )
     tools_dir: Path | None = _setting(
         None,
         "Folder in which `gateway opa install` puts OPA; by default `.tools` in a checkout, "

@@ -19,7 +19,6 @@ from sqlalchemy import Connection, Engine, event
 
 from gateway.app import Ready, serve
 from gateway.mcp import upstream
-from gateway.policy import engine
 from gateway.settings import LOOPBACK_NETWORKS, Settings
 from gateway.telemetry import log_to_stderr
 
@@ -44,8 +43,6 @@ def main() -> None:
         _resolve_by(given.names)
     if given.read_only is not None:
         event.listen(Engine, "begin", partial(_hold_read_only, given.read_only))
-    # A machine that stands still for a moment must not look like a policy that does not answer.
-    engine._DEADLINE = engine._RELOADING_DEADLINE = 20.0
     settings = Settings.read(
         data_dir=given.data_dir, port=0, management_port=0, private_upstreams=LOOPBACK_NETWORKS
     )

@@ -20,7 +20,6 @@ DECISION = b"gateway/decision"
 _GROUP = b"gateway/group/decisions"
 _INPUT = b'{"input":'
 
-_DEADLINE = 0.25
 _RELOADING_DEADLINE = 1.0
 _RELOAD_SECONDS = 10.0
 _LINGER = 1.0
@@ -54,7 +53,7 @@ class EngineAnswer:
 
 
 class Engine:
-    """One attempt per question, within a deadline that includes the wait for a place."""
+    """One attempt per question, within `seconds`, which include the wait for a place."""
 
     def __init__(
         self,
@@ -62,11 +61,13 @@ class Engine:
         revisions: Revisions,
         *,
         ready: Callable[[], bool],
+        seconds: float = 0.25,
         cores: int | None = None,
     ) -> None:
         self._client = client
         self._revisions = revisions
         self._ready = ready
+        self._deadline = seconds
         # Fewer at once, and more go together: that costs OPA less, and no call waits longer.
         self._lanes = Lanes(max(2, cores or os.cpu_count() or 1))
         self._large: set[asyncio.Task[Response]] = set()
@@ -78,7 +79,7 @@ class Engine:
     ) -> EngineAnswer:
         """Return what `document` (``gateway/decision``) says of ``{"input": …}``.
 
-        `key` is whose question it is; `seconds` replaces the deadline of a decision (250 ms).
+        `key` is whose question it is; `seconds` replaces the deadline of a decision.
         Raises `EngineFault`; nothing is ever asked twice.
         """
         self._check_ready()
@@ -218,9 +219,9 @@ class Engine:
         """A reload of thousands of policies stalls OPA for half a second, and is no failure."""
         revisions = self._revisions
         if self._answered == revisions.revision:
-            return _DEADLINE
+            return self._deadline
         reloading = time.monotonic() - revisions.offered_at < _RELOAD_SECONDS
-        return _RELOADING_DEADLINE if reloading else _DEADLINE
+        return max(_RELOADING_DEADLINE, self._deadline) if reloading else self._deadline
 
     def _believed(self, status: int, body: bytes) -> EngineAnswer:
         try:

@@ -1,64 +1,70 @@
-"""One key sends the largest inputs there are; another key's decisions stay fast."""
+"""One key sends the largest inputs there are; another key's decisions do not wait behind them.
+
+How long that takes is measured by `benchmarks/policies.py`.
+"""
 
 import asyncio
-import os
+import statistics
+from collections.abc import Sequence
 from pathlib import Path
-from time import monotonic
 
 import orjson
 import pytest
 
-from gateway.policy.engine import LARGEST_QUESTION, EngineFault
+from gateway.policy.engine import LARGEST_QUESTION
 from gateway.policy.opa import OpaOptions
 from tests.policy.world import MODES, World, bundle_of, running
 
 pytestmark = pytest.mark.anyio
 
-SECONDS = float(os.environ.get("FAIR_LANES_SECONDS", "30"))
 LOUD_CALLS = 16
-P99_SECONDS = 0.050
+QUIET_CALLS = 60
+PATIENCE = 120
+"""Seconds for one decision, so that only the order is judged and never the machine."""
 
 
-async def test_one_key_with_maximum_bodies_leaves_another_key_under_50_ms(tmp_path: Path) -> None:
+async def test_large_inputs_of_one_key_do_not_pass_another_keys_decisions(tmp_path: Path) -> None:
     bundle = bundle_of(tmp_path / "src", MODES)
-    async with running(tmp_path, bundle, OpaOptions(missed_checks=30)) as world:
+    async with running(tmp_path, bundle, OpaOptions(missed_checks=1000), PATIENCE) as world:
         pid = world.pid
-        loud = [asyncio.create_task(_shout(world)) for _ in range(LOUD_CALLS)]
-        times = await _decide_steadily(world)
-        decided = sum(await asyncio.gather(*loud))
-        assert decided > SECONDS, "the large inputs must really have been decided"
+        decided = list[None]()
+        loud = [asyncio.create_task(_shout(world, decided)) for _ in range(LOUD_CALLS)]
+        try:
+            passed = await _decide_steadily(world, decided)
+        finally:
+            for caller in loud:
+                caller.cancel()
+            await asyncio.gather(*loud, return_exceptions=True)
+        assert len(decided) > LOUD_CALLS, "the large inputs must really have been decided"
+        # A place is always free for a small one: OPA is done with it before the large one.
+        assert statistics.median(passed) == 0, passed
+        assert max(passed) < LOUD_CALLS / 2, passed
         assert world.pid == pid, "OPA must not have been restarted"
         peak = _peak_bytes(pid)
-    p99 = sorted(times)[int(len(times) * 0.99)]
-    assert p99 < P99_SECONDS, f"p99 of {len(times)} decisions is {p99 * 1000:.1f} ms"
-    assert peak is None or peak < OpaOptions().memory_bytes
+        assert peak is None or peak < OpaOptions().memory_bytes
 
 
-async def _shout(world: World) -> int:
-    """Ask the largest question again and again; refusals at the deadline are its own problem."""
+async def _shout(world: World, decided: list[None]) -> None:
+    """Ask the largest question again and again."""
     item = {"record": {"id": 1, "fields": ["a", "b", None, 1.5]}}
     items = [item] * (LARGEST_QUESTION // (len(orjson.dumps(item)) + 1) - 2)
     question = orjson.dumps({"input": {"arguments": {"items": items}}})
     assert 0.95 * LARGEST_QUESTION < len(question) <= LARGEST_QUESTION
-    decided, end = 0, monotonic() + SECONDS
-    while monotonic() < end:
-        try:
-            await world.engine.ask(b"gateway/decision", question, key="loud")
-            decided += 1
-        except EngineFault:
-            await asyncio.sleep(0)
-    return decided
+    while True:
+        await world.engine.ask(b"gateway/decision", question, key="loud")
+        decided.append(None)
 
 
-async def _decide_steadily(world: World) -> list[float]:
+async def _decide_steadily(world: World, decided: Sequence[None]) -> list[int]:
+    """How many large inputs were decided while each small one waited."""
     question = orjson.dumps({"input": {"arguments": {"mode": "allow"}}})
-    times, end = list[float](), monotonic() + SECONDS
-    while monotonic() < end:
-        started = monotonic()
+    passed = list[int]()
+    while len(passed) < QUIET_CALLS or len(decided) <= LOUD_CALLS:
+        before = len(decided)
         await world.engine.ask(b"gateway/decision", question, key="quiet")
-        times.append(monotonic() - started)
+        passed.append(len(decided) - before)
         await asyncio.sleep(0.005)
-    return times
+    return passed
 
 
 def _peak_bytes(pid: int) -> int | None:

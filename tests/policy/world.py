@@ -125,8 +125,9 @@ class World:
 
 @asynccontextmanager
 async def running(
-    data_dir: Path, bundle: Bundle, options: OpaOptions | None = None
+    data_dir: Path, bundle: Bundle, options: OpaOptions | None = None, seconds: float = 0.25
 ) -> AsyncIterator[World]:
+    """OPA with one bundle; a decision has `seconds`."""
     bundles = BundleServer(TOKEN)
     bundles.offer(bundle)
     opa = Opa(
@@ -140,7 +141,7 @@ async def running(
     )
     async with served(bundles) as url:
         client = Client(UnixAddress(str(opa.socket_path)))
-        engine = Engine(client, bundles, ready=lambda: opa.ready)
+        engine = Engine(client, bundles, ready=lambda: opa.ready, seconds=seconds)
         await opa.start(url)
         try:
             await opa.wait_ready(10)
