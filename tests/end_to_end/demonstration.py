@@ -16,8 +16,8 @@ import pytest
 from gateway.demo.instructions import Demo
 from gateway.policy import opa_binary
 
-START_SECONDS = 60
-END_SECONDS = 20
+START_SECONDS = 120
+END_SECONDS = 60
 
 
 @dataclass(frozen=True, slots=True)
