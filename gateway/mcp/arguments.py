@@ -132,7 +132,10 @@ class _Compiler:
         if cell is None:
             # Filled after the fact: the schema may lead back to itself.
             cell = self._referenced[id(target), top] = []
+            # And no header repeats what a reference leads to, only what properties alone do.
+            headers, self._headers = self._headers, frozenset()
             cell.append(self.node(target, False, top))
+            self._headers = headers
         return follow(cell)
 
     def _spelling(self, schema: dict[str, Json]) -> Iterable[Check]:

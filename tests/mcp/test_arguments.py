@@ -92,6 +92,25 @@ def test_null_is_not_given_in_an_object_of_the_arguments_too() -> None:
     assert fault_of(outer, '{"like":null}') == "arguments.like must be a string, got null"
 
 
+@pytest.mark.parametrize("reference", ["#", "#/$defs/again"])
+def test_null_is_a_value_where_a_reference_leads_back_to_what_a_header_repeats(
+    reference: str,
+) -> None:
+    schema = {
+        "type": "object",
+        "properties": {
+            "zone": {"type": "string", "x-mcp-header": "Z"},
+            "inner": {"$ref": reference},
+            "list": {"type": "array", "items": {"$ref": reference}},
+        },
+        "$defs": {"again": {"$ref": "#"}},
+    }
+    said = "must be a string, got null"
+    assert fault_of(schema, '{"zone":null,"inner":{"zone":"a"}}') is None
+    assert fault_of(schema, '{"inner":{"zone":null}}') == f"arguments.inner.zone {said}"
+    assert fault_of(schema, '{"list":[{"zone":null}]}') == f"arguments.list[0].zone {said}"
+
+
 def test_the_sentence_says_where_what_and_what_else() -> None:
     schema = {"type": "array", "items": {"type": "object", "properties": {"b c": {"type": "null"}}}}
     assert of_property(schema, '"x"') == "arguments.a must be an array, got a string"
