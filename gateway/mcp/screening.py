@@ -247,11 +247,7 @@ class ScreenedEvents(SiftedEvents):
         self._notes = notes
 
     async def _sift(self, raw: bytes) -> bytes:
-        ended = self._events.ended
-        if ended == "complete":
-            self._over = True  # the beginning of an event, which means nothing to anybody
-            return b""
-        if ended:
+        if self._events.ended:
             return raw  # the gateway's own last words
         raw = fields_only(raw)
         return await self._screened(raw, self._data) if self._data else raw

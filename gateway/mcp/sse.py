@@ -64,12 +64,6 @@ class EventScanner:
             events.append(self._piece())
         return events
 
-    def rest(self) -> bytes:
-        """The bytes of an event that its stream left unfinished."""
-        rest = bytes(self._held)
-        self._held.clear()
-        return rest
-
     def _event(self, raw: bytes) -> Event:
         # A mark counts only where a stream begins, and of what passes here a caller's may begin
         # anywhere: its reader would see a field in what was none to whoever inspected it.

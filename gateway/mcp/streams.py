@@ -99,10 +99,9 @@ class RelayedEvents:
         try:
             chunk = await self._source.__anext__()
         except StopAsyncIteration:
-            if not self._ended:
-                rest = self._scanner.rest()
-                self._last_words = b"" if self._tells(rest) else rest
-                self._end("complete")
+            # An event that is still unfinished is none (WHATWG HTML, section 9.2.6), and what some
+            # reader would take for one after all must not pass unseen.
+            self._end("complete")
         except Interrupted:
             # Also how a cut, which closes the exchange under this read, is noticed.
             self._break()

@@ -45,7 +45,7 @@ def _scan(pieces: list[bytes], limit: int) -> tuple[list[Event], bytes]:
     for piece in pieces:
         events += scanner.feed(piece)
         assert len(scanner._held) <= max(limit, 3)
-    return events, scanner.rest()
+    return events, bytes(scanner._held)
 
 
 def _reference(stream: bytes) -> list[bytes]:

@@ -22,13 +22,14 @@ ENDS = st.sampled_from(["\n", "\r\n", "\r"])
 
 
 def scan(stream: bytes, *cuts: int, limit: int = 1 << 20) -> tuple[list[Event], bytes]:
+    """The events, and what is still held of an unfinished one."""
     scanner = EventScanner(limit)
     events: list[Event] = []
     edges = [0, *sorted(cuts), len(stream)]
     for start, end in zip(edges, edges[1:], strict=False):
         if start < end:
             events += scanner.feed(stream[start:end])
-    return events, scanner.rest()
+    return events, bytes(scanner._held)
 
 
 BOM = b"\xef\xbb\xbf"

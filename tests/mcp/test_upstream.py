@@ -319,6 +319,17 @@ async def test_events_pass_one_by_one_as_they_come_byte_for_byte() -> None:
         assert ups.cut(lambda caller: True) == 0
 
 
+@pytest.mark.parametrize("end", [b"", b"\n", b"\r", b"\r\n"])
+async def test_an_event_that_its_stream_left_unfinished_is_none(end: bytes) -> None:
+    unfinished = b"id: 9\ndata: " + a_response(ok=True) + end
+    script = Script(STREAM_HEAD, chunk(event(PROGRESS) + unfinished), b"0\r\n\r\n")
+    async with world(script) as (ups, server, _):
+        forwarded = await call(ups, server)
+        assert await all_of(forwarded) == [event(PROGRESS)]
+        assert forwarded.stream is not None
+        assert (forwarded.stream.ended, forwarded.stream.response) == ("complete", b"")
+
+
 async def test_closing_the_stream_closes_the_upstreams() -> None:
     script = Script(STREAM_HEAD, chunk(event(PROGRESS)))
     async with world(script) as (ups, server, _):
