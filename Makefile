@@ -1,5 +1,6 @@
 # make run   a demonstration on this machine        make test    everything that must hold
 # make check style, types and Rego, no tests         make bench   calls per second, in one run
+# make profile   where the processor time of a call goes, step by step, and what the next limit is
 # make bench-scale  what grows with agents, servers, rules, policies, records and replicas: an hour
 # make bench-peers  beside other gateways, each installed into a virtual environment of its own
 # make soak  memory, under streams and sessions
@@ -10,8 +11,8 @@
 # make audit SNAPSHOT=all.zip   known vulnerabilities of what is pinned, from a file
 
 .DEFAULT_GOAL := run
-.PHONY: audit faults fuzz run install test check conformance bench bench-scale bench-peers sbom \
-  lock lock-peers packages python screenshots soak
+.PHONY: audit faults fuzz run install test check conformance bench bench-scale bench-peers \
+  profile sbom lock lock-peers packages python screenshots soak
 .DELETE_ON_ERROR:
 
 PYTHON ?= python3
@@ -101,6 +102,10 @@ bench: packages install .venv/.dev tests/node/node_modules/.package-lock.json
 	@$(BIN)/python -m benchmarks.cold
 	@$(BIN)/python -m benchmarks.dashboard
 	@PATH="$$(dirname "$(OPA)"):$$PATH" $(BIN)/python -m benchmarks.copilot_studio
+
+# PROFILE='--seconds 10 --connections 64'
+profile: packages install .venv/.dev
+	@PATH="$$(dirname "$(OPA)"):$$PATH" $(BIN)/python -m benchmarks.profile $(PROFILE)
 
 # SCALE='--only traces,agents --folder DIR' or SCALE=--quick; it takes 12 GB of disk without that.
 bench-scale: packages install .venv/.dev

@@ -171,8 +171,18 @@ class Subject:
 
 
 @contextmanager
-def gateway(data_dir: Path, upstream_url: str, rules: int) -> Iterator[Subject]:
-    """A gateway of its own with one server, rules, a budget, and everything on."""
+def gateway(
+    data_dir: Path,
+    upstream_url: str,
+    rules: int,
+    *,
+    module: str = "gateway",
+    environment: Mapping[str, str] | None = None,
+) -> Iterator[Subject]:
+    """A gateway of its own with one server, rules, a budget, and everything on.
+
+    ``module`` is what is run to serve it.
+    """
     made = subprocess.run(
         [sys.executable, "-m", "gateway", "init", "--json"],
         check=True,
@@ -182,7 +192,8 @@ def gateway(data_dir: Path, upstream_url: str, rules: int) -> Iterator[Subject]:
     )
     admin = json.loads(made.stdout)["admin_key"]
     port = free_port()
-    environment = {
+    surroundings = {
+        **(environment or {}),
         "GATEWAY_DATA_DIR": str(data_dir),
         "GATEWAY_PORT": str(port),
         "GATEWAY_MANAGEMENT_PORT": "0",
@@ -190,7 +201,7 @@ def gateway(data_dir: Path, upstream_url: str, rules: int) -> Iterator[Subject]:
         "GATEWAY_LOG_LEVEL": "error",
     }
     base = f"http://127.0.0.1:{port}"
-    with process(sys.executable, "-m", "gateway", "serve", **environment) as serving:
+    with process(sys.executable, "-m", module, "serve", **surroundings) as serving:
         wait_ready(base)
         with httpx.Client(
             base_url=f"{base}/api/v1",

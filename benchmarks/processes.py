@@ -28,6 +28,16 @@ def processor_seconds(pid: int) -> float:
     return ticks / _TICKS
 
 
+def own_seconds(pid: int) -> dict[str, float]:
+    """Processor time by the program's name: of the process and of its running children, alone."""
+    spent: dict[str, float] = {}
+    for one in with_children(pid):
+        if (fields := _fields(Path(f"/proc/{one}/stat"))) is not None:
+            name = Path(f"/proc/{one}/comm").read_text().strip()
+            spent[name] = spent.get(name, 0.0) + sum(map(int, fields[11:13])) / _TICKS
+    return spent
+
+
 def resident_mb(pid: int) -> float:
     """Of the process alone."""
     found = re.search(r"VmRSS:\s+(\d+) kB", Path(f"/proc/{pid}/status").read_text())

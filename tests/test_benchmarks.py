@@ -1,13 +1,20 @@
 """What benchmarks are made of: filled databases that hold, numbers read aright, tables."""
 
+import json
+import subprocess
+import sys
 from pathlib import Path
 
+import pytest
+
+from benchmarks import stopwatch
 from benchmarks.calls import parsed
 from benchmarks.deployment import PAGES, Size, Start, Work
 from benchmarks.filling import fill_people, fill_records, fill_rules, fill_servers
 from benchmarks.peers.compare import Absent, Measured, middle, table
 from benchmarks.peers.subjects import PEERS
-from benchmarks.processes import processor_seconds, resident_mb, with_children
+from benchmarks.processes import own_seconds, processor_seconds, resident_mb, with_children
+from benchmarks.profile import Profile, report, steps_between
 from benchmarks.scale import BASE, DIMENSIONS, Called, Point, heading, line, median, named
 from gateway.first_start import initialise
 from gateway.registry import agents
@@ -18,6 +25,7 @@ from gateway.state import open_by
 from gateway.trace.note import VerifierKey
 from gateway.trace.recheck import recheck
 from gateway.values import ProjectId
+from tests.conftest import needs
 
 WRK = """Running 2s test @ http://127.0.0.1:1/mcp
   1 threads and 32 connections
@@ -113,4 +121,39 @@ def test_a_process_is_measured_with_its_children() -> None:
     mine = int(Path("/proc/self").resolve().name)
     assert mine in with_children(parent)
     assert processor_seconds(mine) > 0
+    assert sum(own_seconds(mine).values()) > 0
     assert resident_mb(mine) > 1
+
+
+def test_steps_are_told_a_call_the_dearest_first_with_the_bounds_that_follow() -> None:
+    before = {stopwatch.CALL: [0, 10], "parse": [5_000, 10]}
+    after = {stopwatch.CALL: [40_000, 30], "parse": [105_000, 50], "new": [20_000, 20]}
+    steps = steps_between(before, after)
+    assert [(step.name, step.us, step.times) for step in steps] == [
+        ("parse", 5.0, 2.0),
+        (stopwatch.CALL, 2.0, 1.0),
+        ("new", 1.0, 1.0),
+    ]
+    profile = Profile(32, 20, 0, 4, {"gateway": 500.0, "opa": 100.0}, steps, 1.0)
+    assert round(profile.bound_by_cores) == 6667
+    assert profile.bound_by_python == 2000
+    told = report(profile)
+    assert "  parse                                 5.0   62.5%    2.00" in told
+    assert told.endswith("the next limit is the gateway's one core; in it: parse")
+
+
+def test_a_profile_of_a_second_accounts_for_every_step_of_the_pipeline() -> None:
+    needs("wrk", "install your system's package of it")
+    needs("nginx", "install your system's package of it")
+    needs("opa", "gateway opa install")
+    command = [sys.executable, "-m", "benchmarks.profile", "--seconds", "1", "--json"]
+    run = subprocess.run(command, check=True, capture_output=True, text=True)
+    profile = json.loads(run.stdout)
+    assert profile["failed"] == 0
+    assert set(profile["processes"]) == {"gateway", "opa", "upstream", "load"}
+    steps = {step["name"]: step for step in profile["steps"]}
+    assert set(stopwatch.STEPS) | {stopwatch.LOOP} == set(steps)
+    assert steps[stopwatch.CALL]["times"] == 1
+    # A call may have begun before the watch was read, and end after it.
+    assert steps["policy: question"]["times"] == pytest.approx(1, abs=0.5)
+    assert 0 < profile["bound_by_cores"] < 1e6
