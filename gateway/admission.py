@@ -39,9 +39,6 @@ from gateway.values import (
     Stop,
 )
 
-PERMIT_SECONDS = 1.0
-"""How long after its admission a call may still be sent."""
-
 
 @dataclass(slots=True, eq=False)
 class Claim:
@@ -68,7 +65,9 @@ Decided = NewType("Decided", list[tuple[Claim, bytes]])
 
 
 class Admission:
-    """``stop_file`` reads the deployment-wide stop that works without the API."""
+    """``stop_file`` reads the deployment-wide stop that works without the API; an admitted call may
+    be sent for `permit_seconds`.
+    """
 
     def __init__(
         self,
@@ -78,6 +77,7 @@ class Admission:
         ledger: Ledger,
         grants: Grants,
         stop_file: Callable[[], Stop | None],
+        permit_seconds: float,
     ) -> None:
         self._writer = writer
         self._log = log
@@ -85,6 +85,7 @@ class Admission:
         self._ledger = ledger
         self._grants = grants
         self._stop_file = stop_file
+        self._permit_seconds = permit_seconds
         self._refusals = bounded()
 
     async def admit(self, approved: Approved) -> Permit:
@@ -299,7 +300,7 @@ class Admission:
         )
 
     def _permits(self, decided: Decided, epoch: int) -> list[Permit | Refused]:
-        deadline = time.monotonic() + PERMIT_SECONDS
+        deadline = time.monotonic() + self._permit_seconds
         results: list[Permit | Refused] = []
         for claim, leaf in decided:
             if claim.refused is not None:

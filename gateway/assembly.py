@@ -159,7 +159,7 @@ def build(
         policy=policy,
         budget=budget,
         approvals=Approvals(),
-        admission=_admission(state, stop_file),
+        admission=_admission(settings, state, stop_file),
         upstreams=upstreams,
         inspection=Inspection(screening),
         settlement=state.settlement,
@@ -226,9 +226,15 @@ def _in_band(settings: Settings, state: State, sock: socket.socket) -> InBand:
     return InBand(Continuations(seals), own, state.registry, public_url, held)
 
 
-def _admission(state: State, stop_file: StopFile) -> Admission:
+def _admission(settings: Settings, state: State, stop_file: StopFile) -> Admission:
     return Admission(
-        state.writer, state.log, state.directory, state.ledger, state.grants, stop_file.read
+        state.writer,
+        state.log,
+        state.directory,
+        state.ledger,
+        state.grants,
+        stop_file.read,
+        settings.permit_seconds,
     )
 
 

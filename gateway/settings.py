@@ -173,6 +173,12 @@ class Settings(OidcSettings, ColdSettings, AnchorSettings):
         "Within how long OPA must have decided a call; later, the call is refused.",
         changed_by="whoever runs it on a machine that is at times starved of CPU",
     )
+    permit_seconds: Annotated[float, Field(ge=0.1, le=60)] = _setting(
+        1.0,
+        "Within how long an admitted call must leave for its MCP server; later, it is not sent. A "
+        "gateway that cannot hear of a stop raised at another one outruns it by no more.",
+        changed_by="whoever's disk at times needs most of a second for one flush",
+    )
     tools_dir: Path | None = _setting(
         None,
         "Folder in which `gateway opa install` puts OPA; by default `.tools` in a checkout, "

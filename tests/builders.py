@@ -269,10 +269,19 @@ class World:
     def approved(self, action: Action = Action.ALLOW, **changes: Any) -> Approved:
         return an_approved(self.decision(action, **changes), self.budgets)
 
-    def admission(self, stop_file: Callable[[], Stop | None] = no_stop) -> Admission:
+    def admission(
+        self, stop_file: Callable[[], Stop | None] = no_stop, permit_seconds: float = 60
+    ) -> Admission:
+        """A machine that stands still for a moment must not look like a call admitted too late."""
         state = self.state
         return Admission(
-            state.writer, state.log, state.directory, state.ledger, state.grants, stop_file
+            state.writer,
+            state.log,
+            state.directory,
+            state.ledger,
+            state.grants,
+            stop_file,
+            permit_seconds,
         )
 
     def change(self, fn: Callable[[Connection], Result]) -> Result:

@@ -8,19 +8,12 @@ from typing import NoReturn
 
 import pytest
 
-from gateway import admission
 from gateway.database_place import Place
 
 
 @pytest.fixture
 def anyio_backend() -> str:
     return "asyncio"
-
-
-@pytest.fixture(scope="session", autouse=True)
-def patient_permits() -> None:
-    """A machine that stands still for a moment must not look like a call admitted too late."""
-    admission.PERMIT_SECONDS = 60.0
 
 
 def needs(program: str, how_to_get_it: str) -> str:

@@ -270,10 +270,8 @@ async def test_a_caller_who_is_gone_when_the_permit_comes_has_nothing_sent(line:
     await not_sent(line, "not_forwarded", a_request(gone=lambda: True))
 
 
-async def test_a_permit_that_is_too_old_is_not_used(
-    line: Line, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("gateway.admission.PERMIT_SECONDS", -1.0)
+async def test_a_permit_that_is_too_old_is_not_used(line: Line) -> None:
+    line.pipeline.admission._permit_seconds = -1.0
     await not_sent(line, "not_forwarded")
 
 
@@ -324,15 +322,13 @@ STOPPED_PROCESS = """
 import asyncio, os, signal, sys, time
 from pathlib import Path
 import orjson
-import gateway.admission
 from tests.builders import a_request, a_state
 from tests.pipeline_world import a_line
-
-gateway.admission.PERMIT_SECONDS = 0.2
 
 async def main(world):
     budget = world.add_budget(5)
     line = a_line(world)
+    line.pipeline.admission._permit_seconds = 0.2
 
     async def connecting():
         assert len(world.open_calls()) == 1  # admitted, and durably so

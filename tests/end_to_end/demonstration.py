@@ -31,7 +31,7 @@ def environment() -> dict[str, str]:
     kept = {n: v for n, v in os.environ.items() if not n.upper().startswith("GATEWAY_")}
     kept |= {n: os.environ[n] for n in ("GATEWAY_OPA_BIN", "GATEWAY_TOOLS_DIR") if n in os.environ}
     # A machine that stands still for a moment must not look like a policy that does not answer.
-    return kept | {"GATEWAY_DECISION_SECONDS": "20"}
+    return kept | {"GATEWAY_DECISION_SECONDS": "20", "GATEWAY_PERMIT_SECONDS": "20"}
 
 
 def need_opa() -> None:
