@@ -7,6 +7,7 @@ from typing import Any
 import httpx
 import pytest
 
+from gateway.extensions import mappers
 from gateway.values import Action
 from tests.api.world import World
 from tests.extensions.events import records
@@ -17,28 +18,39 @@ SAMPLES = Path(__file__).parent / "samples"
 EXPECTED: dict[str, list[tuple[str, str | None]]] = {
     "graph": [
         ("graph.aiInteraction.created", None),
-        ("prompt_sent", None),
+        ("graph.aiInteraction.created", None),
         ("graph.lifecycle.reauthorizationRequired", None),
     ],
-    "purview": [("purview.CopilotInteraction", None)],
+    "graph-fetched": [("prompt_sent", None), ("response_sent", None)],
+    "purview": [
+        ("purview.CopilotInteraction", None),
+        ("purview.CopilotInteraction", None),
+        ("purview.CopilotInteraction", None),
+        ("purview.content_available", None),
+    ],
     "salesforce": [
         ("tool_call.completed", "deleteSobjectRecord"),
         ("salesforce.Low_Ink__e", None),
+        ("tool_call.completed", "Update_Case"),
         ("tool_call.completed", "Update_Case"),
         ("salesforce.BulkApiResultEvent", None),
     ],
     "servicenow": [
         ("tool_call.completed", "update_incident"),
         ("tool_call.failed", "delete_incident"),
+        ("servicenow.sn_aia_tools_execution", None),
+        ("tool_call.completed", "list_incidents"),
         ("servicenow.sn_aia_message", None),
     ],
 }
+"""What becomes of each document of a sample; `samples/README.md` names the pages they are from."""
 
 
 class Platform:
     def __init__(self, world: World, kind: str) -> None:
         self.world = world
         self.kind = kind
+        self.door = kind.partition("-")[0]
         self.row, self.key, _ = world.extension(name=kind, scopes=["webhook:ingest"])
 
     def sample(self) -> Any:
@@ -46,7 +58,7 @@ class Platform:
 
     async def post(self, body: Any, key: str | None = None, **headers: str) -> httpx.Response:
         async with self.world.client(key) as client:
-            path = f"extensions/{self.row.id}/{self.kind}"
+            path = f"extensions/{self.row.id}/{self.door}"
             return await client.post(path, json=body, headers=headers)
 
 
@@ -83,6 +95,34 @@ async def test_a_reported_tool_has_its_agent_its_arguments_and_what_would_have_b
     assert (decided["would"], decided["external_agent"]) == ("WOULD_BLOCK", "Service_Agent")
     assert (outcome["fate"], outcome["status"], outcome["said"]) == ("reported", "ok", "Success")
     assert said["items"][0]["decision"] == "BLOCKED"
+
+
+def test_what_platforms_say_of_a_call_is_read_from_where_they_say_it() -> None:
+    def sample(name: str) -> Any:
+        return json.loads((SAMPLES / f"{name}.json").read_text())
+
+    first, shown, running, *_ = mappers.servicenow(sample("servicenow"))
+    assert first["tool"] == {"name": "update_incident", "arguments": {"incident_id": "INC001"}}
+    assert (first["external_agent_id"], first["occurred_at"]) == (
+        "Incident agent",
+        "2026-03-19T10:00:02Z",
+    )
+    assert first["session_id"] == "78f347b72f198310f824ac1bcfa4e3bd"
+    assert shown["tool"] == {"name": "delete_incident", "arguments": {"text": "not JSON"}}
+    assert "tool" not in running
+
+    _, _, row, queried, _ = mappers.salesforce(sample("salesforce"))
+    assert row["tool"] == {"name": "Update_Case", "id": "Close_Case_Action", "arguments": {}}
+    assert (row["occurred_at"], row["outcome"]) == ("2026-03-19T10:00:00.000Z", {"status": ""})
+    assert (queried["occurred_at"], queried["session_id"]) == ("2026-03-19T10:00:02.000Z", "b-1")
+    (logged,) = mappers.salesforce({"ACTION_NAME": "A", "TIMESTAMP": "20260319100000.000"})
+    assert logged["occurred_at"] == "2026-03-19T10:00:00.000Z"
+
+    users = [event.get("user") for event in mappers.purview(sample("purview"))]
+    assert users == [{"id": "ann@example.com"}, {"id": "bob@example.com"}, users[0], None]
+    prompt, answer = mappers.graph(sample("graph-fetched"))
+    assert prompt["user"] == {"id": "48d31887-5fad-4d73-a9f5-3c356e68a038"}
+    assert prompt["session_id"] == answer["session_id"] == "19:abc@thread.v2"
 
 
 async def test_graph_shakes_hands_and_is_known_by_its_client_state(world: World) -> None:

@@ -14,6 +14,9 @@ pytestmark = pytest.mark.anyio
 
 PAGES = sorted((Path(__file__).parent.parent.parent / "docs" / "connectors").glob("*.md"))
 _BLOCK = re.compile(r"(?:^[ ]*<!-- POST (\S+) -->\n)?^([ ]*)```json\n(.*?)^[ ]*```", re.M | re.S)
+_APEX = re.compile(r"^```apex\n(.*?)^```", re.M | re.S)
+_NO_CODE = re.compile(r"/\*.*?\*/|//[^\n]*|'(?:\\.|[^'\\\n])*'", re.S)
+_PAIRS = {")": "(", "]": "[", "}": "{"}
 NOT_OURS = {"microsoft-365.md": 1}
 """JSON blocks that are sent to somebody else."""
 
@@ -59,3 +62,32 @@ def test_every_page_says_what_it_can_stop_and_what_it_only_records(page: Path) -
     text = page.read_text()
     assert re.search(r"stop", text)
     assert re.search(r"record", text)
+
+
+def test_the_apex_of_a_recipe_is_whole_and_its_test_class_covers_it() -> None:
+    """Nothing compiles Apex without an org: this finds what breaks by hand, not what a type is."""
+    page = next(page for page in PAGES if page.name == "salesforce.md")
+    gateway, tests = (_NO_CODE.sub("''", text) for text in _APEX.findall(page.read_text()))
+    for code in (gateway, tests):
+        assert _unclosed(code) == []
+    assert re.match(r"public with sharing class PolicyGateway \{", gateway)
+    assert re.match(r"@IsTest\s+private class PolicyGatewayTest \{", tests)
+    # The compiler refuses an exception whose name does not end so.
+    exceptions = re.findall(r"class (\w+) extends Exception", gateway)
+    assert exceptions == ["BlockedException"]
+    methods = set(re.findall(r"public static \w+ (\w+)\(", gateway))
+    used = set(re.findall(r"PolicyGateway\.(\w+)", tests))
+    assert used == methods | {"BlockedException"}
+    assert "@future(callout=true)" in gateway
+    assert len(re.findall(r"@IsTest static void \w+\(\)", tests)) >= len(methods)
+
+
+def _unclosed(code: str) -> list[str]:
+    """Brackets that nothing closes, or one that closes nothing."""
+    waiting: list[str] = []
+    for letter in code:
+        if letter in _PAIRS.values():
+            waiting.append(letter)
+        elif letter in _PAIRS and (not waiting or waiting.pop() != _PAIRS[letter]):
+            return [letter]
+    return waiting
