@@ -256,24 +256,25 @@ async def _ndjson(call: ApiCall, wanted: traces.Filter) -> AsyncIterator[bytes]:
 
 
 async def _csv(call: ApiCall, wanted: traces.Filter) -> AsyncIterator[bytes]:
-    yield _rows([[*_COLUMNS, "rules", "leaf"]])
+    yield csv_rows([[*_COLUMNS, "rules", "leaf"]])
     async for page in _pages(call, wanted):
-        yield _rows([_cells(row) for row in page])
+        yield csv_rows([_cells(row) for row in page])
 
 
 def _cells(row: Row[Any]) -> list[str]:
     rules = orjson.loads(row.body).get("rules") or ()
     values = [*(getattr(row, name) for name in _COLUMNS), " ".join(rules), row.leaf.hex()]
-    return [_harmless("" if value is None else str(value)) for value in values]
+    return [harmless("" if value is None else str(value)) for value in values]
 
 
-def _harmless(cell: str) -> str:
+def harmless(cell: str) -> str:
     """A spreadsheet runs what begins like a formula; a quote before it makes it text."""
     runs = cell.startswith(_CONTROL) or cell.lstrip().startswith(_FORMULA)
     return f"'{cell}" if runs else cell
 
 
-def _rows(rows: Sequence[Sequence[str]]) -> bytes:
+def csv_rows(rows: Sequence[Sequence[str]]) -> bytes:
+    """Lines of CSV (RFC 4180)."""
     text = io.StringIO()
     csv.writer(text, lineterminator="\r\n").writerows(rows)
     return text.getvalue().encode()

@@ -9,6 +9,7 @@ from starlette.responses import Response
 from gateway.api.approvals import ApprovalOut, OpenedApproval
 from gateway.api.errors import ApiError
 from gateway.api.models import Listing
+from gateway.dashboard.lists import EVERY, Noun, export, listed
 from gateway.dashboard.names import names_of, policies_of
 from gateway.dashboard.page import Page, PageRoute, told
 from gateway.frozen import frozen
@@ -17,6 +18,7 @@ from gateway.store import tables
 from gateway.values import Risk
 
 _PATH = "/approvals"
+_LIST = Noun("/approvals", _PATH, Listing[ApprovalOut])
 _EARLIER = 5
 _RISKS = list(Risk)
 
@@ -40,27 +42,27 @@ class Background:
     budgets: tuple[After, ...]
 
 
+def _urgency(one: ApprovalOut) -> tuple[int, str]:
+    """The riskiest first, then what expires first."""
+    return -_RISKS.index(Risk(one.risk)), one.expires_at
+
+
 async def queue(page: Page) -> Response:
     status = page.query.get("status", "PENDING")
-    found = await page.desk.read(
-        _PATH,
-        Listing[ApprovalOut],
-        status=None if status == "ALL" else status,
-        cursor=page.query.get("cursor"),
-        limit=50,
+    found = await listed(
+        page,
+        _LIST,
+        order=_urgency if status == "PENDING" else None,
+        status=None if status == EVERY else status,
     )
-    items = found.items
-    if status == "PENDING":
-        # The riskiest first, then what expires first.
-        items = sorted(items, key=lambda one: (-_RISKS.index(Risk(one.risk)), one.expires_at))
     return page.draw(
         "approvals.html",
         title="Approvals",
         lead="Each lets one exact call pass, once.",
-        approvals=items,
+        list=found,
+        approvals=found.items,
         status=status,
         names=names_of(page),
-        next_cursor=found.next_cursor,
         now=page.context.api.registry.clock.now(),
     )
 
@@ -139,6 +141,7 @@ def _background(
 
 PAGES = (
     PageRoute("GET", "/approvals", queue),
+    export(_LIST, "status"),
     PageRoute("GET", "/approvals/{id}", show),
     PageRoute("POST", "/approvals/{id}/approve", approve),
     PageRoute("POST", "/approvals/{id}/deny", deny),

@@ -124,9 +124,10 @@ class Desk:
         path: str,
         query: Mapping[str, str] | None = None,
         body: Mapping[str, object] | None = None,
+        ids: Mapping[str, str] | None = None,
     ) -> Response:
         """What an operation answers that is no JSON. Raises `ApiError`."""
-        found = await self._do(method, path, {}, query or {}, body)
+        found = await self._do(method, path, ids or {}, query or {}, body)
         assert isinstance(found, Response)
         return found
 

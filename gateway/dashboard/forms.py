@@ -4,7 +4,7 @@ A value that does not read as its type is passed on as it was typed, so that the
 says what is wrong with it, and the form shows that beside the field with what was typed.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, Literal
 
 import jiter
@@ -12,7 +12,9 @@ import orjson
 
 from gateway.frozen import frozen
 
-Kind = Literal["text", "long", "number", "check", "choice", "list", "json", "time", "secret"]
+Kind = Literal[
+    "text", "long", "number", "amount", "check", "choice", "list", "json", "time", "secret"
+]
 Schema = Mapping[str, Any]
 Choices = Mapping[str, Sequence[tuple[str, str]]]
 
@@ -125,12 +127,16 @@ def names(schema: Schema) -> list[str]:
 
 def other_faults(errors: Mapping[str, str], fields: Sequence[FormField]) -> list[str]:
     """Faults of what the form does not show."""
+    at_fields = shown(errors, fields)
+    return [f"{name}: {message}" for name, message in errors.items() if name not in at_fields]
+
+
+def shown(errors: Iterable[str], fields: Sequence[FormField]) -> frozenset[str]:
+    """The faults, by name, that stand at one of the fields or below it."""
     names = {field.name for field in fields}
-    return [
-        f"{name}: {message}"
-        for name, message in errors.items()
-        if not any(name == n or name.startswith(n + ".") for n in names)
-    ]
+    return frozenset(
+        name for name in errors if any(name == n or name.startswith(n + ".") for n in names)
+    )
 
 
 def _specs(schema: Schema) -> Iterator[_Spec]:
@@ -175,6 +181,8 @@ def _resolved(schema: Schema, definitions: Schema) -> tuple[dict[str, Any], bool
         others = [option for option in options if option.get("type") != "null"]
         if len(others) == 1:
             outer = {**others[0], **outer}
+        else:
+            outer["anyOf"] = others
     if "$ref" in outer:
         target = definitions.get(outer.pop("$ref").rpartition("/")[2], {})
         outer = {**target, **outer}
@@ -200,6 +208,8 @@ def _kind(spec: _Spec, choices: Choices) -> Kind:
             return "long" if last in _LONG else "text"
         case "array" if schema.get("items", {}).get("type") == "string":
             return "list"
+        case None if {one.get("type") for one in schema.get("anyOf", ())} == {"integer", "string"}:
+            return "amount"
         case _:
             return "json"
 
@@ -230,6 +240,8 @@ def _shown(kind: Kind, value: object) -> str:
 def _parsed(kind: Kind, text: str) -> Any:
     if kind == "number":
         return _number(text)
+    if kind == "amount":
+        return _amount(text.strip('"'))
     if kind == "list":
         return [line.strip() for line in text.splitlines() if line.strip()]
     if kind == "time":
@@ -255,6 +267,11 @@ def _number(text: str) -> Any:
         return text
 
 
+def _amount(text: str) -> int | str:
+    """A whole number, or a decimal that stays as it was written."""
+    return int(text) if text.isascii() and text.isdecimal() else text
+
+
 def _applies(spec: _Spec, typed: Mapping[str, str]) -> bool:
     if not spec.shown_when:
         return True
@@ -276,7 +293,7 @@ def _label(spec: _Spec) -> str:
 
 
 def _help(schema: Schema) -> str:
-    said = str(schema.get("description", ""))
+    said = str(schema.get("description", "")).replace("`", "")
     some = schema.get("items", {}).get("enum")
     return f"{said} Of {', '.join(map(str, some))}.".strip() if some else said
 

@@ -1,6 +1,6 @@
 """One request for a page: who asks, what they sent, and how to answer them."""
 
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from dataclasses import field
 from typing import Any
 from urllib.parse import urlencode
@@ -16,6 +16,7 @@ from gateway.api.call import Waiting
 from gateway.api.errors import ApiError
 from gateway.dashboard.context import DashboardContext
 from gateway.dashboard.desk import Desk, Person
+from gateway.dashboard.forms import FormField, other_faults
 from gateway.dashboard.pages import see
 from gateway.dashboard.visitor import Upload
 from gateway.frozen import frozen
@@ -53,6 +54,28 @@ class Page:
     def draw(self, template: str, status: int = 200, /, **values: object) -> Response:
         given = {"desk": self.desk, "csrf": csrf_field(self.session), "up": None, **values}
         return self.templates.TemplateResponse(self.request, template, given, status)
+
+    def draw_form(
+        self,
+        title: str,
+        fields: Sequence[FormField],
+        errors: Mapping[str, str],
+        fault: ApiError | None,
+        /,
+        template: str = "form.html",
+        known: Collection[str] = (),
+        **values: object,
+    ) -> Response:
+        """A form, with the fault of its last try: at its field, or above all where it has none.
+
+        ``known``: names that the template itself shows the faults of.
+        """
+        elsewhere = {name: text for name, text in errors.items() if name not in known}
+        others = other_faults(elsewhere, fields)
+        if fault is not None and not fault.details:
+            others = [fault.message]
+        status = 200 if fault is None else fault.status
+        return self.draw(template, status, title=title, fields=fields, others=others, **values)
 
     def say(self, message: str, category: str = "success") -> None:
         """A line that stands on top of the next page."""

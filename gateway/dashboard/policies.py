@@ -14,6 +14,7 @@ from gateway.api.servers import ServerOut
 from gateway.dashboard import forms
 from gateway.dashboard.candidate import MODULE, CandidateFault, files_of
 from gateway.dashboard.desk import body_of
+from gateway.dashboard.lists import Noun, export, listed
 from gateway.dashboard.names import choices_of, names_of
 from gateway.dashboard.page import Page, PageRoute, faults_of, schema_of, told, waiting
 from gateway.dashboard.rego import highlighted, packages
@@ -21,6 +22,7 @@ from gateway.policy.coverage import Coverage
 from gateway.registry.fired import Fired
 
 _RULES, _RULE = "/mcp/policies", "/mcp/policies/{id}"
+_LIST = Noun("/policies", _RULES, Listing[PolicyOut])
 _OVERRIDES = "/mcp/servers/{id}/overrides"
 _UP = ("/policies", "Policies")
 _LABELS = {
@@ -34,9 +36,7 @@ REPLAYED = 2000
 
 
 async def index(page: Page) -> Response:
-    found = await page.desk.read(
-        _RULES, Listing[PolicyOut], cursor=page.query.get("cursor"), limit=200
-    )
+    found = await listed(page, _LIST, order=_rank)
     status = await page.desk.read("/policy/status", PolicyStatusOut)
     rules = [one for one in found.items if not one.is_auto_generated]
     brought = [one for one in found.items if one.is_auto_generated]
@@ -45,9 +45,9 @@ async def index(page: Page) -> Response:
         "policies.html",
         fired=await _fired(page),
         title="Policies",
-        rules=sorted(rules, key=lambda rule: _rank(rule)),
+        list=found,
+        rules=rules,
         brought=brought,
-        next_cursor=found.next_cursor,
         status=status,
         names=names,
         tier=_tier,
@@ -79,6 +79,10 @@ async def rego(page: Page) -> Response:
         status=status,
         up=_UP,
     )
+
+
+async def bundle(page: Page) -> Response:
+    return await page.desk.download("GET", "/policy/bundles/{digest}", ids=page.ids)
 
 
 async def _fired(page: Page) -> Fired:
@@ -204,15 +208,11 @@ def _rule_form(
     fields = forms.draw(
         schema, values=values, typed=typed, errors=errors, choices=choices_of(page), labels=_LABELS
     )
-    others = forms.other_faults(errors, fields)
-    if fault is not None and not fault.details:
-        others = [fault.message]
-    return page.draw(
-        "form.html",
-        200 if fault is None else fault.status,
-        title=title,
-        fields=fields,
-        others=others,
+    return page.draw_form(
+        title,
+        fields,
+        errors,
+        fault,
         note="Without agent, server and tool a rule is for every call. Saved, it is live.",
         submit="Save",
         up=_UP,
@@ -239,15 +239,11 @@ def _override_form(
         choices=choices,
         labels={"policy_id": "Policy", "agent_id": "Only for this agent"} | _LABELS,
     )
-    others = forms.other_faults(errors, fields)
-    if fault is not None and not fault.details:
-        others = [fault.message]
-    return page.draw(
-        "form.html",
-        200 if fault is None else fault.status,
-        title=f"Override a policy on {server.name}",
-        fields=fields,
-        others=others,
+    return page.draw_form(
+        f"Override a policy on {server.name}",
+        fields,
+        errors,
+        fault,
         submit="Save",
         up=(f"/servers/{server.id}", server.name),
     )
@@ -265,7 +261,12 @@ _TIERS = (
 
 
 def _rank(rule: PolicyOut) -> int:
-    """The rule's tier: the first one that has a match decides (see the policy reference)."""
+    """The rule's tier: the first one that has a match decides (see the policy reference).
+
+    Templates' policies come after all tiers.
+    """
+    if rule.is_auto_generated:
+        return len(_TIERS)
     if rule.mcp_tool_id:
         return 0 if rule.agent_id else 1
     if rule.tool_pattern:
@@ -281,7 +282,9 @@ def _tier(rule: PolicyOut) -> str:
 
 PAGES = (
     PageRoute("GET", "/policies", index),
+    export(_LIST),
     PageRoute("GET", "/policies/rego", rego),
+    PageRoute("GET", "/policies/bundles/{digest}", bundle),
     PageRoute("GET", "/policies/what-if", ask_what_if),
     PageRoute("POST", "/policies/what-if", what_if, takes_files=True),
     PageRoute("GET", "/policies/new", ask_rule),

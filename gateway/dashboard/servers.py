@@ -6,7 +6,7 @@ from typing import Any
 
 from starlette.responses import JSONResponse, Response
 
-from gateway.api.consents import AskedOut
+from gateway.api.consents import AskedOut, ConsentOut
 from gateway.api.errors import ApiError
 from gateway.api.models import Listing
 from gateway.api.overrides import OverrideOut
@@ -15,11 +15,13 @@ from gateway.api.templates import TemplateOut, TemplatesOut
 from gateway.api.tools import ToolOut
 from gateway.dashboard import forms
 from gateway.dashboard.desk import body_of
+from gateway.dashboard.lists import Noun, export, listed
 from gateway.dashboard.names import names_of, policies_of
 from gateway.dashboard.page import Page, PageRoute, faults_of, schema_of, waiting
 from gateway.values import ServerId
 
 _SERVERS, _ONE = "/mcp/servers", "/mcp/servers/{id}"
+_LIST = Noun("/servers", _SERVERS, Listing[ServerOut])
 _UP = ("/servers", "Servers")
 _LEFT_OUT = ("params", "status")
 _LABELS = {
@@ -32,17 +34,15 @@ _LABELS = {
 
 
 async def index(page: Page) -> Response:
-    found = await page.desk.read(
-        _SERVERS, Listing[ServerOut], cursor=page.query.get("cursor"), limit=100
-    )
+    found = await listed(page, _LIST)
     templates = TemplatesOut(items=[])
     if page.desk.may("GET", "/mcp/templates"):
         templates = await page.desk.read("/mcp/templates", TemplatesOut)
     return page.draw(
         "servers.html",
         title="Servers",
+        list=found,
         servers=found.items,
-        next_cursor=found.next_cursor,
         templates=templates.items,
     )
 
@@ -91,6 +91,9 @@ async def show(page: Page) -> Response:
         template = await page.desk.read(
             "/mcp/templates/{name}", TemplateOut, {"name": server.connector_type}
         )
+    consent = None
+    if server.auth_type == "oauth_authorization_code":
+        consent = await page.desk.read(_ONE + "/consent", ConsentOut, page.ids)
     order = {"SUSPECT": 0, "CHANGED": 0, "PENDING": 1, "ACCEPTED": 2, "GONE": 3}
     return page.draw(
         "server.html",
@@ -100,6 +103,7 @@ async def show(page: Page) -> Response:
         more_tools=tools.next_cursor is not None,
         overrides=overrides.items,
         template=template,
+        consent=consent,
         names=names_of(page),
         policies=policies_of(page),
         clients=_clients(server),
@@ -213,15 +217,7 @@ def _form(
     fault: ApiError | None = None,
 ) -> Response:
     fields = forms.draw(schema, typed=typed, errors=errors, labels=_LABELS)
-    return page.draw(
-        "form.html",
-        200 if fault is None else fault.status,
-        title=title,
-        fields=fields,
-        others=_others(errors, fields, fault),
-        submit="Register",
-        up=_UP,
-    )
+    return page.draw_form(title, fields, errors, fault, submit="Register", up=_UP)
 
 
 def _template_form(
@@ -235,15 +231,16 @@ def _template_form(
     params = forms.draw(
         template.parameters, typed=None if typed is None else _inside(typed), errors=inner
     )
-    return page.draw(
-        "from_template.html",
-        200 if fault is None else fault.status,
-        title=f"A {template.title} server",
-        template=template,
+    return page.draw_form(
+        f"A {template.title} server",
+        params,
+        inner,
+        fault,
+        template="from_template.html",
+        known=("name", "server_url"),
+        chosen=template,
         typed=typed or {"name": template.title},
         errors=errors,
-        fields=params,
-        others=_others(inner, params, fault, known=("name", "server_url")),
         up=_UP,
     )
 
@@ -282,16 +279,17 @@ def _change_form(
             typed=None if typed is None else _inside(typed),
             errors=inner,
         )
-    return page.draw(
-        "change_server.html",
-        200 if fault is None else fault.status,
-        title=f"Change {server.name}",
+    return page.draw_form(
+        f"Change {server.name}",
+        fields,
+        inner,
+        fault,
+        template="change_server.html",
+        known=forms.shown(inner, [*secrets, *params]),
         server=server,
-        fields=fields,
         secrets=secrets,
         params=params,
         new_credential=bool(typed and typed.get("new_credential")),
-        others=_others(inner, [*fields, *secrets, *params], fault),
         up=(f"/servers/{server.id}", server.name),
     )
 
@@ -320,17 +318,6 @@ def _inside(typed: Mapping[str, str]) -> dict[str, str]:
     return {n.removeprefix("params."): v for n, v in typed.items() if n.startswith("params.")}
 
 
-def _others(
-    errors: Mapping[str, str],
-    fields: list[forms.FormField],
-    fault: ApiError | None,
-    known: tuple[str, ...] = (),
-) -> list[str]:
-    if fault is not None and not fault.details:
-        return [fault.message]
-    return forms.other_faults({n: t for n, t in errors.items() if n not in known}, fields)
-
-
 def _clients(server: ServerOut) -> list[tuple[str, str]]:
     """What to paste into clients; `<key>` stands for an agent's key."""
     url, name, header = server.proxy_endpoint, server.slug, "Authorization: Bearer <key>"
@@ -338,6 +325,12 @@ def _clients(server: ServerOut) -> list[tuple[str, str]]:
     return [
         ("Claude Code", f"claude mcp add --transport http {name} {url} --header '{header}'"),
         ("Cursor, .cursor/mcp.json", json.dumps({"mcpServers": {name: entry}}, indent=2)),
+        (
+            "Windsurf, ~/.codeium/windsurf/mcp_config.json",
+            json.dumps(
+                {"mcpServers": {name: {"serverUrl": url, "headers": entry["headers"]}}}, indent=2
+            ),
+        ),
         (
             "VS Code, .vscode/mcp.json",
             json.dumps({"servers": {name: {"type": "http", **entry}}}, indent=2),
@@ -347,6 +340,7 @@ def _clients(server: ServerOut) -> list[tuple[str, str]]:
 
 PAGES = (
     PageRoute("GET", "/servers", index),
+    export(_LIST),
     PageRoute("GET", "/servers/new", ask),
     PageRoute("POST", "/servers/new", make),
     PageRoute("GET", "/servers/from/{name}", ask_from_template),

@@ -10,10 +10,12 @@ from gateway.api.project import ProjectOut
 from gateway.api.proposals import ProposalOut
 from gateway.dashboard import forms
 from gateway.dashboard.desk import body_of
+from gateway.dashboard.lists import Noun, export, listed
 from gateway.dashboard.names import names_of
 from gateway.dashboard.page import Page, PageRoute, faults_of, schema_of, waiting
 
 _PROJECT = "/projects/current"
+_PROPOSALS = Noun("/proposals", "/proposals", Listing[ProposalOut])
 _LABELS = {
     "approval_ttl_seconds": "Approvals wait, in seconds",
     "deny_style": "Refusals as",
@@ -45,15 +47,13 @@ async def change(page: Page) -> Response:
 
 
 async def proposals(page: Page) -> Response:
-    found = await page.desk.read(
-        "/proposals", Listing[ProposalOut], cursor=page.query.get("cursor"), limit=100
-    )
+    found = await listed(page, _PROPOSALS, order=lambda one: (one.state != "OPEN", one.created_at))
     return page.draw(
         "proposals.html",
         title="Proposals",
         lead="Changes that loosen are made when a second administrator confirms them.",
-        proposals=sorted(found.items, key=lambda one: (one.state != "OPEN", one.created_at)),
-        next_cursor=found.next_cursor,
+        list=found,
+        proposals=found.items,
         names=names_of(page),
     )
 
@@ -86,16 +86,8 @@ def _form(
         errors=errors,
         labels=_LABELS,
     )
-    others = forms.other_faults(errors, fields)
-    if fault is not None and not fault.details:
-        others = [fault.message]
-    return page.draw(
-        "settings.html",
-        200 if fault is None else fault.status,
-        title="Settings",
-        project=project,
-        fields=fields,
-        others=others,
+    return page.draw_form(
+        "Settings", fields, errors, fault, template="settings.html", project=project
     )
 
 
@@ -103,6 +95,7 @@ PAGES = (
     PageRoute("GET", "/settings", ask),
     PageRoute("POST", "/settings", change),
     PageRoute("GET", "/proposals", proposals),
+    export(_PROPOSALS),
     PageRoute("POST", "/proposals/{id}/confirm", confirm),
     PageRoute("POST", "/proposals/{id}/reject", reject),
 )

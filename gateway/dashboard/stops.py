@@ -6,12 +6,14 @@ from gateway.api.emergency_stop import RaisedOut, StopOut
 from gateway.api.errors import ApiError
 from gateway.api.models import Listing
 from gateway.dashboard.desk import Desk
+from gateway.dashboard.lists import Noun, export, listed
 from gateway.dashboard.names import choices_of, names_of
 from gateway.dashboard.page import Page, PageRoute, told
 from gateway.frozen import frozen
 
 WORD = "STOP"
 _PATH = "/mcp/emergency-stop"
+_LIST = Noun("/stops", _PATH, Listing[StopOut])
 
 
 @frozen
@@ -40,16 +42,15 @@ def stops_in_force(desk: Desk) -> list[InForce]:
 
 
 async def show(page: Page) -> Response:
-    found = await page.desk.read(
-        _PATH, Listing[StopOut], cursor=page.query.get("cursor"), limit=100
+    found = await listed(
+        page, _LIST, order=lambda stop: (stop.lifted_at is not None, stop.stopped_at)
     )
-    items = sorted(found.items, key=lambda stop: (stop.lifted_at is not None, stop.stopped_at))
     return page.draw(
         "stops.html",
         title="Emergency stops",
-        stops=items,
+        stops=found.items,
         names=names_of(page),
-        next_cursor=found.next_cursor,
+        list=found,
     )
 
 
@@ -122,6 +123,7 @@ def _form(page: Page, typed: dict[str, str], errors: dict[str, str], status: int
 _UP = ("/stops", "Emergency stops")
 PAGES = (
     PageRoute("GET", "/stops", show),
+    export(_LIST),
     PageRoute("GET", "/stops/new", ask),
     PageRoute("POST", "/stops/new", make),
     PageRoute("GET", "/stops/{id}/lift", ask_lift),

@@ -9,7 +9,7 @@ from urllib.parse import urlencode
 
 from starlette.responses import JSONResponse, Response
 
-from gateway.api.anchors import AnchorsOut
+from gateway.api.anchors import AnchorsOut, FullAnchor
 from gateway.api.approvals import OpenedApproval
 from gateway.api.errors import ApiError
 from gateway.api.evidence import CheckpointOut, EvidenceBody, ProofsOut
@@ -136,6 +136,11 @@ async def evidence(page: Page) -> Response:
         anchors=await page.desk.read("/anchors", AnchorsOut, limit=20),
         form=forms.draw(_EVIDENCE, labels=_LABELS, choices=_choices(page)),
     )
+
+
+async def show_anchor(page: Page) -> Response:
+    found = await page.desk.read("/anchors/{id}", FullAnchor, page.ids)
+    return page.draw("anchor.html", title="Anchor", found=found, up=("/evidence", "Evidence"))
 
 
 async def bundle(page: Page) -> Response:
@@ -365,6 +370,7 @@ PAGES = (
     PageRoute("GET", "/evidence", evidence),
     PageRoute("POST", "/evidence", bundle),
     PageRoute("GET", "/evidence/progress", progress),
+    PageRoute("GET", "/evidence/anchors/{id}", show_anchor),
     PageRoute("GET", "/traces/{id}", show),
     PageRoute("GET", "/traces/{id}/proof", proof),
     PageRoute("POST", "/traces/{id}/erase", erase),

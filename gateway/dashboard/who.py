@@ -7,15 +7,16 @@ from pydantic import BaseModel
 from starlette.responses import Response
 
 from gateway.api.agents import AgentOut
-from gateway.api.budgets import BudgetOut
+from gateway.api.budgets import BudgetOut, WindowOut
 from gateway.api.errors import ApiError
 from gateway.api.extensions import ExtensionOut, NewExtensionOut
 from gateway.api.keys import KeyOut, NewKeyOut
 from gateway.api.models import Listing
 from gateway.api.notifications import NewNotificationOut, NotificationOut
 from gateway.api.users import NewUserOut, UserOut
-from gateway.dashboard import forms
+from gateway.dashboard import forms, lists
 from gateway.dashboard.desk import body_of
+from gateway.dashboard.lists import export, listed
 from gateway.dashboard.names import choices_of, names_of
 from gateway.dashboard.page import Page, PageRoute, faults_of, schema_of, waiting
 from gateway.frozen import frozen
@@ -105,18 +106,15 @@ def _pages(noun: Noun) -> tuple[PageRoute, ...]:
     """A list, a form for a new one, and a form for a change where there is one."""
 
     async def index(page: Page) -> Response:
-        found = await page.desk.read(
-            noun.path, noun.listing, cursor=page.query.get("cursor"), limit=100
-        )
+        found = await listed(page, _list_of(noun))
         return page.draw(
             noun.template,
             title=noun.many,
             lead=noun.lead,
             noun=noun,
+            list=found,
             items=found.items,
-            next_cursor=found.next_cursor,
             names=names_of(page),
-            shown=None,
         )
 
     async def ask(page: Page) -> Response:
@@ -137,6 +135,7 @@ def _pages(noun: Noun) -> tuple[PageRoute, ...]:
     base = _home(noun)
     return (
         PageRoute("GET", base, index),
+        export(_list_of(noun)),
         PageRoute("GET", f"{base}/new", ask),
         PageRoute("POST", f"{base}/new", make),
     )
@@ -227,6 +226,26 @@ async def _name_of(page: Page, noun: Noun) -> str:
             raise ApiError(404, f"No such {noun.one}.")
 
 
+async def budget_history(page: Page) -> Response:
+    budget = await page.desk.read("/budgets/{id}", BudgetOut, page.ids)
+    found = await page.desk.read(
+        "/budgets/{id}/history",
+        Listing[WindowOut],
+        page.ids,
+        cursor=page.query.get("cursor"),
+        limit=100,
+    )
+    return page.draw(
+        "budget_history.html",
+        title="What was used",
+        budget=budget,
+        names=names_of(page),
+        windows=found.items,
+        next_cursor=found.next_cursor,
+        up=(_home(BUDGETS), BUDGETS.many),
+    )
+
+
 async def move_agent(page: Page) -> Response:
     verb = page.ids["verb"]
     if verb not in ("pause", "resume", "suspend"):
@@ -284,16 +303,12 @@ def _form(
         errors=errors,
         choices=choices | ({"target_id": _targets(page)} if noun is BUDGETS else {}),
     )
-    others = forms.other_faults(errors, fields)
-    if fault is not None and not fault.details:
-        others = [fault.message]
     name = (values or {}).get("name", noun.one)
-    return page.draw(
-        "form.html",
-        200 if fault is None else fault.status,
-        title=f"New {noun.one}" if method == "POST" else f"Change {name}",
-        fields=fields,
-        others=others,
+    return page.draw_form(
+        f"New {noun.one}" if method == "POST" else f"Change {name}",
+        fields,
+        errors,
+        fault,
         submit="Make" if method == "POST" else "Save",
         up=(_home(noun), noun.many),
     )
@@ -312,6 +327,10 @@ def _one_target(body: dict[str, Any], typed: Mapping[str, str]) -> None:
     """A budget of the whole project has no target, whatever the list still says."""
     if typed.get("scope") == "project":
         body.pop("target_id", None)
+
+
+def _list_of(noun: Noun) -> lists.Noun:
+    return lists.Noun(_home(noun), noun.path, noun.listing)
 
 
 def _home(noun: Noun) -> str:
@@ -346,6 +365,7 @@ PAGES = (
     *_pages(BUDGETS),
     *_changeable(BUDGETS, BudgetOut),
     *_removable(BUDGETS, "The budget is removed."),
+    PageRoute("GET", "/budgets/{id}/history", budget_history),
     *_pages(EXTENSIONS),
     *_rotatable(EXTENSIONS),
     *_ended(

@@ -37,7 +37,7 @@ class NewKey(Input):
     owner: Annotated[Name, Field(description="The person who answers for it")]
     agent_id: Id | None = None
     server_ids: Annotated[list[Id], Field(min_length=1, max_length=200)] | None = Field(
-        default=None, description="The servers that it may call; null: all of the project"
+        default=None, description="The servers that it may call; without any, all of the project"
     )
     may_assert: Annotated[list[Name], Field(max_length=200)] = Field(
         default=[], description="Names of agents that a caller may put into X-Agent-Id"

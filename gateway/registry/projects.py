@@ -33,7 +33,9 @@ def slug_of(name: str) -> str:
     return words if words[:1].isalpha() else f"p_{words}"[:48]
 
 
-PerMinute = Annotated[int, Field(ge=1, le=10_000, description="A minute; null: no limit")]
+PerMinute = Annotated[
+    int, Field(ge=1, le=10_000, description="A minute; without it there is no limit")
+]
 
 
 class NewProject(Input):

@@ -63,3 +63,11 @@ def test_numbers_in_json_are_sent_with_the_digits_that_were_typed() -> None:
     schema = {"type": "object", "properties": {"args": {"type": "object"}}}
     body = read(schema, {"args": '{"amount": 1.10}'})
     assert orjson.dumps(body) == b'{"args":{"amount": 1.10}}'
+
+
+def test_an_amount_is_typed_as_people_write_it() -> None:
+    schema = NewBudget.model_json_schema()
+    (limit,) = (field for field in draw(schema, values={"limit": "25.50"}) if field.name == "limit")
+    assert (limit.kind, limit.value) == ("amount", "25.50")
+    for typed, meant in (("40", 40), ("25.50", "25.50"), ('"25.50"', "25.50"), ("many", "many")):
+        assert read(schema, {"limit": typed})["limit"] == meant

@@ -347,6 +347,36 @@ def test_rules_keys_and_budgets_are_made_by_form(site: Chromium) -> None:
         expect(page.get_by_text("of 100,000")).to_be_visible()
 
 
+def test_a_row_is_found_sorted_and_changed_where_it_stands(site: Chromium) -> None:
+    for number in range(3):
+        api(site.demo, "POST", "/agents", {"name": f"inline {number}", "owner": f"team {number}"})
+    with site.admin() as page:
+        page.goto(url(site, "/agents"))
+        find = page.get_by_role("searchbox", name="Find in agents")
+        find.fill("inline")
+        expect(page.locator("tr[data-row]:visible")).to_have_count(3)  # before anything is asked
+        find.press("Enter")
+        page.get_by_role("columnheader", name="Owner").get_by_role("link").click()
+        page.get_by_role("columnheader", name="Owner").get_by_role("link").click()
+        rows = page.locator("tr[data-row]")
+        expect(rows).to_have_count(3)
+        expect(rows.first).to_contain_text("inline 2")
+        page.get_by_role("link", name="Change inline 1").click()
+        form = page.locator(".pg-inline-row form")
+        expect(form.get_by_label("Owner")).to_be_focused()
+        assert serious(page, axe_source()) == []
+        page.keyboard.press("Escape")
+        expect(form).to_have_count(0)
+        page.get_by_role("link", name="Change inline 1").click()
+        form.get_by_label("Owner").fill("another team")
+        form.get_by_role("button", name="Save").click()
+        expect(page.get_by_text("Saved.")).to_be_visible()
+        expect(page.get_by_text("another team")).to_be_visible()
+        with page.expect_download() as waiting:
+            page.get_by_role("link", name="Export").click()
+        assert "another team" in waiting.value.path().read_text()
+
+
 PATHS = (
     *("", "/approvals", "/traces?kind=all", "/servers", "/servers/new", "/servers/from/copilot"),
     *("/policies", "/policies/new", "/policies/rego", "/policies/what-if", "/proposals"),
@@ -364,8 +394,17 @@ def test_no_page_has_a_serious_fault_of_accessibility(site: Chromium) -> None:
         found += serious(page, axe)
     with site.admin() as page:
         error = ask(site.demo, "delete_record", {"record_id": "for-axe"})["error"]["data"]
-        some = (f"/approvals/{error['approval_id']}", f"/traces/{error['trace_id']}")
-        for path in (*PATHS, f"/servers/{site.demo.server_id}", *some):
+        server = f"/servers/{site.demo.server_id}"
+        tools = api(site.demo, "GET", f"/mcp{server}/tools")["items"]
+        window = {"scope": "project", "window": "hour", "limit": 90_000}
+        budget = api(site.demo, "POST", "/budgets", window)["id"]
+        trace = f"/traces/{error['trace_id']}"
+        some = (
+            *(f"/approvals/{error['approval_id']}", trace, f"{trace}/proof", f"{server}/change"),
+            *(f"{server}/remove", f"/tools/{tools[0]['id']}", f"/budgets/{budget}/history"),
+            *("/agents?q=nobody", "/approvals?status=ALL", "/policies?sort=action"),
+        )
+        for path in (*PATHS, server, *some):
             page.goto(url(site, path))
             found += [f"{path}: {one}" for one in serious(page, axe)]
     assert found == []

@@ -110,6 +110,45 @@ document.addEventListener("input", (event) => {
   for (const row of all(rows)) row.hidden = !row.textContent.toLowerCase().includes(wanted);
 });
 
+// --- a form that has a page of its own, opened in its row ---
+
+function closeInline() {
+  for (const row of all(".pg-inline-row")) row.remove();
+}
+
+document.addEventListener("click", async (event) => {
+  const link = event.target.closest("a[data-inline]");
+  const form = event.target.closest(".pg-inline-row form");
+  if (form && event.target.closest("a")) {
+    event.preventDefault();
+    closeInline();
+    return;
+  }
+  if (!link || event.ctrlKey || event.metaKey || event.shiftKey) return;
+  event.preventDefault();
+  const answer = await fetch(link.href, { headers: { Accept: "text/html" } }).catch(() => null);
+  const found = answer && answer.ok && !answer.redirected
+    ? new DOMParser().parseFromString(await answer.text(), "text/html").querySelector("main form") : null;
+  if (!found) {
+    location.assign(link.href);
+    return;
+  }
+  closeInline();
+  const own = link.closest("tr");
+  const row = own.parentNode.insertRow(own.sectionRowIndex + 1);
+  row.className = "pg-inline-row";
+  const cell = row.insertCell();
+  cell.colSpan = own.cells.length;
+  found.action = link.href; // What it says is wrong is said on the form's own page.
+  cell.append(document.adoptNode(found));
+  showApplicable(found);
+  found.querySelector("input:not([type=hidden]), select, textarea").focus();
+});
+
+document.addEventListener("keydown", (event) => {
+  if (event.key === "Escape") closeInline();
+});
+
 // --- keys: j and k walk a list, a letter presses the button that names it ---
 
 document.addEventListener("keydown", (event) => {
