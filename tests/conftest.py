@@ -6,9 +6,21 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NoReturn
 
+import certifi
 import pytest
 
 from gateway.database_place import Place
+
+
+@pytest.fixture(scope="session", autouse=True)
+def few_authorities(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """Each httpx client reads the certificates of all authorities, for a tenth of a second; here
+    nobody is asked who has one of theirs.
+    """
+    first, end, _ = Path(certifi.where()).read_text().partition("-----END CERTIFICATE-----\n")
+    file = tmp_path_factory.mktemp("authorities") / "one.pem"
+    file.write_text(first + end)
+    certifi.where = lambda: str(file)
 
 
 @pytest.fixture

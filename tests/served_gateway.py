@@ -1,4 +1,5 @@
-"""The gateway for tests that run it as a process of its own: patient, and with faults at hand.
+"""The gateway for tests that run it as a process of its own: without templates, and with faults
+at hand.
 
 ``python -m tests.served_gateway DATA_DIR [--head-seconds N] [--clock FILE] [--slow-commits N]
 [--names FILE] [--read-only FILE]`` prints its two addresses as one line of JSON once it answers;
@@ -17,6 +18,7 @@ from typing import Any
 import uvloop
 from sqlalchemy import Connection, Engine, event
 
+import tests.without_templates  # noqa: F401 - what it does, it does when imported
 from gateway.app import Ready, serve
 from gateway.mcp import upstream
 from gateway.settings import LOOPBACK_NETWORKS, Settings

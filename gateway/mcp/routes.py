@@ -109,7 +109,7 @@ class Routes:
         self._listeners = listeners
         self._connections = connections
         self._connect_seconds = connect_seconds
-        self._tls = tls or ssl.create_default_context()
+        self._tls = tls
         self._programs = programs
         self._known: dict[ServerId, tuple[Server, Route]] = {}
 
@@ -149,13 +149,18 @@ class Routes:
         client = client_for(
             origin,
             EgressPolicy(private, self._private_allowed, listeners),
-            ssl=trust(server, self._tls),
+            ssl=trust(server, self._whom()) if origin.scheme == "https" else None,
             max_connections=self._connections,
             connect_seconds=self._connect_seconds,
         )
         ours = ((b"host", origin.host_header), (b"accept-encoding", b"identity"))
         credential = server.auth_headers
         return Route(client, origin.target, (*ours, *credential), secrets_in(credential))
+
+    def _whom(self) -> ssl.SSLContext:
+        # Not before it is needed: it reads the certificates of all authorities.
+        self._tls = self._tls or ssl.create_default_context()
+        return self._tls
 
 
 def secrets_in(credential: Iterable[Header]) -> tuple[bytes, ...]:

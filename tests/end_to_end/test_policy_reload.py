@@ -33,6 +33,7 @@ ROOT = Path(__file__).parents[2]
 SERVE = """
 import json, sys
 from pathlib import Path
+import tests.without_templates
 from gateway.app import serve
 from gateway.settings import LOOPBACK_NETWORKS, Settings
 from gateway.telemetry import log_to_stderr
