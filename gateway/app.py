@@ -27,7 +27,7 @@ from gateway.first_start import let_in
 from gateway.following import Following
 from gateway.frozen import frozen
 from gateway.housekeeping import Housekeeping
-from gateway.listeners import GRACE_SECONDS, Listener, bind
+from gateway.listeners import GRACE_SECONDS, Listener, bind, listen
 from gateway.mcp.proxy import Proxy
 from gateway.policy import opa_binary
 from gateway.policy.bundle_server import PATH as BUNDLE_PATH
@@ -68,6 +68,7 @@ def serve(settings: Settings, *, ready: Callable[[Ready], None] | None = None) -
     binary = opa_binary.find()
     public = bind(settings.host, settings.port, "GATEWAY_PORT")
     management = bind(settings.management_host, settings.management_port, "GATEWAY_MANAGEMENT_PORT")
+    listen(management, "GATEWAY_MANAGEMENT_PORT")
     opened = open_by(settings)
     with public, management, _spans() as tracing, opened as state:
         let_in(state, settings.admin_key)
@@ -186,10 +187,7 @@ async def _run(
     told = asyncio.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
         asyncio.get_running_loop().add_signal_handler(number, told.set)
-    serving = [
-        asyncio.create_task(public.run_until_told()),
-        asyncio.create_task(management.run_until_told()),
-    ]
+    serving = [asyncio.create_task(management.run_until_told())]
     house = Housekeeping(
         state,
         gateway.pipeline.refused_calls,
@@ -205,6 +203,9 @@ async def _run(
         await gateway.opa.start(gateway.management_url)
         await _until_ready(gateway, told)
         _settle_memory()
+        # Not before: what shares calls out among several gateways gives them to who listens.
+        listen(sockets[0], "GATEWAY_PORT")
+        serving.append(asyncio.create_task(public.run_until_told()))
         if ready is not None and not told.is_set():
             ready(Ready(gateway.public_url, gateway.management_url))
         always.append(asyncio.create_task(gateway.policy.run()))

@@ -301,9 +301,11 @@ class EdgeProtocol(HttpToolsProtocol):
     head_limit = 32 * 1024
     """Bytes; a pipelined head may exceed it by one read."""
     head_seconds = 5.0
+    linger_seconds = 0.5
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
+        self._ending = False
         self._in_head = True
         self._begun = False
         self._head_bytes = 0
@@ -317,6 +319,16 @@ class EdgeProtocol(HttpToolsProtocol):
     def connection_lost(self, exc: Exception | None) -> None:
         self._disarm()
         super().connection_lost(exc)
+
+    def shutdown(self) -> None:
+        """The gateway ends. Who holds this connection for the next call may be sending it now:
+        it is answered still, and its answer ends the connection.
+        """
+        self._ending = True
+        if self._answering():
+            super().shutdown()
+        else:
+            self.loop.call_later(self.linger_seconds, super().shutdown)
 
     def data_received(self, data: bytes) -> None:
         heads, in_head = self._heads, self._in_head
@@ -355,6 +367,8 @@ class EdgeProtocol(HttpToolsProtocol):
         self._heads += 1
         before = self.cycle
         super().on_headers_complete()
+        if self._ending and self.cycle is not before:
+            self.cycle.keep_alive = False
         # Calls are what it is for; and a HEAD's answer is a head that says a length, and no more.
         if self.cycle is not before and self.scope["method"] == "POST":
             extensions: dict[str, Any] = {WHOLE: Whole(self.cycle, self.transport)}

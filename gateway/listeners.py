@@ -22,7 +22,7 @@ class PortTaken(Exception):
 
 
 def bind(host: str, port: int, setting: str) -> socket.socket:
-    """A listening socket; port 0 takes a free one. Raises `PortTaken`."""
+    """A socket that does not `listen` yet; port 0 takes a free one. Raises `PortTaken`."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     sock = socket.socket(family, socket.SOCK_STREAM)
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -30,13 +30,24 @@ def bind(host: str, port: int, setting: str) -> socket.socket:
         sock.bind((host, port))
     except OSError as error:
         sock.close()
-        raise PortTaken(
-            f"cannot listen on {host} port {port}: {error.strerror}; "
-            f"end what uses it, or set {setting} to another port"
-        ) from None
-    sock.listen(_BACKLOG)
+        raise _taken(host, port, setting, error) from None
     sock.setblocking(False)
     return sock
+
+
+def listen(sock: socket.socket, setting: str) -> None:
+    """From here on connections are taken, if only into the queue. Raises `PortTaken`."""
+    try:
+        sock.listen(_BACKLOG)
+    except OSError as error:
+        raise _taken(*address_of(sock), setting, error) from None
+
+
+def _taken(host: str, port: int, setting: str, error: OSError) -> PortTaken:
+    return PortTaken(
+        f"cannot listen on {host} port {port}: {error.strerror}; "
+        f"end what uses it, or set {setting} to another port"
+    )
 
 
 class Listener(uvicorn.Server):

@@ -423,3 +423,30 @@ async def test_an_answer_to_a_post_is_one_packet_and_its_connection_is_kept() ->
             writer.write(head(size=2) + b"ab")
             assert (await reader.read(65536)).endswith(b'"body":2}')
         writer.close()
+
+
+@pytest.mark.parametrize("linger", [0.0, 60.0])
+async def test_a_call_that_comes_as_the_gateway_ends_is_answered_on_a_connection_held_for_it(
+    linger: float,
+) -> None:
+    made: list[EdgeProtocol] = []
+
+    class Protocol(EdgeProtocol):
+        linger_seconds = linger
+
+        def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+            made.append(self)
+            super().connection_made(transport)
+
+    edge = Edge(echo, hosts={"x"}, origins=())
+    async with serving(edge, http=Protocol, lifespan="off") as port:
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        writer.write(head(size=1) + b"a")
+        assert b"connection: close" not in await reader.readuntil(b'"body":1}')
+        made[0].shutdown()
+        if linger:
+            writer.write(head(size=2) + b"ab")
+            assert b"connection: close" in await reader.readuntil(b'"body":2}')
+        async with asyncio.timeout(30):
+            assert await reader.read() == b""
+        writer.close()
