@@ -156,12 +156,17 @@ lock:
 	@uv pip compile pyproject.toml --extra demo --group build --group dev \
 	  --constraint requirements.lock --output-file requirements-dev.lock $(LOCK)
 	@uv pip compile --group pyproject.toml:fuzz --output-file requirements-fuzz.lock $(LOCK)
+	@uv pip compile pyproject.toml $(IMAGE) --group build --constraint requirements-dev.lock \
+	  --output-file deploy/requirements.lock $(LOCK)
 
 lock-peers:
 	@for peer in fastmcp contextforge; do \
 	  uv pip compile benchmarks/peers/$$peer.in --output-file benchmarks/peers/$$peer.lock \
 	    $(subst make lock,make lock-peers,$(LOCK)) || exit 1; \
 	done
+
+# What the container's image can do: all but the demonstration.
+IMAGE := --extra postgresql --extra s3 --extra otlp --extra flare --extra timestamps
 
 # One lock for every platform, and no address of a registry in it.
 LOCK := --quiet --universal --python-version 3.11 --generate-hashes --no-annotate \

@@ -2,13 +2,14 @@
 at hand.
 
 ``python -m tests.served_gateway DATA_DIR [--head-seconds N] [--clock FILE] [--slow-commits N]
-[--names FILE] [--read-only FILE]`` prints its two addresses as one line of JSON once it answers;
-settings come from the environment.
+[--names FILE] [--read-only FILE] [--port N] [--drain-seconds N] [--migration FILE]`` prints its two
+addresses as one line of JSON once it answers; settings come from the environment.
 """
 
 import argparse
 import asyncio
 import json
+import shutil
 import socket
 import time
 from functools import partial
@@ -19,9 +20,10 @@ import uvloop
 from sqlalchemy import Connection, Engine, event
 
 import tests.without_templates  # noqa: F401 - what it does, it does when imported
-from gateway.app import Ready, serve
+from gateway import app
 from gateway.mcp import upstream
 from gateway.settings import LOOPBACK_NETWORKS, Settings
+from gateway.store import migrations
 from gateway.telemetry import log_to_stderr
 
 
@@ -33,6 +35,9 @@ def main() -> None:
     parser.add_argument("--slow-commits", type=float)
     parser.add_argument("--names", type=Path)
     parser.add_argument("--read-only", type=Path)
+    parser.add_argument("--port", type=int, default=0)
+    parser.add_argument("--drain-seconds", type=float)
+    parser.add_argument("--migration", type=Path)
     given = parser.parse_args()
     if given.head_seconds is not None:
         limits = partial(upstream.Limits, head_seconds=given.head_seconds, idle_seconds=30)
@@ -45,11 +50,18 @@ def main() -> None:
         _resolve_by(given.names)
     if given.read_only is not None:
         event.listen(Engine, "begin", partial(_hold_read_only, given.read_only))
+    if given.drain_seconds is not None:
+        setattr(app, "DRAIN_SECONDS", given.drain_seconds)  # noqa: B010
+    if given.migration is not None:
+        _be_newer_by(given.migration)
     settings = Settings.read(
-        data_dir=given.data_dir, port=0, management_port=0, private_upstreams=LOOPBACK_NETWORKS
+        data_dir=given.data_dir,
+        port=given.port,
+        management_port=0,
+        private_upstreams=LOOPBACK_NETWORKS,
     )
     log_to_stderr(settings.log_level)
-    serve(settings, ready=_tell)
+    app.serve(settings, ready=_tell)
 
 
 def _set_clock_by(file: Path) -> None:
@@ -83,12 +95,21 @@ def _resolve_by(file: Path) -> None:
     setattr(uvloop, "run", partial(uvloop.run, loop_factory=Loop))  # noqa: B010
 
 
+def _be_newer_by(file: Path) -> None:
+    """The next version's gateway: it has one more script that changes the database."""
+    folder = file.parent / "migrations"
+    if not folder.exists():
+        shutil.copytree(migrations.FOLDER, folder)
+        shutil.copy(file, folder / "versions")
+    migrations.FOLDER = folder
+
+
 def _hold_read_only(file: Path, connection: Connection) -> None:
     """While the file is there, SQLite is told by its own means that it may not write."""
     connection.exec_driver_sql(f"PRAGMA query_only = {int(file.exists())}")
 
 
-def _tell(ready: Ready) -> None:
+def _tell(ready: app.Ready) -> None:
     print(json.dumps([ready.base_url, ready.management_url]), flush=True)
 
 

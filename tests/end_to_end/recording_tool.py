@@ -56,7 +56,9 @@ class RecordingTool:
                     "serverInfo": {"name": "recording", "version": "1"},
                 }
             case "tools/list":
-                result = {"tools": [self._tool(name) for name in self.names]}
+                listed = [self._tool(name) for name in self.names]
+                result = {"resultType": "complete", "ttlMs": 0, "cacheScope": "private"}
+                result["tools"] = listed
             case "tools/call":
                 if session := request.headers.get("mcp-session-id"):
                     self.sessions.append(session)

@@ -1,13 +1,19 @@
-"""Two gateways as two processes on one PostgreSQL: what one decides holds at the other's door."""
+"""Two gateways as two processes on one PostgreSQL: what one decides holds at the other's door.
+
+Each test runs at the doors of both, and once more through nginx with deploy/nginx.conf before them.
+"""
 
 import asyncio
 import re
 from collections import Counter
 from collections.abc import AsyncIterator
+from dataclasses import dataclass, replace
 
+import httpx
 import pytest
 
 from tests.end_to_end.demonstration import need_opa
+from tests.end_to_end.nginx import Nginx, free_port, nginx_before, settings_behind
 from tests.end_to_end.recording_tool import SESSION, recording_tool
 from tests.end_to_end.two_served import (
     PASSED,
@@ -15,7 +21,6 @@ from tests.end_to_end.two_served import (
     Deployment,
     Served,
     a_message,
-    client,
     last,
     until,
 )
@@ -33,26 +38,54 @@ def anyio_backend() -> str:
     return "asyncio"
 
 
+@dataclass
+class Standing:
+    """What is started once; ``made`` has no server yet."""
+
+    made: Deployment
+    doors: tuple[str, str]
+    nginx: Nginx
+
+
 @pytest.fixture(scope="module")
-async def deployment(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Deployment]:
+async def standing(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Standing]:
     need_opa()
+    folder = tmp_path_factory.mktemp("two")
+    port = free_port()
     with a_database() as place:
-        async with recording_tool() as tool:
-            made = Deployment(tmp_path_factory.mktemp("two"), place, tool)
-            await asyncio.to_thread(made.make)
-            yield made
+        made = Deployment(folder, place, more=settings_behind(port))
+        await asyncio.to_thread(made.make)
+        async with made.running("one") as one, made.running("two") as two:
+            doors = (one.base_url, two.base_url)
+            ports = [httpx.URL(door).port or 0 for door in doors]
+            async with nginx_before(folder / "nginx", ports, port) as nginx:
+                yield Standing(made, doors, nginx)
 
 
-@pytest.fixture(scope="module")
-async def pair(deployment: Deployment) -> AsyncIterator[Pair]:
-    async with deployment.running("one") as one, deployment.running("two") as two:
-        await deployment.register(one)
+@pytest.fixture(scope="module", params=["at the doors", "through nginx"])
+async def pair(standing: Standing, request: pytest.FixtureRequest) -> AsyncIterator[Pair]:
+    urls = standing.doors
+    nginx = standing.nginx if request.param == "through nginx" else None
+    if nginx is not None:
+        urls = (nginx.url, nginx.url)
+    trusting = nginx.context if nginx else None
+    async with recording_tool() as tool:
+        made = replace(standing.made, tool=tool, keys=dict(standing.made.keys))
+        async with made.at(urls[0], trusting) as one, made.at(urls[1], trusting) as two:
+            await made.register(one, request.param)
 
-        async def known() -> bool:
-            return (await two.post(a_message("ping"))).status_code != 404
+            async def known() -> bool:
+                # Behind nginx each is asked in turn.
+                answers = [await two.post(a_message("ping")) for _ in range(2)]
+                return all(answer.status_code not in (401, 404) for answer in answers)
 
-        await until(known)
-        yield one, two
+            await until(known)
+            yield one, two
+
+
+@pytest.fixture
+def deployment(pair: Pair) -> Deployment:
+    return pair[0].deployment
 
 
 async def decided(approval_id: str, *asked: tuple[Served, str, str]) -> list[int]:
@@ -155,7 +188,7 @@ async def test_a_changed_tool_and_a_revoked_key_are_known_to_the_other(
     new = await one.told("POST", "/keys", role="project", name="short", owner="Olga")
     path = f"/api/v1/mcp/proxy/{deployment.server_id}"
     message = a_message("tools/call", name="read", arguments={"object": "revoked"})
-    async with client(two.process.base_url, new["key"]) as other:
+    async with two.client_with(new["key"]) as other:
 
         async def is_known() -> bool:
             return (await other.post(path, json=message)).status_code == 200

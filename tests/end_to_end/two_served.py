@@ -3,6 +3,7 @@
 import asyncio
 import json
 import shutil
+import ssl
 import subprocess
 import sys
 from collections.abc import AsyncIterator, Callable, Mapping
@@ -25,7 +26,7 @@ VERSION = "2026-07-28"
 _META = "io.modelcontextprotocol/"
 
 
-def client(base_url: str, key: str) -> httpx.AsyncClient:
+def client(base_url: str, key: str, trusting: ssl.SSLContext | None = None) -> httpx.AsyncClient:
     headers = {
         "Authorization": f"Bearer {key}",
         "Content-Type": "application/json",
@@ -33,22 +34,31 @@ def client(base_url: str, key: str) -> httpx.AsyncClient:
     }
     limits = httpx.Limits(max_connections=200)
     return httpx.AsyncClient(
-        base_url=base_url, headers=headers, timeout=SECONDS, trust_env=False, limits=limits
+        base_url=base_url,
+        headers=headers,
+        timeout=SECONDS,
+        trust_env=False,
+        limits=limits,
+        verify=trusting or True,
     )
 
 
 @dataclass
 class Served:
-    """One of the two, and whoever talks to it."""
+    """One of the two, or what stands before both, and whoever talks to it."""
 
-    process: GatewayProcess
+    url: str
     deployment: "Deployment"
+    trusting: ssl.SSLContext | None = None
     _clients: dict[str, httpx.AsyncClient] = field(default_factory=dict)
 
     def client(self, of: str) -> httpx.AsyncClient:
         if of not in self._clients:
-            self._clients[of] = client(self.process.base_url, self.deployment.keys[of])
+            self._clients[of] = self.client_with(self.deployment.keys[of])
         return self._clients[of]
+
+    def client_with(self, key: str) -> httpx.AsyncClient:
+        return client(self.url, key, self.trusting)
 
     async def close(self) -> None:
         for one in self._clients.values():
@@ -110,13 +120,15 @@ class Deployment:
 
     folder: Path
     place: PostgresUrl
-    tool: RecordingTool
+    tool: RecordingTool = field(default_factory=RecordingTool)
     keys: dict[str, str] = field(default_factory=dict)
     server_id: str = ""
+    more: dict[str, str] = field(default_factory=dict)
+    """Settings of both."""
 
     @property
     def settings(self) -> dict[str, str]:
-        return {"GATEWAY_DATABASE_URL": self.place}
+        return {"GATEWAY_DATABASE_URL": self.place, **self.more}
 
     def make(self) -> None:
         """`gateway init` in one directory, and the keys alone in the other."""
@@ -132,24 +144,30 @@ class Deployment:
         shutil.copytree(self.folder / "one" / "keys", self.folder / "two" / "keys")
 
     @asynccontextmanager
-    async def running(self, name: str) -> AsyncIterator[Served]:
-        async with a_gateway(self.folder / name, settings=self.settings) as process:
-            served = Served(process, self)
-            try:
-                yield served
-            finally:
-                await served.close()
+    async def running(self, name: str, port: int = 0, *more: str) -> AsyncIterator[GatewayProcess]:
+        """``more`` are options of `tests.served_gateway`."""
+        options = ("--port", str(port), *more)
+        async with a_gateway(self.folder / name, *options, settings=self.settings) as process:
+            yield process
 
-    async def register(self, over: Served) -> None:
+    @asynccontextmanager
+    async def at(self, url: str, trusting: ssl.SSLContext | None = None) -> AsyncIterator[Served]:
+        served = Served(url, self, trusting)
+        try:
+            yield served
+        finally:
+            await served.close()
+
+    async def register(self, over: Served, name: str = "tools") -> None:
         """The server, its rules and keys."""
         await over.told("PATCH", "/projects/current", key_approvers=True)
         new: Any = {"server_url": self.tool.url, "allow_private_network": True}
-        server = await over.told("POST", "/mcp/servers", name="tools", **new)
+        server = await over.told("POST", "/mcp/servers", name=name, **new)
         self.server_id = str(server["id"])
         await over.told("POST", f"/mcp/servers/{self.server_id}/scan")
         await over.told("PATCH", f"/mcp/servers/{self.server_id}", status="ACTIVE")
         ask = {"action": "REQUIRE_APPROVAL", "tool_pattern": "delete", "reason": "it is gone"}
-        await over.told("POST", "/mcp/policies", **ask)
+        await over.told("POST", "/mcp/policies", server_id=self.server_id, **ask)
         for role, owner in (("project", "Olga"), ("approver", "Robin"), ("approver", "Sam")):
             key = await over.told("POST", "/keys", role=role, name=owner, owner=owner)
             self.keys[role if role == "project" else owner] = key["key"]
