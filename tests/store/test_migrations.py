@@ -16,6 +16,9 @@ from gateway.store.database import writing_engine
 from gateway.store.migrations import scripts
 from gateway.store.tables import metadata
 
+STOP_ALL_GATEWAYS = {"0023": ["sink_cursors has other constraints"]}
+"""Migrations before which all gateways of a database have to end. A further one is named in
+CHANGELOG.md, in these words; this one came before the first release."""
 _SQLITE = "SELECT name, sql FROM sqlite_master WHERE sql IS NOT NULL"
 _POSTGRESQL = (
     "SELECT 'column', table_name || ' ' || column_name || ' ' || data_type || ' ' || is_nullable"
@@ -131,6 +134,59 @@ def test_a_first_start_that_fails_leaves_nothing_behind(
         migrations.upgrade(engine)
     assert _schema(engine) == []
     engine.dispose()
+
+
+def _tables(engine: Engine) -> dict[str, Any]:
+    """Of each table what somebody who writes to it without knowing more could run into."""
+    found = inspect(engine)
+    return {
+        name: {
+            "columns": {
+                one["name"]: (str(one["type"]), one["nullable"], one["default"])
+                for one in found.get_columns(name)
+            },
+            "unique": {tuple(one["column_names"]) for one in found.get_unique_constraints(name)}
+            | {tuple(o["column_names"]) for o in found.get_indexes(name) if o["unique"]},
+            "key": found.get_pk_constraint(name)["constrained_columns"],
+            "others": [found.get_foreign_keys(name), found.get_check_constraints(name)],
+        }
+        for name in found.get_table_names()
+    }
+
+
+def _hinders(before: dict[str, Any], after: dict[str, Any]) -> list[str]:
+    """What a gateway of the version before can no longer do."""
+    faults = [f"{name} is gone" for name in before if name not in after]
+    for name in before.keys() & after.keys():
+        was, now = before[name]["columns"], after[name]["columns"]
+        faults += [f"{name}.{one} is another" for one in was if now.get(one) != was[one]]
+        faults += [
+            f"{name}.{one} must be given"
+            for one, (_, nullable, default) in now.items()
+            if one not in was and not nullable and default is None
+        ]
+        # What leaves a column empty is like no other row.
+        news = {one for one in now if one not in was}
+        if any(news.isdisjoint(one) for one in after[name]["unique"] - before[name]["unique"]):
+            faults.append(f"{name} is unique in another way")
+        if any(before[name][what] != after[name][what] for what in ("key", "others")):
+            faults.append(f"{name} has other constraints")
+    return faults
+
+
+def test_gateways_of_the_version_before_go_on_after_each_migration(tmp_path: Path) -> None:
+    engine = _migrated(tmp_path / "gateway.db", "0001")
+    hindered: dict[str, list[str]] = {}
+    before = _tables(engine)
+    for revision in sorted(scripts.known() - {"0001"}):
+        with engine.connect() as connection, connection.begin():
+            alembic.command.upgrade(scripts.config(connection), revision)
+        after = _tables(engine)
+        if faults := _hinders(before, after):
+            hindered[revision] = faults
+        before = after
+    engine.dispose()
+    assert hindered == STOP_ALL_GATEWAYS
 
 
 def test_the_policies_of_earlier_records_are_listed_too(tmp_path: Path) -> None:
