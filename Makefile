@@ -148,7 +148,8 @@ sbom: .venv/.dev
 
 # Asks no network: the snapshot is OSV's archive for PyPI, or advisories of that form.
 audit: .venv/.dev
-	@$(BIN)/python -m tests.audit "$(SNAPSHOT)" requirements.lock requirements-dev.lock
+	@$(BIN)/python -m tests.audit "$(SNAPSHOT)" requirements.lock deploy/requirements.lock \
+	  requirements-dev.lock
 
 lock:
 	@command -v uv >/dev/null || { echo "uv is needed to resolve: pip install uv" >&2; exit 1; }

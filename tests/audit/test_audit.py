@@ -119,7 +119,8 @@ def test_a_lock_that_pins_nothing_is_not_passed_over(tmp_path: Path) -> None:
 
 def test_our_own_locks_are_read_whole(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "snapshot").write_text(json.dumps(advisory("starlette", versions=["0.1"])))
-    locks = [str(ROOT / f"requirements{end}.lock") for end in ("", "-dev")]
+    names = ("requirements.lock", "deploy/requirements.lock", "requirements-dev.lock")
+    locks = [str(ROOT / name) for name in names]
     assert main([str(tmp_path / "snapshot"), *locks]) == 0
     words = {word for lock in locks for word in Path(lock).read_text().split()}
     count = sum("==" in word.strip("=") for word in words)
