@@ -40,13 +40,15 @@ class Following:
     cancel_calls: Callable[[Stop], object]
     _read_at: float = field(default_factory=time.monotonic)
     _told: bool = True
+    _asked_at: float = 0.0
+    _door: asyncio.Lock = field(default_factory=asyncio.Lock)
 
     async def run(self) -> None:
         """Until cancelled; without a shared database there is nobody to follow."""
         if not isinstance(self.state.place, str):
             await asyncio.get_running_loop().create_future()
         self._read_at = time.monotonic()
-        self.state.directory.must_follow(self.sees)
+        self.state.directory.must_follow(self.sees, self.catch_up)
         while True:
             listening = await self._listen()
             try:
@@ -58,6 +60,17 @@ class Following:
     def sees(self) -> bool:
         """Whether stops of other gateways were read a moment ago."""
         return time.monotonic() - self._read_at < BLIND_SECONDS
+
+    async def catch_up(self) -> None:
+        """Return when what was changed before this was called is known, if it can be read.
+
+        However many ask, one reading runs at a time, and serves all who came before it.
+        """
+        came = time.monotonic()
+        async with self._door:
+            if self._asked_at < came:
+                self._asked_at = time.monotonic()
+                await self.once()
 
     async def once(self) -> bool:
         """Read what moved. Returns False when the database cannot be read."""

@@ -27,6 +27,7 @@ from gateway.api.errors import (
 from gateway.frozen import frozen
 from gateway.ids import new_id
 from gateway.mcp.strictness import check_values
+from gateway.registry.faults import Missing
 from gateway.registry.keys import digest
 from gateway.values import Json, Key, Role
 
@@ -92,7 +93,7 @@ class Endpoint:
             return _json(other.status, other.body, request_id)
 
     async def _answer(self, route: Route, request: Request, request_id: str) -> Response:
-        key, key_digest = authenticated(self._context, request)
+        key, key_digest = await self._key(request)
         wait = self._context.take(key.id)
         if wait > 0:
             message = "Too many requests with this key; wait and try again."
@@ -120,11 +121,26 @@ class Endpoint:
             status=route.status,
             idempotency=_idempotency(request, raw),
         )
-        result = await route.handler(call, *arguments)
+        try:
+            result = await route.handler(call, *arguments)
+        except Missing:
+            # Nothing was changed. Another gateway may have made it a moment ago.
+            if not await self._context.registry.directory.caught_up():
+                raise
+            result = await route.handler(call, *arguments)
         if isinstance(result, Response):
             result.headers["X-Request-Id"] = request_id
             return result
         return _json(route.status, dump(result), request_id)
+
+    async def _key(self, request: Request) -> tuple[Key, bytes]:
+        """As `authenticated`, once more where another gateway may have made the key just now."""
+        try:
+            return authenticated(self._context, request)
+        except ApiError:
+            if not await self._context.registry.directory.caught_up():
+                raise
+            return authenticated(self._context, request)
 
 
 def authenticated(context: ApiContext, request: Request) -> tuple[Key, bytes]:

@@ -8,7 +8,7 @@ Admission does not trust this copy: it reads the database again, inside its tran
 import hashlib
 import re
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import field
 from threading import Lock
 from typing import Any
@@ -103,6 +103,7 @@ class Directory:
         # read the same one, the later reading is the one that stays.
         self._reading = Lock()
         self._sees: Callable[[], bool] = lambda: True
+        self._catch_up: Callable[[], Awaitable[object]] | None = None
         self.epoch = 0
         """Rises with every change that becomes durable: a stop, a pause, a revocation, …"""
 
@@ -125,9 +126,24 @@ class Directory:
 
     # --- kept by whoever follows other gateways ---
 
-    def must_follow(self, sees: Callable[[], bool]) -> None:
-        """From now on others change projects too, and ``sees`` tells whether they are seen."""
+    def must_follow(
+        self, sees: Callable[[], bool], catch_up: Callable[[], Awaitable[object]]
+    ) -> None:
+        """From now on others change projects too: ``sees`` tells whether they are seen, and
+        ``catch_up`` reads what they have changed by now.
+        """
         self._sees = sees
+        self._catch_up = catch_up
+
+    async def caught_up(self) -> bool:
+        """Ask for what others have changed, before somebody hears that it is not there.
+
+        Returns False where there are no others: then it is not.
+        """
+        if self._catch_up is None:
+            return False
+        await self._catch_up()
+        return True
 
     def moved(self, counts: Mapping[ProjectId, int]) -> list[ProjectId]:
         """Given each project's count of changes: the projects that are not as read here."""

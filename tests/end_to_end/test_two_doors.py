@@ -8,6 +8,7 @@ import re
 from collections import Counter
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, replace
+from typing import Any
 
 import httpx
 import pytest
@@ -107,6 +108,22 @@ async def test_what_is_registered_over_one_is_called_over_both(
 ) -> None:
     assert await called(pair, "read", "registered", 10) == {PASSED: 10}
     assert deployment.tool.seen.count("registered") == 10
+
+
+async def test_what_is_made_at_one_is_there_at_the_others_api_at_once(
+    pair: Pair, deployment: Deployment
+) -> None:
+    one, two = pair
+    new: dict[str, Any] = {"server_url": deployment.tool.url, "allow_private_network": True}
+    for n in range(5):
+        name = f"{deployment.server_id} {n}"
+        made = await one.told("POST", "/mcp/servers", name=name, **new)
+        await two.told("POST", f"/mcp/servers/{made['id']}/scan")
+        key = await two.told("POST", "/keys", role="auditor", name=name, owner="Olga")
+        async with one.client_with(key["key"]) as auditor:
+            assert (await auditor.get(f"/api/v1/mcp/servers/{made['id']}")).is_success
+    unknown = await two.api("POST", "/mcp/servers/srv_unknown/scan")
+    assert unknown.status_code == 404
 
 
 async def test_an_approval_asked_at_one_is_granted_and_spent_once(
