@@ -5,7 +5,8 @@
 # make bench-peers  beside other gateways, each installed into a virtual environment of its own
 # make soak  memory, under streams and sessions
 # make faults   thirty kills at random under load, and every other fault that there is a test for
-# make fuzz   requests that nobody thought of, then SECONDS=60 of bytes for each parser
+# make fuzz   EXAMPLES=100 requests of each kind that nobody thought of, which takes long,
+#             then SECONDS=60 of bytes for each parser
 # make install  what `run` needs                     make lock    pin the dependencies anew
 # make sbom     what is in it, as CycloneDX
 # make audit SNAPSHOT=all.zip   known vulnerabilities of what is pinned, from a file
@@ -124,13 +125,14 @@ faults: packages install .venv/.dev
 
 # Atheris has wheels for Linux; what it finds is under dist/fuzz.
 SECONDS ?= 60
+EXAMPLES ?= 100
 
 .venv/.fuzz: requirements-fuzz.lock .venv/.dev
 	@$(PIP) install --no-deps --require-hashes --requirement requirements-fuzz.lock
 	@touch $@
 
 fuzz: packages install .venv/.dev .venv/.fuzz
-	@PATH="$$(dirname "$(OPA)"):$$PATH" FUZZ_EXAMPLES=100 $(BIN)/python -m pytest tests/fuzz
+	@PATH="$$(dirname "$(OPA)"):$$PATH" FUZZ_EXAMPLES=$(EXAMPLES) $(BIN)/python -m pytest tests/fuzz
 	@for target in envelope http1 sse params; do \
 	  $(BIN)/python -m tests.fuzz $$target -max_total_time=$(SECONDS) || exit 1; \
 	done
