@@ -3,6 +3,7 @@
 import asyncio
 import os
 import time
+from collections import Counter
 from collections.abc import Callable
 from typing import Protocol
 
@@ -91,25 +92,30 @@ class Engine:
             response = await self._send_large(document, question, key, seconds)
         return self._believed(response.status, response.body)
 
-    async def decide(self, question: bytes, *, key: str, project: str) -> EngineAnswer:
+    async def decide(
+        self, question: bytes, *, key: str, project: str, common: int = 0
+    ) -> EngineAnswer:
         """Ask `data.gateway.decision`. Questions of one project that wait together go together.
 
-        ``question`` begins with ``{"input":``. Raises `EngineFault`. A group that OPA does not
-        answer whole is asked one by one, so that no question shares another's fault.
+        ``question`` begins with ``{"input":``; its first ``common`` bytes end with a member of the
+        input and are said once to OPA where several questions of a group begin with them. Raises
+        `EngineFault`. A group that OPA does not answer whole is asked one by one, so that no
+        question shares another's fault.
         """
         if len(question) > GROUP_BYTES:
             return await self.ask(DECISION, question, key=key)
         self._check_ready()
         due = time.monotonic() + self._seconds()
+        load = Load(project, question, common)
         try:
-            given = await self._lanes.enter(key, len(question), due, Load(project, question))
+            given = await self._lanes.enter(key, len(question), due, load)
         except TimeoutError:
             raise EngineFault("no place to decide became free in time") from None
         if isinstance(given, Told):
             return _told(given.answer)
         if given.companions:
             # In a task: the leader's caller may hang up, and the others must be told all the same.
-            group = asyncio.create_task(self._ask_group(question, given.companions, due))
+            group = asyncio.create_task(self._ask_group(load, given.companions, due))
             self._groups.add(group)
             group.add_done_callback(self._groups.discard)
             return _told(await asyncio.shield(group))
@@ -123,31 +129,29 @@ class Engine:
         return self._believed(response.status, response.body)
 
     async def _ask_group(
-        self, question: bytes, companions: tuple[Turn, ...], due: float
+        self, load: Load, companions: tuple[Turn, ...], due: float
     ) -> EngineAnswer | EngineFault:
         """Tell every companion its answer or fault, and return the leader's."""
-        questions = [question, *(turn.load.question for turn in companions if turn.load)]
+        loads = [load, *(turn.load for turn in companions if turn.load)]
         answers: list[EngineAnswer | EngineFault] = []
         try:
-            answers = await self._together(questions, due)
+            answers = await self._together(loads, due)
         finally:
-            self._lanes.leave(len(question))
+            self._lanes.leave(len(load.question))
             gone = EngineFault("the gateway is shutting down")
             for place, turn in enumerate(companions, 1):
                 turn.tell(answers[place] if answers else gone)
         return answers[0]
 
-    async def _together(
-        self, questions: list[bytes], due: float
-    ) -> list[EngineAnswer | EngineFault]:
+    async def _together(self, loads: list[Load], due: float) -> list[EngineAnswer | EngineFault]:
         try:
-            response = await self._request(_GROUP, _group_question(questions), due)
+            response = await self._request(_GROUP, _group_question(loads), due)
         except EngineFault as fault:
-            return [fault] * len(questions)
+            return [fault] * len(loads)
         try:
-            return self._each(self._believed(response.status, response.body), len(questions))
+            return self._each(self._believed(response.status, response.body), len(loads))
         except EngineFault:
-            return [await self._or_fault(question, due) for question in questions]
+            return [await self._or_fault(load.question, due) for load in loads]
 
     async def _or_fault(self, question: bytes, due: float) -> EngineAnswer | EngineFault:
         try:
@@ -251,10 +255,19 @@ def _told(answer: object) -> EngineAnswer:
     raise EngineFault(str(answer))
 
 
-def _group_question(questions: list[bytes]) -> bytes:
-    """The bytes of each input, as they are, side by side."""
-    calls = (
-        b'{"id":"%d","input":%b}' % (place, question[len(_INPUT) : -1])
-        for place, question in enumerate(questions)
-    )
-    return b'{"input":{"calls":[%b]}}' % b",".join(calls)
+def _group_question(loads: list[Load]) -> bytes:
+    """The bytes of each input, as they are, side by side; what several begin with is said once."""
+    begins = Counter(load.question[: load.common] for load in loads if load.common)
+    several = (begin for begin, times in begins.items() if times > 1)
+    places = {begin: place for place, begin in enumerate(several)}
+    calls = []
+    for number, load in enumerate(loads):
+        question = load.question
+        place = places.get(question[: load.common])
+        if place is None:
+            calls.append(b'{"id":"%d","input":%b}' % (number, question[len(_INPUT) : -1]))
+        else:
+            own = question[load.common + 1 : -2]
+            calls.append(b'{"id":"%d","shared":%d,"own":{%b}}' % (number, place, own))
+    shared = b",".join(b"%b}" % begin[len(_INPUT) :] for begin in places)
+    return b'{"input":{"shared":[%b],"calls":[%b]}}' % (shared, b",".join(calls))

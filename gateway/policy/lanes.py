@@ -24,6 +24,8 @@ class Load:
 
     project: str
     question: bytes
+    common: int = 0
+    """How many bytes of the question another may begin with too; they end with a whole member."""
 
 
 @dataclass(slots=True, eq=False)
@@ -61,18 +63,24 @@ class Lane:
     """`width` places. Who waits is served round-robin by key, not in the order of arrival.
 
     A key with a thousand calls waiting delays another key's call by one place, not by a thousand.
+    Who finds a place waits for the end of the loop's turn all the same where it may have company:
+    a request costs OPA as much as two questions do.
     """
 
     def __init__(self, width: int) -> None:
         self._free = width
         self._waiting: OrderedDict[str, deque[Turn]] = OrderedDict()
+        self._gathering = False
 
     async def enter(self, key: str, deadline: float, load: Load | None = None) -> Place | Told:
         """Take a place by `deadline` (`time.monotonic()`). Raises TimeoutError."""
-        if self._free and not self._waiting:
+        if load is None and self._free and not self._waiting:
             self._free -= 1
             return _ALONE
         loop = asyncio.get_running_loop()
+        if self._free and not self._gathering:
+            self._gathering = True
+            loop.call_soon(self._gathered)
         turn = Turn(key, load, loop.create_future())
         self._waiting.setdefault(key, deque()).append(turn)
         late = loop.call_later(deadline - monotonic(), _give_up, turn)
@@ -86,12 +94,22 @@ class Lane:
 
     def leave(self) -> None:
         """Give the place to the next key that waits, or put it back."""
+        if not self._give():
+            self._free += 1
+
+    def _gathered(self) -> None:
+        self._gathering = False
+        while self._free and self._give():
+            self._free -= 1
+
+    def _give(self) -> bool:
+        """Give a place to the next key that waits, with its company; False when nobody does."""
         while self._waiting:
             turn = self._next()
             if not turn.given.done():
                 turn.given.set_result(Place(self._companions(turn)))
-                return
-        self._free += 1
+                return True
+        return False
 
     def _next(self) -> Turn:
         key, turns = self._waiting.popitem(last=False)

@@ -21,6 +21,8 @@ from gateway.values import (
     Steady,
 )
 
+_REMEMBERED = 2048
+
 
 class Policy:
     """Asks `data.gateway.decision` once. No answer, or half a one, is a refusal."""
@@ -36,11 +38,12 @@ class Policy:
         self._engine = engine
         self._view = view
         self._now = now
+        self._commons: dict[tuple[object, ...], tuple[tuple[object, ...], bytes]] = {}
 
     async def decide(self, pinned: Steady) -> Decision:
         """Return what the policy says. Raises `Refused`."""
         caller = pinned.call.caller
-        question = self.question(pinned)
+        question, common = self.question(pinned)
         if len(question) > LARGEST_QUESTION:
             raise Refused(
                 "too_large_to_decide",
@@ -48,7 +51,7 @@ class Policy:
             )
         try:
             answer = await self._engine.decide(
-                question, key=caller.key.id, project=caller.project.id
+                question, key=caller.key.id, project=caller.project.id, common=common
             )
             verdict = verdict_of(answer)
         except EngineFault as error:
@@ -62,24 +65,45 @@ class Policy:
             policy_input=question,
         )
 
-    def question(self, pinned: Pinned) -> bytes:
-        """Return the document of ``rego/schemas/input.json`` as ``{"input": …}``, in JSON."""
-        call = pinned.call
-        caller, now = call.caller, self._now()
-        view = self._view(caller.project.id)
-        server = caller.server
-        rules = view.matching_rules(caller.agent, server, call.tool_name, pinned.tool, now)
-        document = {
-            **caller_parts(caller, view.overrides.get(server.id, ())),
-            "tool": tool_part(
-                call.tool_name, pinned.tool, must_ask=pinned.must_ask, presumed=_presumed(pinned)
-            ),
-            "rules": [rule_part(rule) for rule in rules],
+    def question(self, pinned: Pinned) -> tuple[bytes, int]:
+        """Return the document of ``rego/schemas/input.json`` as ``{"input": …}``, in JSON, and how
+        many of its first bytes are alike for other calls of this caller to this tool.
+        """
+        call, now = pinned.call, self._now()
+        common = self._common(pinned, now)
+        own = {
             "arguments": call.arguments,
             "call": _call(call),
             "context": {"time": now, "client_ip": call.request.client_ip},
         }
-        return orjson.dumps({"input": document}, default=as_sent)
+        rest = orjson.dumps(own, default=as_sent)
+        return b"%b,%b}" % (common, rest[1:]), len(common)
+
+    def _common(self, pinned: Pinned, now: str) -> bytes:
+        """What does not change from call to call: ``{"input":{…``, without an end."""
+        call = pinned.call
+        caller, tool = call.caller, pinned.tool
+        view = self._view(caller.project.id)
+        overrides = view.overrides.get(caller.server.id, ())
+        rules = view.matching_rules(caller.agent, caller.server, call.tool_name, tool, now)
+        presumed = _presumed(pinned)
+        # Values are never altered, so the same ones say the same: to look at what they hold would
+        # cost as much as to write it. Kept with its bytes, none of them gives its id to another.
+        of = (caller.project, caller.agent, caller.server, overrides, tool, *rules)
+        key = (*map(id, of), call.tool_name, caller.asserted, pinned.must_ask, presumed)
+        found = self._commons.get(key)
+        if found is not None:
+            return found[1]
+        document = {
+            **caller_parts(caller, overrides),
+            "tool": tool_part(call.tool_name, tool, must_ask=pinned.must_ask, presumed=presumed),
+            "rules": [rule_part(rule) for rule in rules],
+        }
+        common = b'{"input":%b' % orjson.dumps(document, default=as_sent)[:-1]
+        if len(self._commons) >= _REMEMBERED:
+            self._commons.clear()
+        self._commons[key] = (of, common)
+        return common
 
 
 def _presumed(pinned: Pinned) -> Risk:

@@ -28,10 +28,12 @@ class Counted:
     def __init__(self, client: Client) -> None:
         self._client = client
         self.sizes: list[int] = []
+        self.bodies: list[bytes] = []
 
     async def request(
         self, head: bytes, body: bytes = b"", *, deadline: float, max_body: int
     ) -> Response:
+        self.bodies.append(body)
         asked = orjson.loads(body)["input"]
         self.sizes.append(len(asked["calls"]) if "calls" in asked else 1)
         return await self._client.request(head, body, deadline=deadline, max_body=max_body)
@@ -64,10 +66,42 @@ async def test_questions_that_wait_go_together_and_each_has_its_own_answer(tmp_p
         )
     told = [answer.result["action"] for answer in answers if isinstance(answer, EngineAnswer)]
     assert told == [mode.upper() for mode in modes]
-    assert sum(counted.sizes) == 12
-    assert counted.sizes[:2] == [1, 1]
-    assert max(counted.sizes) > 1
-    assert max(counted.sizes) <= GROUP_CALLS
+    # All came in one turn of the loop: nobody went ahead alone.
+    assert counted.sizes == [12]
+
+
+async def test_a_group_is_bounded_in_questions_and_the_next_place_takes_the_rest(
+    tmp_path: Path,
+) -> None:
+    async with narrow(tmp_path) as (engine, counted, _):
+        many = (engine.decide(a_question("allow"), key="k", project="p") for _ in range(20))
+        assert not [r for r in await outcomes(*many) if isinstance(r, BaseException)]
+    assert counted.sizes == [GROUP_CALLS, 20 - GROUP_CALLS]
+
+
+async def test_what_several_questions_begin_with_is_said_once_and_each_is_decided_whole(
+    tmp_path: Path,
+) -> None:
+    begins = [
+        b'{"input":{"server":{"slug":"%b","n":[1.10,{}]}' % slug for slug in (b"a", b"b", b"c")
+    ]
+    asked = [
+        (begins[which], begins[which] + b',"arguments":{"mode":"echo","n":%d,"price":1.50}}}' % n)
+        for n, which in enumerate((0, 1, 0, 2, 1, 0))
+    ]
+    async with narrow(tmp_path) as (engine, counted, _):
+        answers = await outcomes(
+            *(engine.decide(q, key="k", project="p", common=len(begin)) for begin, q in asked)
+        )
+    assert counted.sizes == [6]
+    assert [counted.bodies[0].count(begin[len(b'{"input":') :]) for begin in begins] == [1, 1, 1]
+    for answer, (_, question) in zip(answers, asked, strict=True):
+        assert isinstance(answer, EngineAnswer)
+        seen = answer.result["reasons"][0]
+        assert orjson.loads(seen) == orjson.loads(question)["input"]
+        # Numbers as they were sent.
+        assert "1.10" in seen
+        assert "1.50" in seen
 
 
 async def test_a_fault_in_a_group_is_that_of_one_question_alone(tmp_path: Path) -> None:

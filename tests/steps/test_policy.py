@@ -177,7 +177,7 @@ async def test_monitor_mode_says_what_would_have_been(
 def _document(pinned: Pinned, view: ProjectView | None = None) -> Any:
     unasked: Any = None
     policy = Policy(unasked, view=lambda _: view or _view(), now=lambda: NOW)
-    return orjson.loads(policy.question(pinned))["input"]
+    return orjson.loads(policy.question(pinned)[0])["input"]
 
 
 def test_the_document_has_the_fields_of_its_schema_and_no_others() -> None:
@@ -187,6 +187,43 @@ def test_the_document_has_the_fields_of_its_schema_and_no_others() -> None:
         _pinned(a_call(), a_tool()), _view(_rule(server_id="srv_1"), overrides=(override,))
     )
     assert _differences(document, schema, "input") == []
+
+
+def test_a_question_follows_whatever_changes_between_two_calls() -> None:
+    views = [_view()]
+    unasked: Any = None
+    policy = Policy(unasked, view=lambda _: views[-1], now=lambda: NOW)
+
+    def asked(pinned: Pinned) -> Any:
+        question, common = policy.question(pinned)
+        # What is remembered is whole members of the input, and never what the call brings along.
+        assert set(orjson.loads(question[:common] + b"}}")["input"]) == {
+            *("version", "project", "agent", "server", "tool", "rules")
+        }
+        again = Policy(unasked, view=lambda _: views[-1], now=lambda: NOW).question(pinned)
+        assert again == (question, common)
+        return orjson.loads(question)["input"]
+
+    tool = a_tool()
+    first = _pinned(a_call(arguments={"n": 1}), tool)
+    assert asked(first) == asked(first)
+    assert asked(_pinned(a_call(arguments={"n": 2}), tool))["arguments"] == {"n": 2}
+    views.append(_view(_rule()))
+    assert len(asked(first)["rules"]) == 1
+    views.append(_view(_rule(action=Action.LOG_ONLY)))
+    assert asked(first)["rules"][0]["action"] == "LOG_ONLY"
+    override = Override("ovr_1", ServerId("srv_1"), "p", Action.ALLOW, None, "why", NOW)
+    views.append(_view(overrides=(override,)))
+    assert len(asked(first)["server"]["overrides"]) == 1
+    assert (
+        asked(_pinned(a_call(arguments={"n": 1}), replace(tool, risk=Risk.HIGH)))["tool"]["risk"]
+        == "HIGH"
+    )
+    assert asked(_pinned(a_call(), None, must_ask=True))["tool"]["pin"] == "UNKNOWN"
+    assert asked(_pinned(a_call(), None))["tool"]["pin"] == "UNPINNED"
+    server = a_server(enforcement=None)
+    elsewhere = a_caller(server=replace(server, slug="other"))
+    assert asked(_pinned(a_call(caller=elsewhere), tool))["server"]["slug"] == "other"
 
 
 def _differences(value: Any, schema: Any, place: str) -> list[str]:

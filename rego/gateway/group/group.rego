@@ -1,8 +1,9 @@
 # METADATA
 # title: Decisions in a group
 # description: >-
-#   Several questions in one request, {"calls": [{"id", "input"}]}: for each id what
-#   data.gateway.decision says of its input, exactly as if it were asked alone.
+#   Several questions in one request: for each id what data.gateway.decision says of its input,
+#   exactly as if it were asked alone. {"calls": [{"id", "input"}]}, or, where several inputs have
+#   members in common, {"shared": [members], "calls": [{"id", "shared": place, "own": members}]}.
 package gateway.group
 
 import rego.v2
@@ -13,5 +14,10 @@ import rego.v2
 # entrypoint: true
 decisions := {call.id: decision |
 	some call in input.calls
-	decision := data.gateway.decision with input as call.input
+	question := _question(call)
+	decision := data.gateway.decision with input as question
 }
+
+_question(call) := call.input
+
+_question(call) := object.union(input.shared[call.shared], call.own)
