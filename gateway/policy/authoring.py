@@ -7,6 +7,7 @@ from typing import Any
 import orjson
 
 from gateway.frozen import frozen
+from gateway.policy.inputs import a_call
 
 KINDS = ("project", "server", "agent", "tool")
 _NAME = re.compile(r"[a-z][a-z0-9_]{0,63}")
@@ -83,46 +84,21 @@ def _as_file(name: str) -> str:
 
 def _sample(policy: str, route: Route) -> dict[str, Any]:
     """A call with every field of ``rego/schemas/input.json``, and what is expected of it."""
-    named = {kind: route.name if route.kind == kind else None for kind in KINDS}
-    call = {
-        "version": 1,
-        "project": {
-            "id": "prj_1",
-            "slug": named["project"] or "default",
-            "default_action": "ALLOW",
-        },
-        "agent": {"id": "agt_1", "name": named["agent"] or "clerk", "asserted": False},
-        "server": {
-            "id": "srv_1",
-            "slug": named["server"] or "crm",
-            "origin": "https://crm.example.com",
-            "template": None,
-            "params": {},
-            "overrides": [],
-        },
-        "tool": {
-            "name": named["tool"] or "update_record",
-            "risk": "MEDIUM",
-            "risk_computed": "MEDIUM",
-            "pin": "ACCEPTED",
-            "annotations": {},
-            "definition_sha256": "0" * 64,
-        },
-        "rules": [],
-        "arguments": {"dry_run": False},
-        "call": {
-            "source": "mcp",
-            "method": "tools/call",
-            "phase": "call",
-            "era": "modern",
-            "session": None,
-            "task": None,
-            "meta": {},
-            "input_responses": None,
-            "is_retry": False,
-        },
-        "context": {"time": "2026-01-05T10:00:00.000000Z", "client_ip": "192.0.2.1"},
+    names = {
+        "project": "default",
+        "server": "crm",
+        "agent": "clerk",
+        "tool": "update_record",
     }
+    if route.name is not None:
+        names[route.kind] = route.name
+    call = a_call(**names)
+    call["project"] |= {"id": "prj_1", "default_action": "ALLOW"}
+    call["agent"]["id"] = "agt_1"
+    call["server"] |= {"id": "srv_1", "origin": "https://crm.example.com"}
+    call["tool"] |= {"risk": "MEDIUM", "risk_computed": "MEDIUM", "definition_sha256": "0" * 64}
+    call["arguments"] = {"dry_run": False}
+    call["context"] = {"time": "2026-01-05T10:00:00.000000Z", "client_ip": "192.0.2.1"}
     expected = {"action": "REQUIRE_APPROVAL", "policy_ids": [policy]}
     return {"input": call, "expect": expected}
 

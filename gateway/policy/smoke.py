@@ -3,6 +3,8 @@
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, Final
 
+from gateway.policy.inputs import a_call, what_every_input_has
+
 _MOST_ROUTES: Final = 100
 _ACTIONS: Final = {"ALLOW", "LOG_ONLY", "REQUIRE_APPROVAL", "DENY"}
 _ASKED: Final = ("decision", "method", "response")
@@ -52,13 +54,13 @@ def _is_answer(name: str, answer: Mapping[str, Any]) -> bool:
 
 
 def _calls(routes: Sequence[tuple[str, ...]]) -> Iterator[object]:
-    yield _call()
+    yield a_call()
     for route in _few(route[:3] for route in routes):
         match route:
             case ("connectors", template, *_):
-                yield _call(template=template)
+                yield a_call(template=template)
             case ("policies", "project" | "server" | "agent" | "tool" as kind, name):
-                yield _call(**{kind: name})
+                yield a_call(**{kind: name})
 
 
 def _messages(routes: Sequence[tuple[str, ...]]) -> Iterator[object]:
@@ -82,46 +84,11 @@ def _few(routes: Iterable[tuple[str, ...]]) -> list[tuple[str, ...]]:
     return sorted(set(routes))[:_MOST_ROUTES]
 
 
-def _call(
-    *,
-    project: str = "p",
-    server: str = "s",
-    agent: str = "a",
-    tool: str = "t",
-    template: str | None = None,
-) -> dict[str, object]:
-    """An input as the schema has it (``rego/schemas/input.json``), with empty arguments."""
-    return {
-        **_parts(project, server, agent, template),
-        "tool": {
-            "name": tool,
-            "risk": "LOW",
-            "risk_computed": "LOW",
-            "pin": "ACCEPTED",
-            "annotations": {},
-            "definition_sha256": None,
-        },
-        "rules": [],
-        "arguments": {},
-        "call": {
-            "source": "mcp",
-            "method": "tools/call",
-            "phase": "call",
-            "era": "modern",
-            "session": None,
-            "task": None,
-            "meta": {},
-            "input_responses": None,
-            "is_retry": False,
-        },
-    }
-
-
 def _message(method: str, by: str) -> dict[str, object]:
     """As ``rego/schemas/method/input.json`` has it, with empty parameters."""
     call = {"source": "mcp", "method": method, "phase": "method", "era": "modern", "session": None}
     return {
-        **_parts("p", "s", "a", None),
+        **what_every_input_has("p", "s", "a", None),
         "target": {"method": method, "from": by, "params": {}},
         "call": call,
     }
@@ -141,21 +108,4 @@ def _response(
         "method": "tools/call",
         "body": {"content": []},
         "context": {"time": "2026-01-01T00:00:00Z"},
-    }
-
-
-def _parts(project: str, server: str, agent: str, template: str | None) -> dict[str, object]:
-    return {
-        "version": 1,
-        "project": {"id": "prj_0", "slug": project, "default_action": "DENY"},
-        "agent": {"id": "agt_0", "name": agent, "asserted": False},
-        "server": {
-            "id": "srv_0",
-            "slug": server,
-            "origin": "",
-            "template": template,
-            "params": {},
-            "overrides": [],
-        },
-        "context": {"time": "2026-01-01T00:00:00Z", "client_ip": ""},
     }
