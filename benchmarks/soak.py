@@ -76,6 +76,10 @@ class Soaked:
     @property
     def faults(self) -> list[str]:
         said = []
+        if not self.calls or self.events < self.streams:
+            said.append(
+                "calls were not answered, or streams not relayed, while memory was measured"
+            )
         # The least, because what was given back must not hide what is never given back.
         if abs(self.streams_after - self.streams_before) > GOAL_MB:
             said.append("memory is not flat while streams are open")
