@@ -8,8 +8,13 @@ from typing import NoReturn
 
 import certifi
 import pytest
+from hypothesis import settings
 
 from gateway.database_place import Place
+
+# A machine that is busy with other tests is slow, and that says nothing of what is tested.
+settings.register_profile("any machine")
+settings.load_profile("any machine")
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -366,7 +366,7 @@ def test_whatever_happens_at_once_happens_in_one_order(template: Path) -> None:
 
     Machine.template = template
     case = Machine.TestCase
-    case.settings = settings(max_examples=25, stateful_step_count=15, deadline=None)
+    case.settings = settings(max_examples=25, stateful_step_count=15)
     case("runTest").runTest()
 
 
@@ -376,5 +376,5 @@ def test_with_two_gateways_too(template: Path) -> None:
 
     Machine.template = template
     case = Machine.TestCase
-    case.settings = settings(max_examples=10, stateful_step_count=12, deadline=None)
+    case.settings = settings(max_examples=10, stateful_step_count=12)
     case("runTest").runTest()

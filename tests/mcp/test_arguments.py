@@ -7,7 +7,7 @@ from typing import Any
 import jiter
 import orjson
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from gateway.mcp.arguments import compile_schema
@@ -391,7 +391,6 @@ SCHEMAS = st.recursive(
 )
 
 
-@settings(deadline=None)
 @given(schema=SCHEMAS | JSON_VALUES, arguments=st.dictionaries(st.text(max_size=3), JSON_VALUES))
 def test_any_schema_gives_a_sentence_or_nothing(schema: Any, arguments: dict[str, Any]) -> None:
     fault = compile_schema(schema)(parsed(orjson.dumps(arguments)))

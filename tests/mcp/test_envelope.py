@@ -7,7 +7,7 @@ from typing import Any
 
 import orjson
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from gateway.mcp.envelope import (
@@ -379,7 +379,6 @@ def plain(value: Any) -> Any:
     return value if isinstance(value, str | int | None) else float(value)
 
 
-@settings(deadline=None)
 @given(arguments=st.dictionaries(NAMES.filter(lambda name: name != "__proto__"), VALUES))
 def test_what_is_written_is_read(arguments: dict[str, Any]) -> None:
     body = orjson.dumps(request(params={"name": "record", "arguments": arguments}))
@@ -391,7 +390,6 @@ def test_what_is_written_is_read(arguments: dict[str, Any]) -> None:
     assert plain(tool_call(message).arguments) == arguments
 
 
-@settings(deadline=None)
 @given(body=st.binary() | st.text().map(str.encode) | VALUES.map(orjson.dumps))
 def test_any_bytes_are_read_or_refused(body: bytes) -> None:
     for read in (legacy, modern):
@@ -399,7 +397,6 @@ def test_any_bytes_are_read_or_refused(body: bytes) -> None:
             read(body)
 
 
-@settings(deadline=None)
 @given(
     message=st.dictionaries(
         st.sampled_from(["jsonrpc", "id", "method", "params", "result", "error", "x"]),

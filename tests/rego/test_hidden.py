@@ -69,7 +69,7 @@ def hidden(server: OpaServer, document: dict[str, Any]) -> bool:
     return bool(names)
 
 
-@settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=300, suppress_health_check=[HealthCheck.too_slow])
 @given(document=documents())
 def test_hidden_means_denied_for_any_arguments(server: OpaServer, document: dict[str, Any]) -> None:
     if hidden(server, document):

@@ -73,7 +73,7 @@ class Wallet:
         raise AssertionError("neither parity gives the signer")
 
 
-@settings(max_examples=12, deadline=None)
+@settings(max_examples=12)
 @given(st.integers(1, N - 1), st.binary(max_size=120))
 def test_the_signer_is_recovered_whatever_was_signed(secret: int, data: bytes) -> None:
     wallet = Wallet(secret)
@@ -81,7 +81,7 @@ def test_the_signer_is_recovered_whatever_was_signed(secret: int, data: bytes) -
     assert (told.signer, told.data) == (wallet.address, data)
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(st.integers(0, len(KNOWN) // 2 - 1), st.integers(1, 255))
 def test_a_changed_byte_gives_another_signer_or_none(place: int, by: int) -> None:
     raw = bytearray.fromhex(KNOWN)
@@ -93,7 +93,7 @@ def test_a_changed_byte_gives_another_signer_or_none(place: int, by: int) -> Non
     assert told.signer.hex() != "4a62316623ad457f02cdc5d997ded67a383ec569"
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(st.binary(max_size=80))
 def test_what_is_no_transaction_is_refused(raw: bytes) -> None:
     for bad in (raw, b"\x02" + raw):

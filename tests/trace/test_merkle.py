@@ -131,7 +131,7 @@ def test_a_copy_grows_by_itself() -> None:
     assert (copy.size, copy.root()) == (2, node_hash(first, second))
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(st.lists(st.binary(max_size=40), max_size=70), st.data())
 def test_any_change_to_any_leaf_changes_the_root(bodies: list[bytes], data: st.DataObject) -> None:
     def root(of: list[bytes]) -> bytes:

@@ -96,7 +96,7 @@ def test_the_paths_of_certificate_transparencys_eight_leaves_lead_to_its_roots()
     ]
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.integers(1, 1500), st.data())
 def test_proofs_from_tiles_hold_in_trees_of_several_tiles(size: int, data: st.DataObject) -> None:
     leaves = [leaf_hash(b"%d" % n) for n in range(size)]

@@ -38,7 +38,7 @@ def a_draft(**fields: Field) -> Draft:
     return Draft("decision", "trc_1", ProjectId("prj_1"), fields)
 
 
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=400)
 @given(
     st.dictionaries(ascii_keys, values, max_size=12),
     st.dictionaries(ascii_keys, texts, max_size=4),
