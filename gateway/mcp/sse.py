@@ -15,7 +15,8 @@ _END = re.compile(rb"(?:\r\n|\n|\r(?!\n))(?:\r\n|\n|\r)")
 _LINE = re.compile(rb"\r\n|\n|\r")
 _FIELDS = frozenset({b"data", b"event", b"id", b"retry"})
 _KEPT = (_FIELDS - {b"data"}) | {b""}
-_MARKS = re.compile(rb"(?:\r\n|\n|\r)?((?:\xef\xbb\xbf)+)")
+_MARK = b"\xef\xbb\xbf"
+_MARKS = re.compile(rb"(?:\r|\n|\xef\xbb\xbf)*\xef\xbb\xbf")
 EVENT_LIMIT = 4 * 1024 * 1024
 """Bytes of one event that are held until it is complete, by default."""
 
@@ -69,7 +70,7 @@ class EventScanner:
         # anywhere: its reader would see a field in what was none to whoever inspected it.
         marks = _MARKS.match(raw)
         if marks is not None:
-            raw = raw[: marks.start(1)] + raw[marks.end() :]
+            raw = marks[0].replace(_MARK, b"") + raw[marks.end() :]
         if self._oversize or len(raw) > self._limit:
             self._oversize = False
             return Event(raw, b"", oversize=True)
