@@ -40,8 +40,9 @@ from gateway.trace.bundle import Bundle
 from gateway.trace.note import VerifierKey
 from gateway.trace.recheck import recheck
 from gateway.trace.record import Draft, Field
+from gateway.trace.trust import Trust
 from gateway.trace.verdicts import Check
-from gateway.trace.verify import Trust, verify
+from gateway.trace.verify import verify
 from gateway.values import ProjectId
 
 PROJECT = ProjectId("prj_1")

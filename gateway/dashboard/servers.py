@@ -91,9 +91,6 @@ async def show(page: Page) -> Response:
         template = await page.desk.read(
             "/mcp/templates/{name}", TemplateOut, {"name": server.connector_type}
         )
-    consent = None
-    if server.auth_type == "oauth_authorization_code":
-        consent = await page.desk.read(_ONE + "/consent", ConsentOut, page.ids)
     order = {"SUSPECT": 0, "CHANGED": 0, "PENDING": 1, "ACCEPTED": 2, "GONE": 3}
     return page.draw(
         "server.html",
@@ -103,12 +100,24 @@ async def show(page: Page) -> Response:
         more_tools=tools.next_cursor is not None,
         overrides=overrides.items,
         template=template,
-        consent=consent,
+        consent=await _consent(page, server),
         names=names_of(page),
         policies=policies_of(page),
         clients=_clients(server),
         up=_UP,
     )
+
+
+async def _consent(page: Page, server: ServerOut) -> ConsentOut | None:
+    """How it stands; None for a server that needs none, or that nobody was asked about yet."""
+    if server.auth_type != "oauth_authorization_code":
+        return None
+    try:
+        return await page.desk.read(_ONE + "/consent", ConsentOut, page.ids)
+    except ApiError as fault:
+        if fault.status != 409:
+            raise
+        return None
 
 
 async def scan(page: Page) -> Response:

@@ -128,3 +128,25 @@ async def traces(client: httpx.AsyncClient) -> str:
     answer = await client.get("/dashboard/traces", params={"agent_id": "agt_1"})
     assert answer.status_code == 200
     return answer.text
+
+
+async def test_a_server_says_how_the_consent_to_its_use_stands(site: Site) -> None:
+    auth = {
+        "type": "oauth_authorization_code",
+        "authorization_url": "https://login.example.com/authorize",
+        "token_url": "https://login.example.com/token",
+        "client_id": "gateway",
+    }
+    new = {"name": "consented", "server_url": "https://mcp.example.com/mcp", "auth": auth}
+    async with site.world.client() as admin:
+        made = await admin.post("mcp/servers", json=new)
+        assert made.status_code == 201, made.text
+        server = made.json()["id"]
+        async with site.person("auditor") as client:
+            page = await client.get(f"/dashboard/servers/{server}")
+            assert (page.status_code, "nobody was asked yet" in page.text) == (200, True)
+            asked = await admin.post(f"mcp/servers/{server}/consent")
+            assert asked.status_code == 200, asked.text
+            page = await client.get(f"/dashboard/servers/{server}")
+            assert "<dt>Consent</dt>" in page.text
+            assert "nobody was asked yet" not in page.text
