@@ -256,7 +256,7 @@ def _command(opa: Path) -> Iterable[str]:
 
 
 def _environment() -> dict[str, str]:
-    return {"GOGC": "400", "GOMEMLIMIT": str(OpaOptions().memory_bytes // 2)}
+    return {"GOGC": "1000", "GOMEMLIMIT": str(OpaOptions().memory_bytes // 2)}
 
 
 async def _until_it_answers(client: Client, process: Process, folder: Path) -> None:
