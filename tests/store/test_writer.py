@@ -1,9 +1,11 @@
 """The one writing thread: shared commits, separate fates, and what follows a transaction."""
 
+import asyncio
 import resource
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -98,6 +100,20 @@ async def test_whatever_waits_at_the_same_moment_is_one_commit(desk: Desk) -> No
     assert [await future for future in waiting] == [number * 2 for number in range(200)]
     assert (desk.commits, desk.groups) == (1, [200])
     assert desk.numbers() == desk.notebook.durable == list(range(200))
+
+
+async def test_all_that_one_turn_of_the_loop_brings_to_an_idle_writer_is_one_commit(
+    desk: Desk,
+) -> None:
+    desk.writer.start()
+
+    async def one(number: int) -> int:
+        future = desk.writer.submit(desk.insert, number)
+        time.sleep(0.002)  # noqa: ASYNC251 - the writing thread could begin now, had it been woken
+        return int(await future)
+
+    assert await asyncio.gather(*(one(n) for n in range(9))) == [n * 2 for n in range(9)]
+    assert (desk.commits, desk.groups) == (1, [9])
 
 
 async def test_a_group_has_a_largest_size(desk: Desk) -> None:
