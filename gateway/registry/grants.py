@@ -78,7 +78,7 @@ class Grants:
                 approvals.c.expires_at > now,
                 approvals.c.spent_by.is_(None),
             )
-            .order_by(approvals.c.created_at)
+            .order_by(approvals.c.created_at, approvals.c.id)
             .limit(1)
             .scalar_subquery()
         )
@@ -138,7 +138,7 @@ class Grants:
                 approvals.c.state.in_(("PENDING", "DENIED")),
                 approvals.c.expires_at > now,
             )
-            .order_by(approvals.c.created_at.desc())
+            .order_by(approvals.c.created_at.desc(), approvals.c.id.desc())
             .limit(1)
         ).first()
         return None if row is None else Standing(row.id, row.state, row.expires_at)
@@ -148,7 +148,7 @@ class Grants:
         row = connection.execute(
             select(approvals.c.state, approvals.c.spent_by, approvals.c.expires_at)
             .where(approvals.c.digest == approved.digest)
-            .order_by(approvals.c.created_at.desc())
+            .order_by(approvals.c.created_at.desc(), approvals.c.id.desc())
             .limit(1)
         ).first()
         return (
