@@ -13,7 +13,7 @@ from hypothesis import settings
 from gateway.database_place import Place
 
 # A machine that is busy with other tests is slow, and that says nothing of what is tested.
-settings.register_profile("any machine")
+settings.register_profile("any machine", deadline=None)
 settings.load_profile("any machine")
 
 
