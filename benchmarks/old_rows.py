@@ -22,7 +22,7 @@ from gateway.database_place import PostgresUrl
 from gateway.store import migrations
 from gateway.store.database import writing_engine
 from gateway.trace.merkle import TILE_WIDTH
-from tests.postgresql import Server
+from tests.postgresql import DurableServer
 
 GROUP = 16
 """Records that a commit of the log writes together."""
@@ -41,12 +41,6 @@ FROM generate_series(%(first)s::bigint, %(end)s::bigint - 1) n
 _SIZE = "SELECT pg_total_relation_size('trace')"
 _WAL = "SELECT pg_wal_lsn_diff(pg_current_wal_lsn(), '0/0')"
 _DEAD = "SELECT n_dead_tup, autovacuum_count FROM pg_stat_user_tables WHERE relname = 'trace'"
-
-
-class DurableServer(Server):
-    def start(self) -> None:
-        options = f"-k {self.folder} -c listen_addresses="
-        self._run("pg_ctl", "start", "--wait", "--timeout=60", "--options", options)
 
 
 def insert(

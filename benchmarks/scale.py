@@ -27,7 +27,7 @@ from pathlib import Path
 from benchmarks.calls import free_port
 from benchmarks.deployment import Deployment, Running, Size, Start, Work, prepared, running
 from benchmarks.upstream import nginx
-from tests.postgresql import Server
+from tests.postgresql import DurableServer
 
 BASE = Size()
 DIMENSIONS = {
@@ -78,14 +78,6 @@ class Point:
 
 class LargeDisk(Exception):
     """There is not enough room for the records."""
-
-
-class DurableServer(Server):
-    """PostgreSQL as an operator runs it: what it commits is on disk."""
-
-    def start(self) -> None:
-        options = f"-k {self.folder} -c listen_addresses= -c max_connections=200"
-        self._run("pg_ctl", "start", "--wait", "--timeout=60", "--options", options)
 
 
 def main() -> None:

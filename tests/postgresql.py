@@ -90,6 +90,14 @@ class Server:
                 connection.execute(statement.encode())
 
 
+class DurableServer(Server):
+    """As an operator runs it: what it commits is on disk. For benchmarks."""
+
+    def start(self) -> None:
+        options = f"-k {self.folder} -c listen_addresses= -c max_connections=200"
+        self._run("pg_ctl", "start", "--wait", "--timeout=60", "--options", options)
+
+
 def _programs() -> Path:
     found = sorted(Path("/").glob(f"{_PROGRAMS[1:]}/initdb"), key=lambda path: path.parts)
     if not found:
