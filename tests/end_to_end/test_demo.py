@@ -83,11 +83,13 @@ async def test_progress_arrives_before_the_result(demo: Demo, mode: str) -> None
         told.append(time.monotonic())
 
     async with client(demo, mode) as mcp:
-        arguments = {"steps": 3, "seconds_per_step": 0.2}
+        arguments = {"steps": 3, "seconds_per_step": 0.5}
         await mcp.call_tool("slow_report", arguments, progress_callback=heard)
+        answered = time.monotonic()
     assert len(told) == 3
-    # A proxy that held the stream back would hand them over together.
-    assert told[-1] - told[0] > 0.2
+    # A proxy that held the stream back would hand all over together; of a second, a busy machine
+    # may take most.
+    assert answered - told[0] > 0.1
 
 
 @pytest.mark.parametrize("mode", MODES)
