@@ -94,11 +94,11 @@ def _spans() -> Iterator[Tracing | None]:
         otlp.close(SPANS_SECONDS)
 
 
-def _public(gateway: Gateway) -> ASGIApp:
+def _public(gateway: Gateway, opa: Path) -> ASGIApp:
     settings = gateway.settings
     proxy = Proxy(gateway.pipeline, trusted_proxies=settings.trusted_proxies)
     api = Starlette(routes=routes(_api_context(gateway)), exception_handlers=EXCEPTION_HANDLERS)
-    dashboard = Dashboard(_dashboard_context(gateway))
+    dashboard = Dashboard(_dashboard_context(gateway, opa))
 
     async def application(scope: Scope, receive: Receive, send: Send) -> None:
         # Tool calls first and past the router, whose layers cost a tenth of a call.
@@ -156,14 +156,14 @@ def _api_context(gateway: Gateway) -> ApiContext:
     )
 
 
-def _dashboard_context(gateway: Gateway) -> DashboardContext:
+def _dashboard_context(gateway: Gateway, opa: Path) -> DashboardContext:
     public_url = gateway.settings.public_url or gateway.public_url
     return DashboardContext(
         api=_api_context(gateway),
         secure=public_url.startswith("https:"),
         trusted_proxies=gateway.settings.trusted_proxies,
         take=TokenBuckets(per_second=SIGN_INS_PER_SECOND, burst=SIGN_INS_AT_ONCE).take,
-        opa=opa_binary.find(),
+        opa=opa,
         identity=gateway.settings,
         private_allowed=gateway.settings.private_upstreams,
         ending=lambda: gateway.bundles.closed,
@@ -182,7 +182,7 @@ async def _run(
     ready: Callable[[Ready], None] | None,
 ) -> None:
     gateway = build(settings, state, tracing, binary, sockets)
-    public = Listener(_public(gateway), sockets[0], settings.tls_cert, settings.tls_key)
+    public = Listener(_public(gateway, binary), sockets[0], settings.tls_cert, settings.tls_key)
     management = Listener(_management(gateway), sockets[1])
     told = asyncio.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
