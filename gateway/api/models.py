@@ -14,7 +14,7 @@ Item = TypeVar("Item", bound=BaseModel)
 class Output(BaseModel):
     """An answer; read from a row, it takes the columns that it names."""
 
-    model_config = ConfigDict(from_attributes=True, frozen=True)
+    model_config = ConfigDict(from_attributes=True, frozen=True, defer_build=True)
 
 
 class Listing(Output, Generic[Item]):
@@ -27,7 +27,7 @@ class Listing(Output, Generic[Item]):
 class Query(BaseModel):
     """What stands in the query string: text, so numbers are read from it."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, defer_build=True)
 
 
 class ListQuery(Query):

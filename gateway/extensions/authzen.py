@@ -32,7 +32,7 @@ _Text = Annotated[str, Field(min_length=1, max_length=512)]
 
 
 class _Open(BaseModel):
-    model_config = ConfigDict(extra="allow", strict=True, frozen=True)
+    model_config = ConfigDict(extra="allow", strict=True, frozen=True, defer_build=True)
 
 
 class Subject(_Open):

@@ -21,7 +21,7 @@ _EventId = Annotated[str, Field(min_length=1, max_length=256)]
 class _Open(BaseModel):
     """Exact types; unknown members are no fault, and stay in the event as it was sent."""
 
-    model_config = ConfigDict(extra="allow", strict=True, frozen=True)
+    model_config = ConfigDict(extra="allow", strict=True, frozen=True, defer_build=True)
 
 
 class ToolIn(_Open):

@@ -137,7 +137,7 @@ def folded(name: str) -> str:
 class Input(BaseModel):
     """What somebody sends: exact types, no unknown members, every fault at once."""
 
-    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True, defer_build=True)
 
 
 class Patch(Input):
