@@ -44,12 +44,15 @@ def free_port() -> int:
 
 
 def configured(folder: Path, gateways: Sequence[int], port: int, *changes: tuple[str, str]) -> Path:
-    """The configuration in a new folder; each port of ``gateways`` takes the next one's place."""
+    """The configuration in a new folder; each port of ``gateways`` takes the next one's place.
+
+    Those beyond stand beside the last, as whoever adds a gateway would write them.
+    """
     folder.mkdir()
     a_certificate(folder / "tls.pem")
     text = CONFIGURATION.read_text()
     servers = list(dict.fromkeys(re.findall(r"^ *server (\S+:8080) ", text, re.M)))
-    assert len(servers) >= len(gateways)
+    assert len(servers) >= 2
     for old, new in (
         *(
             (f"server {name} ", f"server 127.0.0.1:{at} ")
@@ -67,6 +70,9 @@ def configured(folder: Path, gateways: Sequence[int], port: int, *changes: tuple
     ):
         assert old in text, old
         text = text.replace(old, new)
+    for at in gateways[len(servers) :]:
+        last = rf"^( *server 127\.0\.0\.1:){gateways[len(servers) - 1]}( .*\n)"
+        text = re.sub(last, rf"\g<0>\g<1>{at}\g<2>", text, flags=re.M)
     for name in servers[len(gateways) :]:
         text = re.sub(rf"^ *server {name} .*\n", "", text, flags=re.M)
     path = folder / "nginx.conf"

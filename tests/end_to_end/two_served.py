@@ -1,4 +1,4 @@
-"""Two `gateway serve` on one PostgreSQL, each with a directory and an OPA of its own."""
+"""Several `gateway serve` on one PostgreSQL, each with a directory and an OPA of its own."""
 
 import asyncio
 import json
@@ -45,7 +45,7 @@ def client(base_url: str, key: str, trusting: ssl.SSLContext | None = None) -> h
 
 @dataclass
 class Served:
-    """One of the two, or what stands before both, and whoever talks to it."""
+    """One of them, or what stands before all, and whoever talks to it."""
 
     url: str
     deployment: "Deployment"
@@ -116,7 +116,7 @@ def last(answer: httpx.Response) -> dict[str, Any]:
 
 @dataclass
 class Deployment:
-    """`tool` is the server that both call; it is registered, with rules, over one alone."""
+    """`tool` is the server that all call; it is registered, with rules, over one alone."""
 
     folder: Path
     place: PostgresUrl
@@ -124,14 +124,14 @@ class Deployment:
     keys: dict[str, str] = field(default_factory=dict)
     server_id: str = ""
     more: dict[str, str] = field(default_factory=dict)
-    """Settings of both."""
+    """Settings of each."""
 
     @property
     def settings(self) -> dict[str, str]:
         return {"GATEWAY_DATABASE_URL": self.place, **self.more}
 
     def make(self) -> None:
-        """`gateway init` in one directory, and the keys alone in the other."""
+        """`gateway init` in one directory; the others get its keys alone."""
         made = subprocess.run(
             [sys.executable, "-m", "gateway", "init", "--json"],
             check=True,
@@ -140,13 +140,14 @@ class Deployment:
             env={**environment(), **self.settings, "GATEWAY_DATA_DIR": str(self.folder / "one")},
         )
         self.keys["admin"] = json.loads(made.stdout)["admin_key"]
-        (self.folder / "two").mkdir(mode=0o700)
-        shutil.copytree(self.folder / "one" / "keys", self.folder / "two" / "keys")
 
     @asynccontextmanager
     async def running(self, name: str, port: int = 0, *more: str) -> AsyncIterator[GatewayProcess]:
         """``more`` are options of `tests.served_gateway`."""
         options = ("--port", str(port), *more)
+        if not (self.folder / name).exists():
+            (self.folder / name).mkdir(mode=0o700)
+            shutil.copytree(self.folder / "one" / "keys", self.folder / name / "keys")
         async with a_gateway(self.folder / name, *options, settings=self.settings) as process:
             yield process
 

@@ -1,12 +1,12 @@
-"""Two gateways as two processes on one PostgreSQL: what one decides holds at the other's door.
+"""Three gateways, a process each, on one PostgreSQL: what one decides holds at every other's door.
 
-Each test runs at the doors of both, and once more through nginx with deploy/nginx.conf before them.
+Each test runs at the doors of all, and once more through nginx with deploy/nginx.conf before them.
 """
 
 import asyncio
 import re
 from collections import Counter
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -22,6 +22,7 @@ from tests.end_to_end.two_served import (
     Deployment,
     Served,
     a_message,
+    client,
     last,
     until,
 )
@@ -31,7 +32,7 @@ pytestmark = [pytest.mark.anyio, pytest.mark.timeout(600)]
 
 LIMIT = 7
 STOPPED, CHANGED, DENIED, ASKED, EXCEEDED = -31001, -31002, -31003, -31004, -31005
-Pair = tuple[Served, Served]
+Trio = tuple[Served, Served, Served]
 
 
 @pytest.fixture(scope="module")
@@ -44,7 +45,7 @@ class Standing:
     """What is started once; ``made`` has no server yet."""
 
     made: Deployment
-    doors: tuple[str, str]
+    doors: tuple[str, str, str]
     nginx: Nginx
 
 
@@ -56,37 +57,54 @@ async def standing(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[St
     with a_database() as place:
         made = Deployment(folder, place, more=settings_behind(port))
         await asyncio.to_thread(made.make)
-        async with made.running("one") as one, made.running("two") as two:
-            doors = (one.base_url, two.base_url)
+        async with (
+            made.running("one") as one,
+            made.running("two") as two,
+            made.running("three") as three,
+        ):
+            doors = (one.base_url, two.base_url, three.base_url)
             ports = [httpx.URL(door).port or 0 for door in doors]
             async with nginx_before(folder / "nginx", ports, port) as nginx:
                 yield Standing(made, doors, nginx)
 
 
 @pytest.fixture(scope="module", params=["at the doors", "through nginx"])
-async def pair(standing: Standing, request: pytest.FixtureRequest) -> AsyncIterator[Pair]:
+async def trio(standing: Standing, request: pytest.FixtureRequest) -> AsyncIterator[Trio]:
     urls = standing.doors
     nginx = standing.nginx if request.param == "through nginx" else None
     if nginx is not None:
-        urls = (nginx.url, nginx.url)
+        urls = (nginx.url, nginx.url, nginx.url)
     trusting = nginx.context if nginx else None
     async with recording_tool() as tool:
         made = replace(standing.made, tool=tool, keys=dict(standing.made.keys))
-        async with made.at(urls[0], trusting) as one, made.at(urls[1], trusting) as two:
+        async with (
+            made.at(urls[0], trusting) as one,
+            made.at(urls[1], trusting) as two,
+            made.at(urls[2], trusting) as three,
+        ):
             await made.register(one, request.param)
 
-            async def known() -> bool:
-                # Behind nginx each is asked in turn.
-                answers = [await two.post(a_message("ping")) for _ in range(2)]
-                return all(answer.status_code not in (401, 404) for answer in answers)
-
-            await until(known)
-            yield one, two
+            await known_at_each(standing.doors, one)
+            yield one, two, three
 
 
 @pytest.fixture
-def deployment(pair: Pair) -> Deployment:
-    return pair[0].deployment
+def deployment(trio: Trio) -> Deployment:
+    return trio[0].deployment
+
+
+async def known_at_each(doors: Sequence[str], over: Served) -> None:
+    """Until each, whoever nginx asks, knows what was made before: it knows a key of after that."""
+    deployment = over.deployment
+    new = await over.told("POST", "/keys", role="project", name="newest", owner="Olga")
+    path = f"/api/v1/mcp/proxy/{deployment.server_id}"
+    for door in doors:
+        async with client(door, new["key"]) as asking:
+
+            async def is_known(asking: httpx.AsyncClient = asking) -> bool:
+                return (await asking.post(path, json=a_message("ping"))).status_code == 200
+
+            await until(is_known)
 
 
 async def decided(approval_id: str, *asked: tuple[Served, str, str]) -> list[int]:
@@ -98,22 +116,24 @@ async def decided(approval_id: str, *asked: tuple[Served, str, str]) -> list[int
     return sorted(answer.status_code for answer in answers)
 
 
-async def called(pair: Pair, tool: str, name: str, times: int) -> Counter[int]:
-    """Codes, of calls at both doors at once."""
-    return Counter(await asyncio.gather(*(pair[n % 2].code(tool, name) for n in range(times))))
+async def called(trio: Trio, tool: str, name: str, times: int) -> Counter[int]:
+    """Codes, of calls at all doors at once."""
+    return Counter(
+        await asyncio.gather(*(trio[n % len(trio)].code(tool, name) for n in range(times)))
+    )
 
 
-async def test_what_is_registered_over_one_is_called_over_both(
-    pair: Pair, deployment: Deployment
+async def test_what_is_registered_over_one_is_called_over_all(
+    trio: Trio, deployment: Deployment
 ) -> None:
-    assert await called(pair, "read", "registered", 10) == {PASSED: 10}
+    assert await called(trio, "read", "registered", 10) == {PASSED: 10}
     assert deployment.tool.seen.count("registered") == 10
 
 
-async def test_what_is_made_at_one_is_there_at_the_others_api_at_once(
-    pair: Pair, deployment: Deployment
+async def test_what_is_made_at_one_is_there_at_anothers_api_at_once(
+    trio: Trio, deployment: Deployment
 ) -> None:
-    one, two = pair
+    one, two, _ = trio
     new: dict[str, Any] = {"server_url": deployment.tool.url, "allow_private_network": True}
     for n in range(5):
         name = f"{deployment.server_id} {n}"
@@ -127,64 +147,63 @@ async def test_what_is_made_at_one_is_there_at_the_others_api_at_once(
 
 
 async def test_an_approval_asked_at_one_is_granted_and_spent_once(
-    pair: Pair, deployment: Deployment
+    trio: Trio, deployment: Deployment
 ) -> None:
-    one, two = pair
-    refusals = await asyncio.gather(*(pair[n % 2].call("delete", "spent") for n in range(6)))
+    one, two, _ = trio
+    refusals = await asyncio.gather(
+        *(trio[n % len(trio)].call("delete", "spent") for n in range(6))
+    )
     approval_ids = {refusal["error"]["data"]["approval_id"] for refusal in refusals}
     (approval_id,) = approval_ids
     robin = [(gateway, "Robin", "approve") for gateway in (one, two, one, two)]
     assert await decided(approval_id, *robin) == [200, 409, 409, 409]
-    assert await called(pair, "delete", "spent", 12) == {PASSED: 1, ASKED: 11}
+    assert await called(trio, "delete", "spent", 12) == {PASSED: 1, ASKED: 11}
     assert deployment.tool.seen.count("spent") == 1
-    for gateway in pair:
+    for gateway in trio:
         seen = await gateway.told("GET", f"/approvals/{approval_id}", "Robin")
         assert seen["status"] == "CONSUMED"
 
 
 async def test_of_an_approval_and_a_denial_at_once_one_counts(
-    pair: Pair, deployment: Deployment
+    trio: Trio, deployment: Deployment
 ) -> None:
-    one, two = pair
+    one, two, _ = trio
     for n in range(4):
         name = f"contested {n}"
         approval_id = (await one.call("delete", name))["error"]["data"]["approval_id"]
         asked = (one, "Robin", "approve"), (two, "Sam", "deny"), (two, "Robin", "approve")
         assert await decided(approval_id, *asked) == [200, 409, 409]
-        told = {(await g.told("GET", f"/approvals/{approval_id}", "Sam"))["status"] for g in pair}
+        told = {(await g.told("GET", f"/approvals/{approval_id}", "Sam"))["status"] for g in trio}
         (status,) = told
         expected = {"APPROVED": {PASSED: 1, ASKED: 3}, "DENIED": {ASKED: 4}}[status]
-        assert await called(pair, "delete", name, 4) == expected
+        assert await called(trio, "delete", name, 4) == expected
         assert deployment.tool.seen.count(name) == (status == "APPROVED")
 
 
-async def test_parallel_calls_at_both_doors_never_settle_above_a_budget(
-    pair: Pair, deployment: Deployment
+async def test_parallel_calls_at_all_doors_never_settle_above_a_budget(
+    trio: Trio, deployment: Deployment, standing: Standing
 ) -> None:
-    one, two = pair
+    one, _, _ = trio
     tools = (await one.told("GET", f"/mcp/servers/{deployment.server_id}/tools"))["items"]
     (target,) = (tool["id"] for tool in tools if tool["name"] == "count")
     budget = {"scope": "tool", "target_id": target, "dimension": "requests", "window": "month"}
     made = await one.told("POST", "/budgets", **budget, limit=LIMIT, on_exceed="BLOCK")
 
-    async def known() -> bool:
-        return (await two.api("GET", f"/budgets/{made['id']}")).is_success
-
-    await until(known)
-    assert await called(pair, "count", "counted", 4 * LIMIT) == {PASSED: LIMIT, EXCEEDED: 3 * LIMIT}
+    await known_at_each(standing.doors, one)
+    assert await called(trio, "count", "counted", 4 * LIMIT) == {PASSED: LIMIT, EXCEEDED: 3 * LIMIT}
     assert deployment.tool.seen.count("counted") == LIMIT
 
     async def settled() -> bool:
-        seen = [await gateway.told("GET", f"/budgets/{made['id']}") for gateway in pair]
+        seen = [await gateway.told("GET", f"/budgets/{made['id']}") for gateway in trio]
         return all((row["used"], row["held"]) == (LIMIT, 0) for row in seen)
 
     await until(settled)
 
 
 async def test_a_changed_tool_and_a_revoked_key_are_known_to_the_other(
-    pair: Pair, deployment: Deployment
+    trio: Trio, deployment: Deployment
 ) -> None:
-    one, two = pair
+    one, two, _ = trio
     assert await two.code("change", "before") == PASSED
     deployment.tool.descriptions["change"] = "Does something else"
     await one.told("POST", f"/mcp/servers/{deployment.server_id}/scan")
@@ -224,9 +243,9 @@ async def test_a_changed_tool_and_a_revoked_key_are_known_to_the_other(
 
 
 async def test_a_session_a_state_and_a_task_of_one_go_on_at_the_other(
-    pair: Pair, deployment: Deployment
+    trio: Trio, deployment: Deployment
 ) -> None:
-    one, two = pair
+    one, two, _ = trio
     hello = {"protocolVersion": "2025-11-25", "capabilities": {}}
     hello["clientInfo"] = {"name": "test", "version": "1"}
     session = (await one.post(a_message("initialize", **hello))).headers["mcp-session-id"]
@@ -253,30 +272,30 @@ async def test_a_session_a_state_and_a_task_of_one_go_on_at_the_other(
     assert await decided(waiting[0], (two, "Robin", "approve")) == [200]
 
     async def completed() -> bool:
-        told = [await g.modern("tasks/get", task_id, taskId=task_id) for g in pair]
+        told = [await g.modern("tasks/get", task_id, taskId=task_id) for g in trio]
         return all(task["status"] == "completed" for task in told)
 
     await until(completed)
     assert deployment.tool.seen.count("task") == 1
 
 
-async def test_a_stop_of_one_refuses_at_both_and_cuts_the_others_stream(
-    pair: Pair, deployment: Deployment
+async def test_a_stop_of_one_refuses_at_all_and_cuts_the_others_streams(
+    trio: Trio, deployment: Deployment
 ) -> None:
-    one, two = pair
-    streams = [asyncio.create_task(gateway.call("held", "cut")) for gateway in pair]
+    one, two, _ = trio
+    streams = [asyncio.create_task(gateway.call("held", "cut")) for gateway in trio]
     async with asyncio.timeout(SECONDS):
         for _ in streams:
             await deployment.tool.begun.get()
     raised = await one.told("POST", "/mcp/emergency-stop", scope="all", reason="a drill")
-    # The API has answered: from here on not one call passes, at either door.
-    assert await called(pair, "read", "stopped", 10) == {STOPPED: 10}
+    # The API has answered: from here on not one call passes, at any door.
+    assert await called(trio, "read", "stopped", 10) == {STOPPED: 10}
     assert "stopped" not in deployment.tool.seen
     cut = await asyncio.wait_for(asyncio.gather(*streams), SECONDS)
-    assert [message["error"]["code"] for message in cut] == [STOPPED, STOPPED]
+    assert [message["error"]["code"] for message in cut] == [STOPPED] * len(trio)
     path = f"/mcp/emergency-stop/{raised['id']}/lift"
     await two.told("POST", path, reason="over")
-    for gateway in pair:
+    for gateway in trio:
 
         async def passes(gateway: Served = gateway) -> bool:
             return await gateway.code("read", "lifted") == PASSED
