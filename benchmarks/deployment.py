@@ -231,14 +231,15 @@ class Running:
 
 
 @contextmanager
-def running(made: Deployment) -> Iterator[Running]:
+def running(made: Deployment, program: str = "gateway") -> Iterator[Running]:
+    """``program`` is the module that serves."""
     with ExitStack() as stack:
         bases, pids, start = [], [], Start(0, 0)
         for replica in range(made.size.replicas):
             environment = made.environment(replica)
             began = time.perf_counter()
             one = stack.enter_context(
-                process(sys.executable, "-m", "gateway", "serve", **environment)
+                process(sys.executable, "-m", program, "serve", **environment)
             )
             bases.append(f"http://127.0.0.1:{environment['GATEWAY_PORT']}")
             wait_ready(bases[-1])

@@ -1,12 +1,14 @@
 """How long calls still pass once the emergency stop has answered, under load.
 
-    python -m benchmarks.stop [--gateways 2] [--rounds 100] [--connections 32] [--json]
+    python -m benchmarks.stop [--gateways 2 [--without-notify]] [--rounds 100] [--connections 32]
+                              [--json]
 
 wrk calls without rest; the stop is raised over the API; the MCP server, in this process, notes
 when the last call reached it. What counts is the time from the API's answer to that moment, 0 when
 nothing came after it. Then the stop is lifted, and the next round begins.
 
-Two gateways share a PostgreSQL, and both are called; the stop is raised over the first.
+Two gateways share a PostgreSQL, and both are called; the stop is raised over the first. Without
+notifications the second knows of it only once it polls, but admission asks the database.
 """
 
 import argparse
@@ -41,6 +43,7 @@ class Stopped:
     """Milliseconds; ``calls`` reached the server in all rounds together."""
 
     gateways: int
+    notified: bool
     rounds: int
     calls: int
     api_p50: float
@@ -143,7 +146,9 @@ def one_gateway(stack: ExitStack, upstream_url: str, folder: Path) -> Doors:
     return Doors((subject.url,), subject.key, subject.api_url, subject.admin_key)
 
 
-def several_gateways(count: int, stack: ExitStack, upstream_url: str, folder: Path) -> Doors:
+def several_gateways(
+    count: int, program: str, stack: ExitStack, upstream_url: str, folder: Path
+) -> Doors:
     """On one PostgreSQL, whose commits are flushed."""
     from tests.postgresql import DurableServer  # noqa: PLC0415 - one gateway needs no driver
 
@@ -152,15 +157,18 @@ def several_gateways(count: int, stack: ExitStack, upstream_url: str, folder: Pa
     url = stack.enter_context(server.database())
     size = Size(agents=1, servers=1, replicas=count)
     made = prepared(folder / "several", size, upstream_url, url)
-    bases = stack.enter_context(running(made)).bases
+    bases = stack.enter_context(running(made, program)).bases
     calls = tuple(f"{base}/api/v1/mcp/proxy/{made.servers[0]}" for base in bases)
     return Doors(calls, made.keys[0], f"{bases[0]}/api/v1", made.admin_key)
 
 
-async def measure(gateways: int, rounds: int, connections: int, folder: Path) -> Stopped:
+async def measure(
+    gateways: int, notified: bool, rounds: int, connections: int, folder: Path
+) -> Stopped:
     loop = asyncio.get_running_loop()
     stack = ExitStack()
-    start = one_gateway if gateways == 1 else partial(several_gateways, gateways)
+    program = "gateway" if notified else "tests.deaf"
+    start = one_gateway if gateways == 1 else partial(several_gateways, gateways, program)
     async with upstream() as url:
         try:
             # Starting it asks the server here, so the loop must run meanwhile.
@@ -183,6 +191,7 @@ async def measure(gateways: int, rounds: int, connections: int, folder: Path) ->
     after = sorted(took for _, took in taken)
     return Stopped(
         gateways=gateways,
+        notified=notified,
         rounds=rounds,
         calls=Upstream.calls,
         api_p50=statistics.median(asked),
@@ -195,18 +204,28 @@ async def measure(gateways: int, rounds: int, connections: int, folder: Path) ->
 def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--gateways", type=int, choices=tuple(GOAL_MS), default=1)
+    parser.add_argument("--without-notify", action="store_true")
     parser.add_argument("--rounds", type=int, default=100)
     parser.add_argument("--connections", type=int, default=32)
     parser.add_argument("--json", action="store_true")
     given = parser.parse_args()
+    if given.without_notify and given.gateways == 1:
+        parser.error("--without-notify is for several gateways")
     with tempfile.TemporaryDirectory(prefix="bench-stop-") as folder:
         stopped = asyncio.run(
-            measure(given.gateways, given.rounds, given.connections, Path(folder))
+            measure(
+                given.gateways,
+                not given.without_notify,
+                given.rounds,
+                given.connections,
+                Path(folder),
+            )
         )
     if given.json:
         print(json.dumps(asdict(stopped)))
     else:
-        print(f"gateways: {stopped.gateways}; {stopped.rounds} stops under load, ", end="")
+        how = "" if stopped.notified else " without notifications"
+        print(f"gateways: {stopped.gateways}{how}; {stopped.rounds} stops under load, ", end="")
         print(f"{stopped.calls} calls in all")
         print(f"the API answered after      {stopped.api_p50:8.1f} ms (median)")
         print(f"calls passed after that for {stopped.p50:8.1f} ms p50, {stopped.p99:.1f} ms p99")

@@ -2,12 +2,13 @@
 at hand.
 
 ``python -m tests.served_gateway DATA_DIR [--head-seconds N] [--clock FILE] [--slow-commits N]
-[--names FILE] [--read-only FILE] [--port N] [--drain-seconds N] [--migration FILE]`` prints its two
-addresses as one line of JSON once it answers; settings come from the environment.
+[--names FILE] [--read-only FILE] [--port N] [--drain-seconds N] [--migration FILE] [--deaf]``
+prints its two addresses as one line of JSON once it answers; settings come from the environment.
 """
 
 import argparse
 import asyncio
+import importlib
 import json
 import shutil
 import socket
@@ -38,6 +39,7 @@ def main() -> None:
     parser.add_argument("--port", type=int, default=0)
     parser.add_argument("--drain-seconds", type=float)
     parser.add_argument("--migration", type=Path)
+    parser.add_argument("--deaf", action="store_true")
     given = parser.parse_args()
     if given.head_seconds is not None:
         limits = partial(upstream.Limits, head_seconds=given.head_seconds, idle_seconds=30)
@@ -54,6 +56,8 @@ def main() -> None:
         setattr(app, "DRAIN_SECONDS", given.drain_seconds)  # noqa: B010
     if given.migration is not None:
         _be_newer_by(given.migration)
+    if given.deaf:
+        importlib.import_module("tests.deaf")
     settings = Settings.read(
         data_dir=given.data_dir,
         port=given.port,
