@@ -48,7 +48,7 @@ JUMP = 1500
 """Three jumps let an approval expire, and no slow machine is late enough to do it in two."""
 PEOPLE = ("Ann", "ANN", "Ben", "olga", "Olga", "otto")
 """Two spellings are one person, under two names of their own."""
-FATES = (Fate.NOT_FORWARDED, Fate.ANSWERED)
+FATES = (Fate.NOT_FORWARDED, Fate.ANSWERED, Fate.UNKNOWN)
 OF_ANY_KIND = strategies.sampled_from(sorted(KINDS))
 
 

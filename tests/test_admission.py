@@ -13,6 +13,7 @@ import pytest
 from sqlalchemy import Connection, event, insert, text
 
 from gateway.admission import Admission
+from gateway.clock import after
 from gateway.database_place import Place
 from gateway.refusals import Refused
 from gateway.registry.grants import MAX_PENDING
@@ -463,6 +464,17 @@ async def test_an_approval_that_expired_is_asked_for_anew(
     second = await refusal(admission, world.approved(Action.REQUIRE_APPROVAL))
     assert second.reason == ("approval_required" if state == "DENIED" else "approval_expired")
     assert second.data["approval_id"] != first.data["approval_id"]
+
+
+@pytest.mark.parametrize("seconds", [60, 7200])
+async def test_an_approval_runs_out_when_the_project_says_counted_from_its_creation(
+    world: World, admission: Admission, seconds: int
+) -> None:
+    world.set("projects", "prj_1", approval_ttl_seconds=seconds)
+    with pytest.raises(Refused) as refused:
+        await admission.admit(world.approved(Action.REQUIRE_APPROVAL))
+    ((created_at, expires_at),) = world.rows("SELECT created_at, expires_at FROM approvals")
+    assert expires_at == after(created_at, seconds) == refused.value.data["expires_at"]
 
 
 async def test_an_agent_has_only_so_many_approvals_waiting(

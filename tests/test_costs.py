@@ -12,6 +12,7 @@ from sqlalchemy import update
 from gateway.amounts import MICROS
 from gateway.budget_alerts import BudgetAlerts
 from gateway.budgets import cost_of
+from gateway.database_place import Place
 from gateway.refusals import Refused
 from gateway.steps.budget import BudgetLook
 from gateway.store import tables
@@ -170,13 +171,13 @@ async def test_budgets_are_known_again_after_a_restart(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("seed", range(4))
 async def test_parallel_calls_never_settle_above_any_limit_whatever_crashes(
-    tmp_path: Path, seed: int
+    tmp_path: Path, place: Place, seed: int
 ) -> None:
     """Between reserve and settle the process may end; what it admitted stays charged."""
     chance = random.Random(seed)
     limits: dict[str, int] = {}
     charged: dict[str, int] = {}
-    with a_state(tmp_path) as world:
+    with a_state(tmp_path, place) as world:
         priced(world, {**AMOUNT, "price": 0})
         for scope, target in (("project", None), ("agent", "agt_1"), ("tool", "tol_1")):
             limit = chance.randint(20, 60) * MICROS
@@ -185,7 +186,7 @@ async def test_parallel_calls_never_settle_above_any_limit_whatever_crashes(
     admitted: list[Permit] = []
     total = 0
     for _ in range(5):
-        with a_state(tmp_path) as world:
+        with a_state(tmp_path, place) as world:
             total += sum(permit.approved.affordable.cost for permit in admitted)  # unknown: charged
             admitted.clear()
             admission = world.admission()

@@ -9,6 +9,7 @@ from typing import Any
 import orjson
 import pytest
 
+from gateway.clock import after
 from gateway.registry import approvals, stops
 from gateway.registry.approvals import Verb
 from gateway.registry.core import Actor
@@ -337,12 +338,26 @@ async def test_policy_is_asked_again_in_each_round(world: World, line: Line) -> 
     assert (await told(line, retry))["error"]["code"] == -31003
 
 
-async def test_what_a_stop_voided_does_not_go_on(world: World, line: Line) -> None:
+@pytest.mark.parametrize("settled", [True, False])
+async def test_what_a_stop_voided_does_not_go_on(world: World, line: Line, settled: bool) -> None:
     state = await approved_and_asking(world, line)
+    if settled:  # or else the call is most likely still under way
+        await line.quiet()
+        assert world.open_calls() == []
     by = Actor(ProjectId("prj_1"), "usr_1", "Ann", Role.ADMIN)
     new = NewStop(scope="all", reason="a drill")
     raised = await world.state.registry.change(by, lambda ch: stops.raise_stop(ch, new))
     await world.state.registry.change(by, lambda ch: stops.lift(ch, raised.row.id, "over"))
+    line.upstreams.answer = JSON_ANSWER
+    retry = modern(requestState=state, inputResponses={"k": {}})
+    assert (await told(line, retry))["error"]["code"] == -31004
+    assert len(line.upstreams.sent) == 1
+
+
+async def test_what_was_approved_too_long_ago_does_not_go_on(world: World, line: Line) -> None:
+    state = await approved_and_asking(world, line)
+    clock = world.state.clock
+    clock.not_before(after(clock.now(), world.caller.project.approval_ttl_seconds))
     line.upstreams.answer = JSON_ANSWER
     retry = modern(requestState=state, inputResponses={"k": {}})
     assert (await told(line, retry))["error"]["code"] == -31004

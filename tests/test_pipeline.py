@@ -249,6 +249,31 @@ async def test_an_approved_call_passes_exactly_once(line: Line) -> None:
     assert len(line.upstreams.sent) == 1
 
 
+@pytest.mark.parametrize(
+    "case",
+    [
+        "stopped",
+        "tool changed",
+        "policy denies",
+        "budget used up",
+        "admit: stopped meanwhile",
+        "admit: tool changed meanwhile",
+        "admit: budget filled meanwhile",
+    ],
+)
+async def test_whoever_has_a_grant_is_asked_all_else_again_and_keeps_it(
+    line: Line, case: str
+) -> None:
+    line.policy.action = Action.REQUIRE_APPROVAL
+    asked = error(await line.handle(a_request()))
+    line.world.set("approvals", asked["data"]["approval_id"], state="APPROVED")
+    arrange, body, reason, _ = REFUSALS[case]
+    arrange(line)
+    assert error(await line.handle(a_request(body)))["data"]["reason_code"] == reason
+    assert line.upstreams.sent == []
+    assert line.world.approvals() == [("APPROVED", None)]
+
+
 # --- between the Permit and the first byte ---
 
 

@@ -43,6 +43,12 @@ async def test_approve_and_deny_at_the_same_moment_have_one_winner(world: World)
         assert (await client.get(f"approvals/{approval}")).json()["status"] == winner
 
 
+async def test_approvals_of_a_new_project_wait_half_an_hour(world: World) -> None:
+    async with world.client() as admin:
+        project = (await admin.get("projects/current")).json()
+        assert project["approval_ttl_seconds"] == 30 * 60
+
+
 async def test_an_expired_approval_cannot_be_decided(world: World) -> None:
     approval = world.approval(world.keys[Role.PROJECT], seconds=60)
     world.state.clock.not_before("2099-01-01T00:00:00.000000Z")

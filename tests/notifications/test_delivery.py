@@ -12,20 +12,26 @@ import orjson
 import pytest
 from sqlalchemy import update
 
+from gateway import policy_trail
 from gateway.anchors import rows
 from gateway.anchors.values import Condition
+from gateway.budget_alerts import BudgetAlerts
 from gateway.egress import Network
 from gateway.notifications.channels import Mail, Web, signature
 from gateway.notifications.delivery import BACKOFF_SECONDS, Delivery
-from gateway.registry import notifications
+from gateway.policy.activation import Failure
+from gateway.refusals import Refused
+from gateway.registry import approvals, breaker_trips, notifications, pins
+from gateway.registry.breaker_trips import Trip
 from gateway.registry.core import Actor
 from gateway.registry.faults import Conflict, Fault
 from gateway.registry.notifications import NewNotification
+from gateway.registry.outbox import EVENTS
 from gateway.registry.stops import NewStop, raise_stop
 from gateway.settings import LOOPBACK_NETWORKS
 from gateway.store import tables
-from gateway.values import Action, ProjectId
-from tests.builders import World, a_state
+from gateway.values import Action, KeyId, ProjectId, Role
+from tests.builders import World, a_definition, a_state
 from tests.notifications.receivers import WebReceiver, a_mail_receiver, a_web_receiver
 
 pytestmark = pytest.mark.anyio
@@ -225,6 +231,53 @@ async def test_an_approval_that_is_asked_for_is_told_with_the_call(world: World)
     assert data["event"] == "approval.created"
     assert (data["tool"], data["agent"]) == ("query_records", "agt_1")
     assert data["trace_id"] == approved.call.id
+
+
+async def test_all_that_may_be_told_is_told_when_it_happens(world: World) -> None:
+    registry, admission = world.state.registry, world.admission()
+    ann = Actor(ProjectId("prj_1"), "usr_ann", "Ann", Role.APPROVER)
+    told: list[str] = []
+    async with a_web_receiver() as receiver:
+        target(world, url=receiver.url)
+        sender = a_delivery(world)
+
+        async def tells(*kinds: str) -> None:
+            await delivered(sender)
+            told.extend(orjson.loads(posted.body)["type"] for posted in receiver.posted)
+            receiver.posted.clear()
+            assert told[-len(kinds) :] == list(kinds)
+
+        verbs: tuple[approvals.Verb, ...] = ("approve", "deny")
+        for verb in verbs:
+            approved = world.approved(Action.REQUIRE_APPROVAL, arguments={"object": verb})
+            with pytest.raises(Refused) as refused:
+                await admission.admit(approved)
+            await tells("approval.created")
+            asked_for = refused.value.data["approval_id"]
+            decide = partial(approvals.decide, approval_id=asked_for, verb=verb)
+            await registry.change(ann, decide)
+            await tells("approval.decided")
+        world.add_budget(2, warn_at=50)
+        for kind in ("budget.warning", "budget.exceeded"):
+            await admission.admit(world.approved())
+            await BudgetAlerts(registry, world.state.ledger).look()
+            await tells(kind)
+        changed = {**a_definition(), "description": "Send all records away."}
+        await registry.change(BY, lambda c: pins.observe(c, "srv_1", [changed]))
+        await tells("tool.changed")
+        failure = Failure("a typo", "all/a.rego", 1, world.state.clock.now(), None)
+        await policy_trail.record(world.state, failure)
+        await tells("policy.failed")
+        now = world.state.clock.now()
+        world.change(lambda c: rows.register(c, "flare", {}, now))
+        world.change(lambda c: rows.condition(c, "flare", now, Condition.UNREACHABLE, ""))
+        await tells("anchor.failed")
+        trip = Trip(BY.project_id, None, KeyId("key_1"), "repeats", 1, "ask", enforced=True)
+        await registry.change(BY, lambda c: breaker_trips.note(c, trip))
+        await tells("breaker.tripped")
+        stop(world)
+        await tells("stop.raised")
+    assert set(told) == set(EVENTS)
 
 
 def chat(receiver: WebReceiver) -> dict[str, Any]:

@@ -7,8 +7,26 @@ from typing import Any
 import pytest
 
 from gateway.steps.approvals import Approvals
-from gateway.values import Action, Affordable, AgentId, Decision, KeyId, Pinned
-from tests.builders import a_call, a_decision, a_key, a_tool, a_verdict, an_agent
+from gateway.values import (
+    Action,
+    Affordable,
+    AgentId,
+    Decision,
+    KeyId,
+    Pinned,
+    ProjectId,
+    ServerId,
+)
+from tests.builders import (
+    a_call,
+    a_decision,
+    a_key,
+    a_project,
+    a_server,
+    a_tool,
+    a_verdict,
+    an_agent,
+)
 
 
 def asking(**changes: Any) -> Decision:
@@ -56,7 +74,9 @@ def test_what_differs_each_time_is_no_part_of_it() -> None:
         lambda: of_caller(agent=None),
         lambda: of_caller(agent=None, key=a_key(id=KeyId("key_2"))),
         lambda: of_caller(asserted=True),
-        lambda: of_caller(server=replace(a_call().caller.server, revision=2)),
+        lambda: of_caller(project=a_project(id=ProjectId("prj_2"))),
+        lambda: of_caller(server=a_server(id=ServerId("srv_2"))),
+        lambda: of_caller(server=a_server(revision=2)),
         lambda: of_tool(definition_sha256="f" * 64),
         lambda: replace(asking(), verdict=a_verdict(Action.REQUIRE_APPROVAL, policy_ids=("p",))),
     ],
