@@ -9,7 +9,7 @@ may be among what it does not know.
 import asyncio
 import importlib
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
@@ -19,10 +19,11 @@ import structlog
 from sqlalchemy import Connection, select
 from sqlalchemy.exc import SQLAlchemyError
 
+from gateway.registry.directory import ProjectView
 from gateway.state import State
 from gateway.store import tables
 from gateway.store.postgresql import CHANNEL
-from gateway.values import ProjectId, Stop
+from gateway.values import ProjectId, Stop, StopId
 
 POLL_SECONDS = 1.0
 BLIND_SECONDS = 5.0
@@ -34,10 +35,17 @@ _log = structlog.get_logger(__name__)
 
 @dataclass(slots=True)
 class Following:
-    """``cancel_calls`` cuts the running calls that a stop covers."""
+    """``cancel_calls`` cuts the running calls that a stop covers. An agent that may not act any
+    more counts as stopped.
+    """
 
     state: State
     cancel_calls: Callable[[Stop], object]
+    _views: dict[ProjectId, ProjectView] = field(default_factory=dict)
+    """As last looked at here. The directory may know more: a change of this gateway's own lets it
+    read what others changed just before."""
+    _stops: set[StopId] | None = None
+    """All that there ever were, when last looked at."""
     _read_at: float = field(default_factory=time.monotonic)
     _told: bool = True
     _asked_at: float = 0.0
@@ -48,6 +56,7 @@ class Following:
         if not isinstance(self.state.place, str):
             await asyncio.get_running_loop().create_future()
         self._read_at = time.monotonic()
+        self._views = self._viewed()
         self.state.directory.must_follow(self.sees, self.catch_up)
         while True:
             listening = await self._listen()
@@ -76,32 +85,51 @@ class Following:
         """Read what moved. Returns False when the database cannot be read."""
         started = time.monotonic()
         try:
-            stops = await anyio.to_thread.run_sync(self._read)
+            moved, stops = await anyio.to_thread.run_sync(self._read)
         except SQLAlchemyError as fault:
             if self._told:
                 _log.error("what other gateways change cannot be read", why=type(fault).__name__)
             self._told = False
             return False
         self._read_at, self._told = started, True
-        for stop in stops or ():
+        for stop in stops:
             self.cancel_calls(stop)
-        if stops is not None:
+        if moved:
             self.state.registry.changed_elsewhere()
         return True
 
-    def _read(self) -> list[Stop] | None:
-        """The stops that are new; None when nothing moved at all."""
+    def _read(self) -> tuple[bool, list[Stop]]:
+        """Whether anything moved elsewhere, and what was stopped since this was last called."""
         directory = self.state.directory
         with self.state.reader.connect() as connection, connection.begin():
             moved = directory.moved(_counts(connection))
-        if not moved:
-            return None
-        before = {stop.id for view in directory.projects() for stop in view.stops}
         for project_id in moved:
             with self.state.reader.connect() as connection:
                 directory.reread(connection, project_id)
-        views = [directory.view(project_id) for project_id in moved]
-        return [stop for view in views for stop in view.stops if stop.id not in before]
+        views = self._viewed()
+        same = all(self._views.get(project_id) is view for project_id, view in views.items())
+        if same and self._stops is not None:
+            return bool(moved), []
+        stopped = [*self._new_stops(), *_stopped_agents(self._views, views)]
+        self._views = views
+        return bool(moved), stopped
+
+    def _viewed(self) -> dict[ProjectId, ProjectView]:
+        return {view.project.id: view for view in self.state.directory.projects()}
+
+    def _new_stops(self) -> list[Stop]:
+        """One that is lifted already has to cut what ran, too."""
+        with self.state.reader.connect() as connection, connection.begin():
+            rows = connection.execute(select(tables.stops)).all()
+        known = self._stops
+        if known is None:
+            known = {StopId(row.id) for row in rows if row.lifted_at is not None}
+        self._stops = {StopId(row.id) for row in rows}
+        return [
+            Stop(row.id, row.project_id, row.scope, row.target_id, row.reason)
+            for row in rows
+            if row.id not in known
+        ]
 
     async def _listen(self) -> Any:
         """A connection that hears of changes, or None while there is none to be had."""
@@ -129,6 +157,19 @@ class Following:
             except driver.Error:
                 return
         await asyncio.sleep(POLL_SECONDS)
+
+
+def _stopped_agents(
+    before: Mapping[ProjectId, ProjectView], now: Mapping[ProjectId, ProjectView]
+) -> Iterator[Stop]:
+    for project_id, view in now.items():
+        if project_id not in before or view.agents is before[project_id].agents:
+            continue
+        for agent in view.agents.values():
+            known = before[project_id].agents.get(agent.id)
+            if agent.state != "ACTIVE" and (known is None or known.state == "ACTIVE"):
+                why = f"the agent is {agent.state}"
+                yield Stop(StopId(agent.id), project_id, "agent", agent.id, why)
 
 
 def _counts(connection: Connection) -> dict[ProjectId, int]:

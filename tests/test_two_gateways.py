@@ -15,13 +15,13 @@ from sqlalchemy.exc import SQLAlchemyError
 from gateway.database_place import PostgresUrl
 from gateway.following import Following
 from gateway.refusals import Refused
-from gateway.registry import approvals, stops
+from gateway.registry import agents, approvals, stops
 from gateway.registry.core import Actor
 from gateway.registry.stops import NewStop
 from gateway.steps.emergency_stop import EmergencyStop
 from gateway.store.writer import CommitInDoubt
 from gateway.trace.recheck import recheck
-from gateway.values import Action, Approved, Fate, Permit, ProjectId, Role, Stop
+from gateway.values import Action, AgentId, Approved, Fate, Permit, ProjectId, Role, Stop
 from tests.builders import World, an_outcome
 from tests.gateways import a_pair
 from tests.postgresql import Server, a_database
@@ -165,6 +165,48 @@ async def test_a_stop_reaches_the_others_memory_and_cuts_its_calls(
         step.check(call.caller)
     await one.state.registry.change(ANN, lambda ch: stops.lift(ch, stop_id, "over"))
     await until(lambda: not two.state.directory.view(ProjectId("prj_1")).stops)
+    running.cancel()
+
+
+@pytest.mark.parametrize("lifted", [False, True])
+async def test_a_stop_cuts_though_a_change_of_its_own_told_the_other_of_it_before(
+    pair: tuple[World, World], lifted: bool
+) -> None:
+    one, two = pair
+    cut: list[Stop] = []
+    following = Following(two.state, cut.append)
+    running = asyncio.create_task(following.run())
+    await until(following.sees)
+    await following.once()
+    running.cancel()
+    stop_id = await raise_stop(one)
+    if lifted:
+        await one.state.registry.change(ANN, lambda ch: stops.lift(ch, stop_id, "over"))
+    new = NewStop(scope="server", target_id="srv_1", reason="another")
+    own = await two.state.registry.change(ANN, lambda ch: stops.raise_stop(ch, new))
+    in_force = {stop.id for stop in two.state.directory.view(ANN.project_id).stops}
+    assert in_force == {own.row.id} | (set() if lifted else {stop_id})
+    await following.once()
+    assert [stop.id for stop in cut] == [stop_id, own.row.id]
+    await following.once()
+    assert len(cut) == 2
+
+
+@pytest.mark.parametrize("to", ["pause", "suspend", "revoke"])
+async def test_an_agent_that_one_stops_has_its_calls_cut_on_the_other(
+    pair: tuple[World, World], to: agents.Move
+) -> None:
+    one, two = pair
+    cut: list[Stop] = []
+    running = asyncio.create_task(Following(two.state, cut.append).run())
+    await one.state.registry.change(ANN, lambda ch: agents.move(ch, "agt_1", to))
+    await until(lambda: bool(cut))
+    assert [(stop.scope, stop.target_id) for stop in cut] == [("agent", "agt_1")]
+    if to != "revoke":
+        await one.state.registry.change(ANN, lambda ch: agents.move(ch, "agt_1", "resume"))
+        view = two.state.directory.view
+        await until(lambda: view(ANN.project_id).agents[AgentId("agt_1")].state == "ACTIVE")
+        assert len(cut) == 1
     running.cancel()
 
 
