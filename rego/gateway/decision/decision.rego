@@ -52,6 +52,20 @@ decision := {
 	"reasons": sort({each[2] | some each in deciding; each[2] != ""}),
 	"obligations": [],
 } if {
+	# The organisation speaks beside the project's default, as plainly as most do.
+	input.rules == []
+	_only_rules_can_speak
+	count(_plain_law) == count(organisation.findings)
+	document.whole
+	counted := _plain_law | {[input.project.default_action, "gateway.default", _default_reason]}
+	action := _strictest({each[0] | some each in counted})
+	deciding := {each | some each in counted; each[0] == action}
+} else := {
+	"action": action,
+	"policy_ids": sort({each[1] | some each in deciding}),
+	"reasons": sort({each[2] | some each in deciding; each[2] != ""}),
+	"obligations": [],
+} if {
 	# A template speaks, as plainly as most do: with neither rules beside it nor obligations.
 	input.rules == []
 	_only_templates_can_speak
@@ -100,6 +114,13 @@ _only_templates_can_speak if {
 # Findings of the template that have a reason and nothing else to say.
 _plain contains [action, policy_id, reason] if {
 	some {"action": action, "policy_id": policy_id, "reason": reason} in templates.findings
+	is_string(reason)
+}
+
+# Findings of the organisation that count, and have a reason and nothing else to say.
+_plain_law contains [action, policy_id, reason] if {
+	some {"action": action, "policy_id": policy_id, "reason": reason} in organisation.findings
+	action != "ALLOW"
 	is_string(reason)
 }
 

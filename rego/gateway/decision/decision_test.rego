@@ -434,6 +434,33 @@ test_the_short_way_says_what_the_long_way_says if {
 	]) == (3 * 2) * (7 * 3)
 }
 
+test_an_organisation_that_speaks_alone_says_what_the_long_way_says if {
+	found := [
+		finding("ALLOW"), finding("DENY"), finding("LOG_ONLY"), object.union(finding("DENY"), {"policy_id": "another", "reason": ""}),
+		object.union(finding("REQUIRE_APPROVAL"), {"obligations": [{"type": "quorum", "count": 2}]}),
+		object.union(finding("REQUIRE_APPROVAL"), {"reason": 5}), object.remove(finding("DENY"), ["reason"]),
+		object.union(finding("ALLOW"), {"obligations": false}), finding("allow"), "DENY",
+	]
+	plain := [json.patch(whole, [{"op": "replace", "path": "/project/default_action", "value": default_action}]) |
+		some default_action in ["ALLOW", "LOG_ONLY", "REQUIRE_APPROVAL", "DENY", "allow"]
+	]
+	unknown := json.patch(whole, [{"op": "replace", "path": "/tool/pin", "value": "UNKNOWN"}])
+	asserted := json.patch(whole, [{"op": "replace", "path": "/agent/asserted", "value": true}])
+	others := [unknown, asserted, with_rules(whole, [rule("1", "LOG_ONLY", {})]), templated, json.remove(whole, ["/call/era"])]
+	count([1 |
+		some place, one in found
+		other := found[(place * 3) % 10]
+		some document in array.concat(plain, others)
+		[decided, compared] := [data.gateway.decision, data.gateway.compared] with input as document
+			with data.policies as {"all": {"p": {"findings": {one}}, "q": {"findings": {other}}}}
+		decided == compared
+	]) == 10 * 10
+	some_findings := {finding("LOG_ONLY"), finding("DENY"), object.union(finding("DENY"), {"policy_id": "a"}), object.union(finding("DENY"), {"policy_id": "b", "reason": ""})}
+	decision := data.gateway.decision with input as whole
+		with data.policies as {"all": {"p": {"findings": some_findings}}}
+	decision == {"action": "DENY", "policy_ids": ["a", "b", "deny"], "reasons": ["because"], "obligations": []}
+}
+
 test_a_template_that_speaks_alone_says_what_the_long_way_says if {
 	found := [
 		finding("ALLOW"), finding("DENY"), finding("LOG_ONLY"), object.union(finding("DENY"), {"policy_id": "another", "reason": ""}),
