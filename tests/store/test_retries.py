@@ -66,7 +66,10 @@ class Table:
             self.writer.submit(batch, "") if as_a == "batch" else self.writer.change(change)
         )
         await asked
-        assert self.notebook.calls == ["begin", "rolled_back", "begin", "committed"]
+        # Once more for each time that the rival was slower to go on than the writer to come back.
+        again = len(self.notebook.calls) // 2 - 1
+        assert again >= 1
+        assert self.notebook.calls == ["begin", "rolled_back"] * again + ["begin", "committed"]
         assert not self.writer.failing
 
 
