@@ -385,6 +385,7 @@ async def test_a_budget_that_blocks_takes_the_grant_of_another_budget_back(
     world.add_budget(0, "BLOCK", id="bud_2")
     assert (await refusal(admission, world.approved())).reason == "budget_exceeded"
     assert world.approvals() == [("APPROVED", None)]
+    assert "approval" not in world.records("decision")[-1]
 
 
 # --- approvals ---

@@ -29,9 +29,11 @@ def machine(request: pytest.FixtureRequest, template: Path) -> Iterator[Approval
 
     Machine.template = template
     made: Approvals = Machine()
-    yield made
-    made.every_row_is_worth_what_the_model_says()
-    made.teardown()
+    try:
+        yield made
+        made.every_row_is_worth_what_the_model_says()
+    finally:
+        made.teardown()
 
 
 # What chance may come to late, on both databases: `_at_once` compares each step with the model.
