@@ -18,7 +18,7 @@ import pytest
 
 from tests.end_to_end.demonstration import need_opa
 from tests.end_to_end.recording_tool import recording_tool
-from tests.end_to_end.two_served import PASSED, Deployment, Served, a_message, until
+from tests.end_to_end.two_served import PASSED, Deployment, Served, a_message, last, until
 from tests.gateway_process import GatewayProcess
 from tests.postgresql import a_database
 
@@ -120,7 +120,7 @@ async def test_no_call_that_begins_after_a_stop_leaves(deaf: Deaf) -> None:
         # Not those on their way: they may arrive after the stop is lifted.
         late |= {number for number in codes if number > stopped}
         await other.told("POST", f"/mcp/emergency-stop/{stop['id']}/lift", reason="over")
-    await more(PASSED, next(numbers))
+    await deaf.known(PASSED)
     enough.set()
     await asyncio.gather(*calling)
     assert {codes[number] for number in late} == {STOPPED}
@@ -131,14 +131,15 @@ async def test_no_call_that_begins_after_a_stop_leaves(deaf: Deaf) -> None:
 
 def _nothing_forwarded_while_stopped(deaf: Deaf) -> None:
     """By the database's clock, which tells whose turn came first: no call that was let through
-    stands in the trace between a stop and its end.
+    stands in the trace between a stop and its end. One turn has one time: what shares a stop's
+    came before it, and what shares its end's came after that.
     """
     stops = deaf.rows("SELECT stopped_at, lifted_at FROM stops")
     bodies = [orjson.loads(row[0]) for row in deaf.rows("SELECT body FROM trace")]
     times = [body["ts"] for body in bodies if body.get("effect") == "forward"]
     assert stops
     assert times
-    within = [time for time in times for begins, ends in stops if begins < time <= ends]
+    within = [(b, time, e) for time in times for b, e in stops if b < time < e]
     assert within == []
 
 
@@ -199,6 +200,35 @@ async def test_what_a_stop_meets_on_its_way_passes_before_it_or_never(
     assert deaf.made.tool.seen.count(name) == before
     assert deaf.made.tool.seen.count(task_name) <= 1
     _nothing_forwarded_while_stopped(deaf)
+
+
+@pytest.mark.parametrize("to", ["pause", "revoke"])
+async def test_an_agent_that_one_stops_is_cut_and_refused_at_the_other(deaf: Deaf, to: str) -> None:
+    one, two = deaf.both
+    agent = await one.told("POST", "/agents", name=f"to {to}", owner="Olga")
+    new: dict[str, Any] = {"role": "project", "name": to, "owner": "Olga", "agent_id": agent["id"]}
+    key = await one.told("POST", "/keys", **new)
+    path = f"/api/v1/mcp/proxy/{deaf.made.server_id}"
+    async with two.client_with(key["key"]) as client:
+
+        async def code(tool: str, name: str) -> tuple[int, int]:
+            message = a_message("tools/call", name=tool, arguments={"object": name})
+            answer = await client.post(path, json=message)
+            if answer.status_code != 200:
+                return answer.status_code, 0
+            return 200, last(answer).get("error", {}).get("code", PASSED)
+
+        async def known() -> bool:
+            return await code("read", "known") == (200, PASSED)
+
+        await until(known)
+        streaming = asyncio.create_task(code("held", f"until {to}"))
+        assert await deaf.made.tool.begun.get() == f"until {to}"
+        await one.told("POST", f"/agents/{agent['id']}/{to}")
+        # Admission asks the database: none passes, whatever this one's memory still says.
+        assert await code("read", f"after {to}") in {(200, STOPPED), (401, 0)}
+        assert await streaming == (200, STOPPED)
+    assert f"after {to}" not in deaf.made.tool.seen
 
 
 async def budget_of(deaf: Deaf, tool: str, limit: int) -> str:
