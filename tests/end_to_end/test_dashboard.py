@@ -89,6 +89,18 @@ def test_what_cannot_be_seen_in_a_call_is_shown_as_its_escape(site: Chromium) ->
         expect(page.get_by_text("Denied.")).to_be_visible()
 
 
+def test_a_phone_shows_the_newest_hour_first_and_older_ones_by_swiping(site: Chromium) -> None:
+    with site.approver(viewport={"width": 390, "height": 844}) as page:
+        page.goto(url(site, ""))
+        newest = page.locator(".pg-chart [data-hour]").last.bounding_box()
+        oldest = page.locator(".pg-chart [data-hour]").first.bounding_box()
+        assert newest is not None
+        assert 0 <= newest["x"] <= 390
+        assert oldest is not None
+        assert oldest["x"] < 0
+        assert page.evaluate("document.documentElement.scrollWidth") <= 390
+
+
 def test_a_stop_stands_on_every_page_until_it_is_lifted(site: Chromium) -> None:
     with site.admin() as page:
         page.goto(url(site, "/agents"))
