@@ -90,7 +90,8 @@ def test_what_cannot_be_seen_in_a_call_is_shown_as_its_escape(site: Chromium) ->
 
 
 def test_a_phone_shows_the_newest_hour_first_and_older_ones_by_swiping(site: Chromium) -> None:
-    with site.approver(viewport={"width": 390, "height": 844}) as page:
+    ask(site.demo, "query_records", {"object_name": "Account", "limit": 1})
+    with site.admin(viewport={"width": 390, "height": 844}) as page:
         page.goto(url(site, ""))
         newest = page.locator(".pg-chart [data-hour]").last.bounding_box()
         oldest = page.locator(".pg-chart [data-hour]").first.bounding_box()
