@@ -26,6 +26,11 @@ from gateway.store.postgresql import CHANNEL
 from gateway.values import ProjectId, Stop, StopId
 
 POLL_SECONDS = 1.0
+UNTOLD_SECONDS = 0.2
+"""Between two looks where no notification can come: what admission does not ask the database
+about, such as a list of tools, follows a stop as soon."""
+_LISTEN_AGAIN = 5
+"""Looks, after which it is tried to listen once more; the server may be slow to refuse."""
 BLIND_SECONDS = 5.0
 """How long calls are still answered by what was last read."""
 _DIAL_SECONDS = 5
@@ -149,7 +154,7 @@ class Following:
         driver = importlib.import_module("psycopg")
         while await self.once():
             if listening is None:
-                await asyncio.sleep(POLL_SECONDS)
+                await self._look_untold()
                 return
             try:
                 async for _ in listening.notifies(timeout=POLL_SECONDS, stop_after=1):
@@ -157,6 +162,12 @@ class Following:
             except driver.Error:
                 return
         await asyncio.sleep(POLL_SECONDS)
+
+    async def _look_untold(self) -> None:
+        for _ in range(_LISTEN_AGAIN):
+            await asyncio.sleep(UNTOLD_SECONDS)
+            if not await self.once():
+                return
 
 
 def _stopped_agents(
