@@ -14,6 +14,9 @@ from gateway.edge import EdgeProtocol
 
 GRACE_SECONDS = 10
 """How long running requests may take to end once the gateway is told to."""
+IDLE_SECONDS = 95
+"""A connection that waits for its next request is kept longer than clients keep theirs (httpx 5 s,
+nginx 60, Go 90): whoever ends it first, a request on its way then must not meet the end."""
 _BACKLOG = 2048
 
 
@@ -68,6 +71,7 @@ class Listener(uvicorn.Server):
                 # What a client says of itself is judged in `gateway.edge`.
                 proxy_headers=False,
                 server_header=False,
+                timeout_keep_alive=IDLE_SECONDS,
                 timeout_graceful_shutdown=GRACE_SECONDS,
                 ssl_certfile=cert,
                 ssl_keyfile=key,

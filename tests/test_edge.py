@@ -11,6 +11,7 @@ import pytest
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from gateway.edge import Edge, EdgeProtocol, HeldHead, TokenBuckets, client_ip
+from gateway.listeners import Listener, bind
 from tests.serving import serving
 
 pytestmark = pytest.mark.anyio
@@ -450,3 +451,16 @@ async def test_a_call_that_comes_as_the_gateway_ends_is_answered_on_a_connection
         async with asyncio.timeout(30):
             assert await reader.read() == b""
         writer.close()
+
+
+def test_an_idle_connection_outlasts_what_clients_keep_for_their_next_call() -> None:
+    """Or now and then a call meets its connection's end, and its client sees a reset."""
+    httpx_keeps, nginx_keeps, go_keeps = httpx.Limits().keepalive_expiry, 60.0, 90.0
+    assert httpx_keeps is not None
+    with bind("127.0.0.1", 0, "GATEWAY_PORT") as sock:
+        kept = Listener(Edge(_never, hosts=(), origins=()), sock).config.timeout_keep_alive
+    assert kept > max(httpx_keeps, nginx_keeps, go_keeps)
+
+
+async def _never(scope: Scope, receive: Receive, send: Send) -> None:
+    raise AssertionError("nobody asks")

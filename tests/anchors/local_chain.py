@@ -40,6 +40,12 @@ class LocalChain:
     def mine_by_itself(self, wanted: bool) -> None:
         self.ask("evm_setAutomine", wanted)
 
+    def take_back(self, snapshot: str) -> None:
+        # What waits would be mined, a moment later, on the chain of the next test.
+        self.ask("anvil_dropAllTransactions")
+        assert self.ask("evm_revert", snapshot)
+        self.mine_by_itself(True)
+
     def settle(self) -> None:
         """Mine what waits, and make it final: anvil calls that final which is two blocks old."""
         self.mine(4)

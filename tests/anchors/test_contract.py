@@ -28,8 +28,7 @@ async def node(chain: LocalChain) -> AsyncIterator[Node]:
     node = Node(Outgoing(chain.url, private_allowed=LOOPBACK), CONTRACT)
     yield node
     node.close()
-    chain.mine_by_itself(True)
-    chain.ask("evm_revert", snapshot)
+    chain.take_back(snapshot)
 
 
 async def sent(node: Node, *, to: str | None, data: str, gas: int = 200_000) -> str:

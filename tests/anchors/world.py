@@ -119,8 +119,7 @@ def a_world(chain: LocalChain, folder: Path) -> Iterator[World]:
             node.close()
         writer.close()
         world.reader.dispose()
-        chain.mine_by_itself(True)
-        chain.ask("evm_revert", snapshot)
+        chain.take_back(snapshot)
 
 
 class Died(Exception):
