@@ -75,6 +75,12 @@ async def until(condition: Callable[[], bool]) -> None:
             await asyncio.sleep(0.02)
 
 
+async def ended(running: asyncio.Task[None]) -> None:
+    """Cancelled and gone, and with it the connection that its thread was reading with."""
+    running.cancel()
+    await asyncio.wait([running])
+
+
 async def test_parallel_calls_over_both_never_go_above_a_limit(
     pair: tuple[World, World],
 ) -> None:
@@ -165,7 +171,7 @@ async def test_a_stop_reaches_the_others_memory_and_cuts_its_calls(
         step.check(call.caller)
     await one.state.registry.change(ANN, lambda ch: stops.lift(ch, stop_id, "over"))
     await until(lambda: not two.state.directory.view(ProjectId("prj_1")).stops)
-    running.cancel()
+    await ended(running)
 
 
 @pytest.mark.parametrize("lifted", [False, True])
@@ -178,7 +184,7 @@ async def test_a_stop_cuts_though_a_change_of_its_own_told_the_other_of_it_befor
     running = asyncio.create_task(following.run())
     await until(following.sees)
     await following.once()
-    running.cancel()
+    await ended(running)
     stop_id = await raise_stop(one)
     if lifted:
         await one.state.registry.change(ANN, lambda ch: stops.lift(ch, stop_id, "over"))
@@ -207,7 +213,7 @@ async def test_an_agent_that_one_stops_has_its_calls_cut_on_the_other(
         view = two.state.directory.view
         await until(lambda: view(ANN.project_id).agents[AgentId("agt_1")].state == "ACTIVE")
         assert len(cut) == 1
-    running.cancel()
+    await ended(running)
 
 
 async def test_who_cannot_listen_polls(
@@ -223,7 +229,7 @@ async def test_who_cannot_listen_polls(
     running = asyncio.create_task(Following(two.state, cut.append).run())
     await raise_stop(one)
     await until(lambda: bool(cut))
-    running.cancel()
+    await ended(running)
 
 
 async def test_who_cannot_read_stops_refuses(
@@ -246,7 +252,7 @@ async def test_who_cannot_read_stops_refuses(
             step.check(world.caller)
     await until(following.sees)
     step.check(world.caller)
-    running.cancel()
+    await ended(running)
 
 
 @pytest.mark.parametrize("durable", [True, False])
