@@ -105,19 +105,26 @@ class Following:
 
     def _read(self) -> tuple[bool, list[Stop]]:
         """Whether anything moved elsewhere, and what was stopped since this was last called."""
+        moved = self._reread()
+        views = self._viewed()
+        same = all(self._views.get(project_id) is view for project_id, view in views.items())
+        if same and self._stops is not None:
+            return moved, []
+        stopped = [*self._new_stops(), *_stopped_agents(self._views, views)]
+        self._views = views
+        # A stop may be later than what was read before it, and nothing is cut that may begin anew.
+        # What else is read now differs from the views at the next look, which reads the stops.
+        moved = self._reread() or moved
+        return moved, stopped
+
+    def _reread(self) -> bool:
         directory = self.state.directory
         with self.state.reader.connect() as connection, connection.begin():
             moved = directory.moved(_counts(connection))
         for project_id in moved:
             with self.state.reader.connect() as connection:
                 directory.reread(connection, project_id)
-        views = self._viewed()
-        same = all(self._views.get(project_id) is view for project_id, view in views.items())
-        if same and self._stops is not None:
-            return bool(moved), []
-        stopped = [*self._new_stops(), *_stopped_agents(self._views, views)]
-        self._views = views
-        return bool(moved), stopped
+        return bool(moved)
 
     def _viewed(self) -> dict[ProjectId, ProjectView]:
         return {view.project.id: view for view in self.state.directory.projects()}
@@ -143,10 +150,12 @@ class Following:
             connection = await driver.AsyncConnection.connect(
                 self.state.place, autocommit=True, connect_timeout=_DIAL_SECONDS
             )
-            with suppress(driver.Error):
+            try:
                 await connection.execute(f"LISTEN {CHANNEL}")
-                return connection
-            await connection.close()
+            except BaseException:  # cancelled, too
+                await connection.close()
+                raise
+            return connection
         return None
 
     async def _follow(self, listening: Any) -> None:

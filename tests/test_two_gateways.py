@@ -198,6 +198,37 @@ async def test_a_stop_cuts_though_a_change_of_its_own_told_the_other_of_it_befor
     assert len(cut) == 2
 
 
+@pytest.mark.parametrize("before", ["_new_stops", "_reread"])
+async def test_a_stop_that_comes_in_the_middle_of_a_look_is_known_before_it_cuts(
+    pair: tuple[World, World], before: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one, two = pair
+    known: list[bool] = []
+
+    def cancel(stop: Stop) -> None:
+        if stop.scope == "all":
+            view = two.state.directory.view(ANN.project_id)
+            known.append(stop.id in {each.id for each in view.stops})
+
+    following = Following(two.state, cancel)
+    await following.once()
+    await one.state.registry.change(ANN, lambda ch: agents.move(ch, "agt_1", "pause"))
+    read = getattr(Following, before)
+    times = iter(range(9))
+    at = 0 if before == "_new_stops" else 1
+
+    def in_the_middle(self: Following) -> Any:
+        if next(times) == at:
+            anyio.from_thread.run(raise_stop, one)
+        return read(self)
+
+    monkeypatch.setattr(Following, before, in_the_middle)
+    await following.once()
+    await following.once()
+    assert next(times) > at + 1
+    assert known == [True]
+
+
 @pytest.mark.parametrize("to", ["pause", "suspend", "revoke"])
 async def test_an_agent_that_one_stops_has_its_calls_cut_on_the_other(
     pair: tuple[World, World], to: agents.Move
