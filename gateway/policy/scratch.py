@@ -15,7 +15,7 @@ import tempfile
 import time
 from asyncio.subprocess import DEVNULL, PIPE, Process
 from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from typing import Any
 
@@ -92,7 +92,7 @@ def decide_both(
     """Ask two bundles the same questions, each in an OPA of its own, at the same time."""
 
     async def decide() -> tuple[Side, Side]:
-        async with _running(before, opa) as old, _running(after, opa) as new:
+        async with _both_running(before, after, opa) as (old, new):
             answers = await asyncio.gather(_answers(old, questions), _answers(new, questions))
             sample = questions[:: max(1, len(questions) // _TIMED)]
             times: tuple[list[int], list[int]] = ([], [])
@@ -233,6 +233,25 @@ async def _running(archive: bytes, opa: Path) -> AsyncIterator[Client]:
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(process.pid, signal.SIGKILL)
             await process.wait()
+
+
+@asynccontextmanager
+async def _both_running(
+    before: bytes, after: bytes, opa: Path
+) -> AsyncIterator[tuple[Client, Client]]:
+    """Two of them, which compile side by side: half of a short replay is their start."""
+    async with AsyncExitStack() as stack:
+        # Both ends are awaited: one that still starts while the other fails must be ended too.
+        old, new = await asyncio.gather(
+            stack.enter_async_context(_running(before, opa)),
+            stack.enter_async_context(_running(after, opa)),
+            return_exceptions=True,
+        )
+        if isinstance(old, BaseException):
+            raise old
+        if isinstance(new, BaseException):
+            raise new
+        yield old, new
 
 
 def _compiles(folder: Path, opa: Path) -> None:

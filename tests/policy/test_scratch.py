@@ -62,6 +62,7 @@ def test_nothing_is_left_behind_not_even_by_a_fault(tmp_path: Path) -> None:
     before = set(descendants(os.getpid()))
     archive = bundle_of(tmp_path / "policy", MODES).archive
     assert decide_all(archive, [], the_opa()) == []
-    with pytest.raises(BundleFault):
-        decide_both(archive, b"no bundle", [asked("allow")], the_opa())
+    for pair in ((archive, b"no bundle"), (b"no bundle", archive)):
+        with pytest.raises(BundleFault):
+            decide_both(*pair, [asked("allow")], the_opa())
     assert set(descendants(os.getpid())) <= before
