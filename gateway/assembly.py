@@ -2,6 +2,7 @@
 
 import socket
 from collections.abc import Iterable
+from dataclasses import field
 from pathlib import Path
 
 import structlog
@@ -57,7 +58,7 @@ from gateway.steps.visibility import Visibility
 from gateway.tasks import OwnTasks
 from gateway.trace.checkpoint import Signing
 from gateway.tracing import Tracing
-from gateway.values import Caller, Stop
+from gateway.values import Caller, Stop, StopId
 from gateway.what_if import WhatIf
 
 Sockets = tuple[socket.socket, socket.socket]
@@ -66,6 +67,8 @@ Sockets = tuple[socket.socket, socket.socket]
 CALLS_PER_SECOND = 10_000.0
 CALLS_AT_ONCE = 20_000.0
 """One key's token bucket at the edge: a flood's bound, not a budget."""
+
+CUTS_KEPT = 100
 
 _log = structlog.get_logger(__name__)
 
@@ -95,6 +98,8 @@ class Gateway:
     """Moves old records out; None where they stay in the database."""
     public_url: str
     management_url: str
+    cuts: dict[StopId, int] = field(default_factory=dict)
+    """How many calls were cut for each of the newest stops."""
 
     async def readiness(self) -> Readiness:
         opa = self.opa.status()
@@ -115,7 +120,10 @@ class Gateway:
         return Readiness(ready, checks)
 
     def cancel_calls(self, stop: Stop) -> int:
-        """Cut the running calls that a stop covers."""
+        """Cut the running calls that a stop covers; return how many were cut for it in all.
+
+        On a shared database the stop may be known from there before who raised it comes to ask.
+        """
 
         def covers(caller: Caller) -> bool:
             if stop.project_id not in (None, caller.project.id):
@@ -129,7 +137,11 @@ class Gateway:
                 case "agent":
                     return stop.target_id in agents | caller.key.agent_ids
 
-        return self.upstreams.cut(covers)
+        cut = self.cuts.pop(stop.id, 0) + self.upstreams.cut(covers)
+        self.cuts[stop.id] = cut
+        if len(self.cuts) > CUTS_KEPT:
+            del self.cuts[next(iter(self.cuts))]
+        return cut
 
 
 def build(
