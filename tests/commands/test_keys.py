@@ -1,7 +1,6 @@
 """`gateway keys rotate`: another key in its file, on every trail, and nothing else lost."""
 
 import json
-import os
 import subprocess
 import sys
 from pathlib import Path
@@ -14,6 +13,7 @@ from sqlalchemy import LargeBinary, insert, update
 from typer.testing import CliRunner, Result
 
 from gateway import cli, keyring
+from gateway.database_place import Place
 from gateway.keyring import decrypt, encrypt
 from gateway.registry.core import Change
 from gateway.registry.rewrapping import SEALED
@@ -23,6 +23,12 @@ from tests.builders import World, a_state
 from tests.test_tasks import BY
 
 ALL = ("data", "log", "bundle", "seal")
+
+
+@pytest.fixture(autouse=True)
+def the_place_is_set(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    if isinstance(place, str):
+        monkeypatch.setenv("GATEWAY_DATABASE_URL", place)
 
 
 def rotate(data_dir: Path, which: str) -> Result:
@@ -35,8 +41,8 @@ def key_files(data_dir: Path) -> dict[str, bytes]:
 
 
 @pytest.mark.parametrize("which", ALL)
-def test_a_key_is_replaced_and_each_project_knows(tmp_path: Path, which: str) -> None:
-    with a_state(tmp_path):
+def test_a_key_is_replaced_and_each_project_knows(tmp_path: Path, place: Place, which: str) -> None:
+    with a_state(tmp_path, place):
         pass
     before = key_files(tmp_path)
     done = rotate(tmp_path, which)
@@ -45,22 +51,24 @@ def test_a_key_is_replaced_and_each_project_knows(tmp_path: Path, which: str) ->
     assert after.keys() == before.keys()
     assert [name for name in before if before[name] != after[name]] == [f"{which}.key"]
     assert (tmp_path / KEYS / f"{which}.key").stat().st_mode & 0o777 == 0o600
-    with a_state(tmp_path) as world:
+    with a_state(tmp_path, place) as world:
         [record] = world.records(kind="event")
         assert (record["event"], record["key_of"]) == ("deployment_key.rotated", which)
         world.check_log()
 
 
-def test_a_key_is_not_replaced_under_a_gateway_that_runs(tmp_path: Path) -> None:
-    with a_state(tmp_path):
+def test_a_key_is_not_replaced_under_a_gateway_that_runs(tmp_path: Path, place: Place) -> None:
+    with a_state(tmp_path, place):
         before = key_files(tmp_path)
         refused = rotate(tmp_path, "data")
         assert (refused.exit_code, "in use" in refused.stderr) == (1, True)
         assert key_files(tmp_path) == before
 
 
-def test_a_key_is_not_replaced_beside_another_gateway_on_the_same_database(tmp_path: Path) -> None:
-    with a_state(tmp_path) as world:
+def test_a_key_is_not_replaced_beside_another_gateway_on_the_same_database(
+    tmp_path: Path, place: Place
+) -> None:
+    with a_state(tmp_path, place) as world:
         other = {"slot": 7, "holder": "gw_other", "epoch": 1, "until": "2999-01-01"}
         world.change(lambda c: c.execute(insert(tables.log_slots).values(**other)))
     before = key_files(tmp_path)
@@ -141,13 +149,13 @@ def opened(world: World) -> dict[str, bytes]:
 
 
 def test_what_the_old_data_key_sealed_the_new_one_opens_and_the_old_does_not(
-    tmp_path: Path,
+    tmp_path: Path, place: Place
 ) -> None:
-    with a_state(tmp_path) as world:
+    with a_state(tmp_path, place) as world:
         values = something_sealed(world)
     old = AESGCM((tmp_path / KEYS / "data.key").read_bytes())
     assert rotate(tmp_path, "data").exit_code == 0
-    with a_state(tmp_path) as world:
+    with a_state(tmp_path, place) as world:
         found = opened(world)
         assert {name: found[name] for name in values} == values
         assert "payload_keys.wrapped" in found
@@ -193,21 +201,20 @@ cli.command_line("keys")(["keys", "rotate", which, "--data-dir", data_dir])
 @pytest.mark.parametrize("step", ["staged", "recorded", "turned", "followed"])
 @pytest.mark.parametrize("which", ["data", "log"])
 def test_a_rotation_that_is_killed_loses_nothing_and_is_ended_by_the_same_command(
-    tmp_path: Path, which: str, step: str
+    tmp_path: Path, place: Place, which: str, step: str
 ) -> None:
-    data = tmp_path / "data"
-    with a_state(data) as world:
+    data = tmp_path
+    with a_state(data, place) as world:
         values = something_sealed(world)
         world.state.writer.change_now(world.state.checkpoints.make)
     before = (data / KEYS / f"{which}.key").read_bytes()
     command = [sys.executable, "-c", KILLED, step, which, str(data)]
-    env = {name: value for name, value in os.environ.items() if not name.startswith("GATEWAY_")}
-    killed = subprocess.run(command, capture_output=True, timeout=120, check=False, env=env)
+    killed = subprocess.run(command, capture_output=True, timeout=120, check=False)
     assert killed.returncode == -9, killed.stderr
     staged = keyring.staged(data / KEYS)
     assert staged == ([] if step == "followed" else [which])
     # A gateway runs meanwhile, and writes with the key that is still the key.
-    with a_state(data) as world:
+    with a_state(data, place) as world:
         assert opened(world).items() >= values.items()
         assert world.state.checkpoints.warnings() == {}
         world.state.registry.change_now(BY, lambda ch: ch.record("test.meanwhile", "test"))
@@ -221,7 +228,7 @@ def test_a_rotation_that_is_killed_loses_nothing_and_is_ended_by_the_same_comman
         assert rotate(data, which).exit_code == 0
     assert (data / KEYS / f"{which}.key").read_bytes() == following != before
     assert keyring.staged(data / KEYS) == []
-    with a_state(data) as world:
+    with a_state(data, place) as world:
         assert opened(world).items() >= values.items()
         assert world.state.checkpoints.warnings() == {}
         world.state.writer.change_now(world.state.checkpoints.make)
