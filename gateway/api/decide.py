@@ -1,6 +1,6 @@
 """`/mcp/decide`: what Verify would say of a call that nobody makes. It changes nothing."""
 
-from typing import Annotated, Any
+from typing import Any
 
 from pydantic import Field
 
@@ -9,12 +9,12 @@ from gateway.api.models import Output
 from gateway.dry_run import Question
 from gateway.registry.directory import ProjectView
 from gateway.registry.faults import Forbidden, Missing
-from gateway.registry.fields import Id, Input
+from gateway.registry.fields import Id, Input, Term
 from gateway.values import Action, AgentId, Key, Risk, Role, ServerId
 
 
 class ToolName(Input):
-    name: Annotated[str, Field(min_length=1, max_length=512)]
+    name: Term
 
 
 class DecideBody(Input):

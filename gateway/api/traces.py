@@ -11,14 +11,11 @@ from gateway.api.call import ApiCall
 from gateway.api.models import Listing, ListQuery, Output, listing
 from gateway.registry import traces
 from gateway.registry.faults import Forbidden
-from gateway.registry.fields import Id, Time
+from gateway.registry.fields import Id, Term, Time
 from gateway.registry.search import sought
 from gateway.values import Risk, Role
 
-_Tool = Annotated[str, Field(min_length=1, max_length=512)]
-_Policy = Annotated[
-    str, Field(min_length=1, max_length=512, description="The id of a policy that was named")
-]
+_Policy = Annotated[Term, Field(description="The id of a policy that was named")]
 
 
 class Wanted(BaseModel):
@@ -32,7 +29,7 @@ class Wanted(BaseModel):
     ) = None
     agent_id: Id | None = None
     server_id: Id | None = None
-    tool: _Tool | None = None
+    tool: Term | None = None
     risk: Risk | None = None
     kind: Id | None = None
     policy: _Policy | None = None
@@ -54,12 +51,8 @@ class Wanted(BaseModel):
 
 class Searched(Wanted):
     q: Annotated[
-        str | None,
-        Field(
-            min_length=1,
-            max_length=200,
-            description="Part of the name of a tool, agent or server, of a reason or a policy",
-        ),
+        Annotated[Term, Field(max_length=200)] | None,
+        Field(description="Part of the name of a tool, agent or server, of a reason or a policy"),
     ] = None
 
     def as_searched(self, call: ApiCall) -> traces.Filter:

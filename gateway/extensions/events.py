@@ -8,14 +8,13 @@ import orjson
 from pydantic import BaseModel, ConfigDict, Field, RootModel
 
 from gateway.policy.risk import as_sent
-from gateway.registry.fields import Time
+from gateway.registry.fields import Term, Time
 from gateway.values import Json
 
 REQUESTED = "tool_call.requested"
 DONE = frozenset({"tool_call.completed", "tool_call.failed"})
 
-_Text = Annotated[str, Field(min_length=1, max_length=512)]
-_EventId = Annotated[str, Field(min_length=1, max_length=256)]
+_EventId = Annotated[Term, Field(max_length=256)]
 
 
 class _Open(BaseModel):
@@ -25,14 +24,14 @@ class _Open(BaseModel):
 
 
 class ToolIn(_Open):
-    name: _Text
-    id: Annotated[_Text | None, Field(description="Asked about as well as the name")] = None
+    name: Term
+    id: Annotated[Term | None, Field(description="Asked about as well as the name")] = None
     description: Annotated[str, Field(max_length=65_536)] = ""
     arguments: dict[str, Any] = {}
 
 
 class UserIn(_Open):
-    id: _Text
+    id: Term
 
 
 class OutcomeIn(_Open):
@@ -43,21 +42,19 @@ class OutcomeIn(_Open):
 class EventIn(_Open):
     event_id: _EventId | None = None
     """Unique for the sender: the same event sent again is answered as before."""
-    event_type: _Text
+    event_type: Term
     mode: Literal["decide", "record"] = "record"
     occurred_at: Time | None = None
-    platform: _Text | None = None
+    platform: Term | None = None
     source_url: Annotated[str, Field(max_length=4096)] | None = None
-    agent_id: _Text | None = None
-    external_agent_id: Annotated[_Text | None, Field(description="The platform's own")] = None
+    agent_id: Term | None = None
+    external_agent_id: Annotated[Term | None, Field(description="The platform's own")] = None
     user: UserIn | None = None
-    session_id: _Text | None = None
+    session_id: Term | None = None
     tool: ToolIn | None = None
     outcome: OutcomeIn | None = None
-    server_id: Annotated[_Text | None, Field(description="For project keys only")] = None
-    trace_id: Annotated[_Text | None, Field(description="The decision whose outcome this is")] = (
-        None
-    )
+    server_id: Annotated[Term | None, Field(description="For project keys only")] = None
+    trace_id: Annotated[Term | None, Field(description="The decision whose outcome this is")] = None
     request_event_id: Annotated[
         _EventId | None, Field(description="The event that announced the call, for its outcome")
     ] = None

@@ -119,6 +119,8 @@ Amount = Annotated[
 Name = Annotated[str, Field(min_length=1), AfterValidator(_name)]
 Reason = Annotated[str, Field(min_length=1, max_length=2000), AfterValidator(_no_nul)]
 Description = Annotated[str, Field(max_length=4000), AfterValidator(_no_nul)]
+Term = Annotated[str, Field(min_length=1, max_length=512), AfterValidator(_no_nul)]
+"""A name that others chose, or a part of one, to be looked for."""
 Id = Annotated[str, Field(min_length=1, max_length=64, pattern=r"^[A-Za-z0-9_-]+$")]
 Url = Annotated[str, Field(max_length=2048), AfterValidator(_url)]
 ServerUrl = Annotated[str, Field(max_length=2048), AfterValidator(_server_url)]

@@ -149,6 +149,8 @@ def _seen(scan: Scan, known: Mapping[str, Row[Any]]) -> dict[str, _Seen]:
         if not isinstance(name, str):
             continue  # nobody can call it
         spellings.setdefault(fold(name), set()).add(name)
+        if "\0" in name:
+            continue  # PostgreSQL stores none such: it stays unknown, and what it is like suspect
         if name in seen:
             # Two definitions of one name: which of them a server runs is its secret.
             seen[name].twin = "new"

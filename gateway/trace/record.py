@@ -134,7 +134,12 @@ def listed_policies(ids: Field) -> str | None:
 
 
 def bounded(name: str) -> str:
-    """At most `MAX_NAME` bytes of a name, cut between characters."""
+    """At most `MAX_NAME` bytes of a name, cut between characters; NUL as U+FFFD.
+
+    PostgreSQL stores no NUL in text, and what a stranger calls a tool must not keep the refusal of
+    it from the log.
+    """
+    name = name.replace("\0", "\ufffd")
     raw = name.encode()
     if len(raw) <= MAX_NAME:
         return name

@@ -87,6 +87,14 @@ async def test_a_search_finds_a_call_by_the_words_that_people_know_it_by(world: 
         assert await _ids(world, f"kind=decision&q={quote(text)}") == expected, text
 
 
+@pytest.mark.parametrize("name", ["tool", "policy", "q"])
+async def test_nobody_looks_for_nul_which_not_every_database_takes(world: World, name: str) -> None:
+    async with world.client(Role.AUDITOR) as client:
+        answer = await client.get(f"traces?{name}=a%00b")
+    assert answer.status_code == 400
+    assert answer.json()["error"]["details"] == [{"field": name, "message": "must not hold NUL"}]
+
+
 async def _made(world: World, path: str, body: dict[str, Any]) -> dict[str, Any]:
     async with world.client(Role.ADMIN) as client:
         answer = await client.post(path, json=body)

@@ -13,6 +13,7 @@ from typing import Any
 import httpx
 import pytest
 
+from gateway.database_place import Place
 from gateway.demo.instructions import Demo
 from tests.end_to_end.demonstration import descendants, environment, need_opa, running
 
@@ -66,6 +67,14 @@ async def gateway(demo: Demo, *words: str) -> dict[str, Any]:
     return answer
 
 
+async def refused(demo: Demo, tool: str) -> list[str]:
+    """Why calls of a tool were, as the trace has it."""
+    key = {"Authorization": f"Bearer {demo.auditor_key}"}
+    async with httpx.AsyncClient(headers=key, timeout=SECONDS, trust_env=False) as http:
+        found = await http.get(f"{demo.base_url}/api/v1/traces", params={"tool": tool})
+    return [row["reason_code"] for row in found.json()["items"]]
+
+
 def the_opa(pid: int) -> int:
     [opa] = [
         child
@@ -75,11 +84,16 @@ def the_opa(pid: int) -> int:
     return opa
 
 
-async def test_a_stop_ends_streams_needs_no_opa_and_outlives_the_gateway(tmp_path: Path) -> None:
+async def test_a_stop_ends_streams_needs_no_opa_and_outlives_the_gateway(
+    tmp_path: Path, place: Place
+) -> None:
     need_opa()
-    with running(tmp_path / "demo") as it:
+    settings = {"GATEWAY_DATABASE_URL": place} if isinstance(place, str) else {}
+    with running(tmp_path / "demo", settings=settings) as it:
         demo = it.demo
         assert await query(demo) is None
+        assert await code(demo, "tools/call", name="query_records\0", arguments={}) == -31002
+        assert await refused(demo, "query_records\ufffd") == ["unknown_tool"]
         streaming = asyncio.Event()
 
         async def stream() -> str:
@@ -110,7 +124,7 @@ async def test_a_stop_ends_streams_needs_no_opa_and_outlives_the_gateway(tmp_pat
                 ProcessLookupError
             ):  # it hung for so long that it was replaced
                 os.kill(opa, signal.SIGCONT)
-    with running(tmp_path / "demo") as it:
+    with running(tmp_path / "demo", settings=settings) as it:
         demo = it.demo
         assert await query(demo) == -31001
         lifted = await gateway(demo, "stop", "--lift", raised["id"], "--reason", "over")
