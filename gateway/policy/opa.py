@@ -25,7 +25,7 @@ _log = structlog.get_logger("gateway.opa")
 LONGEST_SOCKET_PATH = 107 if sys.platform == "linux" else 103
 """`sockaddr_un` holds one byte more, for the NUL."""
 
-_STARTING_POLL = 0.02
+_STARTING_POLL = 0.01
 _START_SECONDS = 20.0
 _STOP_SECONDS = 3.0
 _STEADY_SECONDS = 30.0

@@ -5,7 +5,7 @@ import os
 import subprocess
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import field
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any
 
 import jiter
@@ -95,8 +95,7 @@ def compose(sources: Iterable[Source], opa: Path) -> Tree:
         if source.name in hashes:
             raise BundleFault(f"two policy sources are called {source.name}")
         digest = hashlib.sha256()
-        for path, content in _files(source):
-            relative = path.relative_to(source.folder)
+        for path, relative, content in _files(source):
             inside = f"{source.name}/{relative.as_posix()}"
             folders = relative.parts[:-1]
             if path.name.endswith("_test.rego"):
@@ -139,46 +138,49 @@ def _number(value: object) -> orjson.Fragment:
     raise TypeError(f"{type(value).__name__} is no JSON value")
 
 
-def _files(source: Source) -> Iterator[tuple[Path, bytes]]:
-    """The source's policies and data files in a fixed order; nothing outside its folder."""
+def _files(source: Source) -> Iterator[tuple[Path, PurePath, bytes]]:
+    """The source's policies and data files in a fixed order, each with its place in the folder;
+    nothing outside its folder.
+    """
     try:
         real = source.folder.resolve(strict=True)
-        paths = sorted(_walk(source.folder))
-        for path in paths:
+        for parts, is_link in sorted(_walk(str(source.folder), ())):
+            path = Path(source.folder, *parts)
             # A link may lead elsewhere inside the folder, never out of it.
-            if not path.resolve(strict=True).is_relative_to(real):
+            if is_link and not path.resolve(strict=True).is_relative_to(real):
                 raise BundleFault(f"is a link that leaves {source.folder}", path)
-            relative = path.relative_to(source.folder)
+            relative = PurePath(*parts)
             if _belongs(path) or _is_sample(relative) or _is_schema(source, relative):
-                yield path, path.read_bytes()
+                yield path, relative, path.read_bytes()
     except OSError as error:
         raise BundleFault(f"cannot be read: {error.strerror}", error.filename) from None
 
 
-def _walk(folder: Path) -> Iterator[Path]:
-    for path, folders, names in os.walk(folder, onerror=_raise):
-        folders[:] = [name for name in folders if not name.startswith(".")]
-        # A linked folder is not walked into, and is looked at like a file: does it lead out?
-        yield from (Path(path, f) for f in folders if Path(path, f).is_symlink())
-        yield from (Path(path, name) for name in names if not name.startswith("."))
-
-
-def _raise(error: OSError) -> None:
-    raise error
+def _walk(folder: str, below: tuple[str, ...]) -> Iterator[tuple[tuple[str, ...], bool]]:
+    """The place of each file, and whether it is a link. Every save waits for this."""
+    with os.scandir(folder) as entries:
+        for entry in entries:
+            if entry.name.startswith("."):
+                continue
+            # A linked folder is not walked into, and is looked at like a file: does it lead out?
+            if entry.is_dir(follow_symlinks=False):
+                yield from _walk(entry.path, (*below, entry.name))
+            else:
+                yield (*below, entry.name), entry.is_symlink()
 
 
 def _belongs(path: Path) -> bool:
     return path.name in _DATA or path.suffix == ".rego"
 
 
-def _is_sample(relative: Path) -> bool:
+def _is_sample(relative: PurePath) -> bool:
     """A call for tests, beside them: `opa test` over the folder's parent puts it at the same
     place in ``data``.
     """
     return relative.suffix == ".json" and relative.name not in _DATA and "samples" in relative.parts
 
 
-def _is_schema(source: Source, relative: Path) -> bool:
+def _is_schema(source: Source, relative: PurePath) -> bool:
     """The arguments of a tool, in a folder of the organisation's policy."""
     return (
         source.root == ("policies",)
