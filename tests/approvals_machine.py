@@ -20,6 +20,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 from sqlalchemy import Connection, insert, update
 
 from gateway.clock import after
+from gateway.database_place import DATABASE
 from gateway.refusals import Refused
 from gateway.registry import approvals, stops
 from gateway.registry.approvals import Verb
@@ -82,7 +83,11 @@ class Approvals(RuleBasedStateMachine):
         shutil.rmtree(self.folder)
 
     def _open(self) -> tuple[World, ...]:
-        return (self.opened.enter_context(a_state(self.folder / "data")),)
+        return (
+            self.opened.enter_context(
+                a_state(self.folder / "data", self.folder / "data" / DATABASE)
+            ),
+        )
 
     @property
     def world(self) -> World:

@@ -54,6 +54,7 @@ from gateway.values import (
     ToolId,
     Verdict,
 )
+from tests.places import place_of
 
 Result = TypeVar("Result")
 
@@ -387,7 +388,7 @@ def a_state(
     data_dir: Path, place: Place | None = None, cold: ColdStore | None = None
 ) -> Iterator[World]:
     """A real data directory: one project, agent, key (`SECRET`), server and accepted tool."""
-    place = place or data_dir / "gateway.db"
+    place = place or place_of(data_dir)
     new = not is_made(place)
     with open_state(data_dir, create=True, place=place, cold=cold) as state:
         world = World(state)

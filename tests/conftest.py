@@ -11,6 +11,7 @@ import pytest
 from hypothesis import settings
 
 from gateway.database_place import Place
+from tests import places
 
 # A machine that is busy with other tests is slow, and that says nothing of what is tested.
 settings.register_profile("any machine", deadline=None)
@@ -26,6 +27,27 @@ def few_authorities(tmp_path_factory: pytest.TempPathFactory) -> None:
     file = tmp_path_factory.mktemp("authorities") / "one.pem"
     file.write_text(first + end)
     certifi.where = lambda: str(file)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """What is about SQLite itself (``@pytest.mark.sqlite("why")``) is left out on PostgreSQL."""
+    for item in items:
+        mark = item.get_closest_marker("sqlite")
+        if mark is not None and places.shared():
+            [why] = mark.args
+            item.add_marker(pytest.mark.skip(reason=f"of SQLite alone: {why}"))
+
+
+@pytest.fixture(scope="module", autouse=True)
+def places_of_the_module() -> Iterator[None]:
+    with places.closing():
+        yield
+
+
+@pytest.fixture(autouse=True)
+def places_of_the_test() -> Iterator[None]:
+    with places.closing():
+        yield
 
 
 @pytest.fixture

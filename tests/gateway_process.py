@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tests.end_to_end.demonstration import descendants, environment
+from tests.places import variables_of
 
 ROOT = Path(__file__).parents[1]
 START_SECONDS = 120
@@ -82,7 +83,7 @@ async def a_gateway(
         process = await asyncio.create_subprocess_exec(
             *(sys.executable, "-m", "tests.served_gateway", str(data_dir), *options),
             cwd=ROOT,
-            env={**environment(), **(settings or {})},
+            env={**environment(), **variables_of(data_dir), **(settings or {})},
             stdout=asyncio.subprocess.PIPE,
             stderr=stderr,
         )

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 from hypothesis import settings
 
+from gateway.database_place import DATABASE
 from gateway.registry.approvals import Verb
 from gateway.values import Fate
 from tests.approvals_machine import Approvals, ApprovalsOfTwo, furnish
@@ -17,7 +18,7 @@ from tests.builders import a_state
 def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A data directory, made once and copied for each run: migrations take longer than a run."""
     folder = tmp_path_factory.mktemp("template")
-    with a_state(folder) as world:
+    with a_state(folder, folder / DATABASE) as world:
         world.change(furnish)
     return folder
 

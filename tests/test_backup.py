@@ -22,6 +22,8 @@ from gateway.values import ProjectId
 from tests.builders import World, a_state
 from tests.test_cli import gateway
 
+pytestmark = pytest.mark.sqlite("it copies the database's file")
+
 
 def append(world: World, count: int = 1) -> None:
     drafts = [

@@ -18,6 +18,7 @@ from gateway.registry.faults import Conflict
 from gateway.state import open_state
 from gateway.store import tables
 from tests.end_to_end.demonstration import need_opa
+from tests.places import place_of
 
 
 @pytest.fixture(autouse=True)
@@ -96,7 +97,7 @@ def test_init_takes_the_first_admin_key_from_the_environment_and_does_not_print_
     assert made.exit_code == 0, made.stderr
     assert secret not in made.stdout + made.stderr
     assert "password" not in json.loads(made.stdout)
-    with open_state(tmp_path) as state:
+    with open_state(tmp_path, place=place_of(tmp_path)) as state:
         key = state.directory.key_of(secret)
     assert key is not None
     assert key.role == "admin"
@@ -111,7 +112,7 @@ def test_the_admin_key_of_the_environment_lets_in_only_while_nobody_is_an_admin(
 ) -> None:
     first, second = "gwa_" + "s" * 40, "gwa_" + "t" * 40
     gateway("init", "--data-dir", tmp_path, "--no-user")
-    with open_state(tmp_path) as state:
+    with open_state(tmp_path, place=place_of(tmp_path)) as state:
         (view,) = state.directory.projects()
         let_in(state, SecretStr(first))
         assert state.directory.key_of(first) is None

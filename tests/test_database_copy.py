@@ -24,7 +24,7 @@ from tests.postgresql import a_database
 from tests.test_cli import gateway
 from tests.trace.evidence_world import append, judge, sign, write
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, pytest.mark.sqlite("it moves SQLite's file")]
 
 ANN = Actor(ProjectId("prj_1"), "usr_ann", "Ann", Role.ADMIN)
 

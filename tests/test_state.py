@@ -14,6 +14,7 @@ from gateway.registry.stop_file import NAME, StopFile, stopped
 from gateway.state import NotInitialised, open_state
 from gateway.store.database import DatabaseLocked
 from tests.builders import SECRET, a_state
+from tests.places import place_of
 
 
 def test_a_directory_without_a_gateway_is_not_opened_by_the_way(tmp_path: Path) -> None:
@@ -22,6 +23,7 @@ def test_a_directory_without_a_gateway_is_not_opened_by_the_way(tmp_path: Path) 
     assert not (tmp_path / "none").exists()
 
 
+@pytest.mark.sqlite("it looks at the files of the database")
 def test_nothing_in_a_data_directory_can_be_read_by_others(tmp_path: Path) -> None:
     before = os.umask(0)
     try:
@@ -39,11 +41,12 @@ def test_what_was_made_is_there_when_it_is_opened_again(tmp_path: Path) -> None:
     with a_state(tmp_path) as world:
         keys = {path.name: path.read_bytes() for path in (tmp_path / "keys").iterdir()}
         caller = world.caller
-    with open_state(tmp_path) as state:
+    with open_state(tmp_path, place=place_of(tmp_path)) as state:
         assert state.directory.key_of(SECRET) == caller.key
     assert {path.name: path.read_bytes() for path in (tmp_path / "keys").iterdir()} == keys
 
 
+@pytest.mark.sqlite("it looks at the files of the database")
 def test_a_data_directory_may_have_any_name(tmp_path: Path) -> None:
     data_dir = tmp_path / "a?b#c%20 d'é"
     with a_state(data_dir):
@@ -54,10 +57,13 @@ def test_a_data_directory_may_have_any_name(tmp_path: Path) -> None:
 def test_a_second_process_is_kept_out_and_told_by_whom(tmp_path: Path) -> None:
     other = (
         "import sys; from pathlib import Path; from gateway.state import open_state\n"
-        "with open_state(Path(sys.argv[1])): pass"
+        "with open_state(Path(sys.argv[1]), create=True): pass"
     )
     with a_state(tmp_path):
-        with pytest.raises(DatabaseLocked, match=f"process {os.getpid()}"), open_state(tmp_path):
+        with (
+            pytest.raises(DatabaseLocked, match=f"process {os.getpid()}"),
+            open_state(tmp_path, place=place_of(tmp_path)),
+        ):
             pass
         child = subprocess.run(
             [sys.executable, "-c", other, str(tmp_path)],
@@ -67,7 +73,7 @@ def test_a_second_process_is_kept_out_and_told_by_whom(tmp_path: Path) -> None:
             check=False,
         )
         assert "DatabaseLocked" in child.stderr
-    with open_state(tmp_path):
+    with open_state(tmp_path, place=place_of(tmp_path)):
         pass
 
 
@@ -76,7 +82,10 @@ def test_a_lost_key_is_never_replaced_by_a_new_one(tmp_path: Path, name: str) ->
     with a_state(tmp_path):
         pass
     (tmp_path / "keys" / f"{name}.key").unlink()
-    with pytest.raises(KeyringFault, match=f"{name}.key"), open_state(tmp_path, create=True):
+    with (
+        pytest.raises(KeyringFault, match=f"{name}.key"),
+        open_state(tmp_path, create=True, place=place_of(tmp_path)),
+    ):
         pass
     assert not (tmp_path / "keys" / f"{name}.key").exists()
 

@@ -15,6 +15,7 @@ from gateway.registry.stops import NewStop
 from gateway.task_runs import TaskRuns
 from gateway.tasks import open_request
 from gateway.values import Action, Fate, Forwarded, ProjectId, Request, Role
+from tests import places
 from tests.builders import SECRET, TOOL, World, a_body, a_request, a_state
 from tests.pipeline_world import JSON_ANSWER, RESULT, Line, a_line
 from tests.test_in_band import decides, modern, read, told
@@ -518,7 +519,9 @@ async def test_a_task_that_cannot_be_opened_is_not_tried_for_ever(
 ) -> None:
     task = await begun(line)
     await decides(world)
-    world.change(lambda c: c.exec_driver_sql("UPDATE tasks SET request_sealed = zeroblob(64)"))
+    world.change(
+        lambda c: c.exec_driver_sql(places.sql("UPDATE tasks SET request_sealed = zeroblob(64)"))
+    )
     await settled(line, runs)
     assert (await got(line, task["taskId"]))["status"] == "cancelled"
     assert line.upstreams.sent == []

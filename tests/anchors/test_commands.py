@@ -22,6 +22,7 @@ from gateway.values import ProjectId
 from tests.anchors.local_chain import CHAIN_ID, KEY, LocalChain
 from tests.anchors.world import CONTRACT
 from tests.builders import a_state
+from tests.places import place_of
 from tests.test_cli import gateway
 
 SECOND_KEY = bytes.fromhex("59c6995e998f97a5a0044966f0945389dc9e86dae88c7a8412f4603b6b78690d")
@@ -118,7 +119,7 @@ async def test_who_anchors_is_a_record_before_it_anchors_and_another_key_is_one_
     monkeypatch.delenv("GATEWAY_FLARE_KEY_FILE")
     monkeypatch.setenv("GATEWAY_FLARE_KEY", SECOND_KEY.hex())
     await a_run(flare)
-    with open_state(flare) as state:
+    with open_state(flare, place=place_of(flare)) as state:
         first, second = state.registry.read_now(
             lambda c: c.exec_driver_sql(
                 "SELECT idx, body FROM trace WHERE kind = 'key_change' ORDER BY idx"
@@ -141,7 +142,7 @@ async def test_who_anchors_is_a_record_before_it_anchors_and_another_key_is_one_
 async def a_run(data_dir: Path) -> None:
     """Run until a new record is anchored by the key that is set."""
     settings = Settings.read()
-    with open_state(data_dir) as state:
+    with open_state(data_dir, place=place_of(data_dir)) as state:
         news = Draft("event", new_id("evt"), ProjectId("prj_1"))
         state.writer.change_now(lambda c: state.log.append(c, [news]))
         signing = Signing(state.writer, state.checkpoints)

@@ -19,6 +19,7 @@ from gateway.anchors.values import Anchor, Condition, Final, Head, Known, Waitin
 from gateway.anchors.worker import Backend, Deadlines, Worker
 from gateway.trace import receipts
 from gateway.trace.checkpoint import Signing
+from tests import places
 from tests.anchors.local_chain import CHAIN_ID, LocalChain
 from tests.anchors.test_worker import Notary
 from tests.anchors.world import WALLET, Time
@@ -85,10 +86,8 @@ def files(world: World, folder: Path) -> Files:
 @contextmanager
 def put_back(data: Path, copy: Path) -> Iterator[World]:
     """The database as it was, and no checkpoint file that knows better."""
-    for path in (*data.glob("gateway.db*"), data / "checkpoints.ndjson"):
-        path.unlink(missing_ok=True)
-    for path in copy.glob("gateway.db*"):
-        shutil.copy(path, data / path.name)
+    (data / "checkpoints.ndjson").unlink(missing_ok=True)
+    places.copy(copy, data)
     with a_state(data) as world:
         yield world
 
@@ -104,6 +103,7 @@ async def test_a_database_behind_the_storage_is_sealed_at_the_start(
     with a_state(data) as world:
         await a_scene(world, files(world, outside), time).anchor()
     shutil.copytree(data, copy)
+    places.copy(data, copy)
     with a_state(data) as world:  # untouched, it is no other than before
         scene = a_scene(world, files(world, outside), time)
         await scene.anchor()
@@ -130,7 +130,7 @@ async def test_storage_that_knows_another_root_seals_the_log(tmp_path: Path) -> 
         await a_scene(world, files(world, outside), time).anchor()
         append(world, 5)
         # Rewritten and signed anew by who holds database and key: only the storage knows.
-        change(world, "UPDATE trace SET leaf = zeroblob(32) WHERE idx = 1")
+        change(world, places.sql("UPDATE trace SET leaf = zeroblob(32) WHERE idx = 1"))
         change(world, "DELETE FROM checkpoints")
     (data / "checkpoints.ndjson").unlink(missing_ok=True)
     with a_state(data) as world:
@@ -253,6 +253,7 @@ async def test_a_database_behind_the_chain_is_sealed_and_its_successor_is_anchor
         append(gateway, 3)
         await scene.until_covered(world.chain)
     shutil.copytree(data, copy)
+    places.copy(data, copy)
     with a_state(data) as gateway:
         scene = on_chain(world, gateway, time)
         append(gateway, 3)
@@ -308,6 +309,7 @@ async def test_what_was_anchored_under_the_key_before_counts_after_a_change(
         append(gateway, 3)
         await scene.until_covered(world.chain)
     shutil.copytree(data, copy)
+    places.copy(data, copy)
     with a_state(data) as gateway:
         scene, _ = of_writer(world, gateway, WALLET, None, time)
         append(gateway, 3)
@@ -333,6 +335,7 @@ async def test_a_successor_that_has_anchored_counts_for_a_copy_of_before(
         append(gateway, 3)
         await scene.until_covered(world.chain)
     shutil.copytree(data, copy)
+    places.copy(data, copy)
     with a_state(data) as gateway:
         scene, flare = of_writer(world, gateway, HEIR, None, time)
         append(gateway, 3)

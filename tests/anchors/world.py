@@ -19,6 +19,7 @@ from gateway.store import migrations
 from gateway.store.database import reading_engine, writing_engine
 from gateway.store.writer import Writer
 from tests.anchors.local_chain import CHAIN_ID, KEY, LOOPBACK, LocalChain
+from tests.places import place_of
 
 ORIGIN = "gw.example/trace/main"
 CONTRACT = "0x5FbDB2315678afecb367f032d93F642f64180aa3"
@@ -107,11 +108,11 @@ def a_world(chain: LocalChain, folder: Path) -> Iterator[World]:
     """What happens on the chain is taken back at the end."""
     snapshot = chain.ask("evm_snapshot")
     chain.mine_by_itself(False)
-    engine = writing_engine(folder / "gateway.db")
+    engine = writing_engine(place_of(folder))
     migrations.upgrade(engine)
     writer = Writer(engine)
     writer.start()
-    world = World(chain, engine, reading_engine(folder / "gateway.db"), writer)
+    world = World(chain, engine, reading_engine(place_of(folder)), writer)
     try:
         yield world
     finally:

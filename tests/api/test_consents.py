@@ -14,6 +14,7 @@ from gateway.clock import after
 from gateway.mcp.tokens import NoToken, Tokens
 from gateway.store import tables
 from gateway.values import Role, Server, ServerId
+from tests import places
 from tests.api.world import PUBLIC_URL, World
 from tests.authorization_server import CLIENT, SECRET, AuthorizationServer, authorization_server
 from tests.mcp.builders import PRIVATE
@@ -261,7 +262,7 @@ async def test_secrets_and_tokens_are_only_stored_encrypted_and_never_answered(
         trace = world.state.registry.read_now(
             lambda c: [bytes(row.body) for row in c.execute(select(tables.trace))]
         )
-        files = [path.read_bytes() for path in world.state.data_dir.glob("gateway.db*")]
+        stored = places.stored(world.state.data_dir)
     for secret in (SECRET, "access-2", "refresh-2"):
         assert not [text for text in answers if secret in text]
-        assert not [raw for raw in (*trace, *files) if secret.encode() in raw]
+        assert not [raw for raw in (*trace, stored) if secret.encode() in raw]

@@ -8,6 +8,7 @@ from sqlalchemy import select, update
 
 from gateway.store import tables
 from gateway.values import Role
+from tests import places
 from tests.api.world import World
 
 pytestmark = pytest.mark.anyio
@@ -208,9 +209,8 @@ async def test_a_secret_is_shown_once_and_kept_nowhere(world: World) -> None:
     for secret in secrets:
         assert not any(secret in text for text in shown)
     world.state.writer.change_now(lambda c: c.execute(select(1)).scalar())
-    for file in world.state.data_dir.glob("gateway.db*"):
-        raw = file.read_bytes()
-        assert not any(secret.encode() in raw for secret in secrets), file
+    raw = places.stored(world.state.data_dir)
+    assert not any(secret.encode() in raw for secret in secrets)
 
 
 async def test_a_rotated_key_ends_the_old_secret_at_once(world: World) -> None:

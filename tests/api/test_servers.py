@@ -8,6 +8,7 @@ import pytest
 
 from gateway.oauth import OAuthClient
 from gateway.values import Role, ServerId
+from tests import places
 from tests.api.world import PUBLIC_URL, World, a_tool
 from tests.certificates import a_certificate
 
@@ -227,9 +228,8 @@ async def test_an_oauth_client_is_kept_sealed_for_the_server_it_is_for(world: Wo
             resource=CRM["server_url"],
         )
         answers = [await client.get(f"mcp/servers/{server['id']}"), await client.get("traces")]
-    files = [path.read_bytes() for path in world.state.data_dir.glob("gateway.db*")]
     assert not [answer for answer in answers if "oauth-s3cret" in answer.text]
-    assert not [raw for raw in files if b"oauth-s3cret" in raw]
+    assert b"oauth-s3cret" not in places.stored(world.state.data_dir)
 
 
 async def test_another_authority_is_approved_anew_and_must_be_one(

@@ -41,6 +41,7 @@ from gateway.values import Json, Key, ProjectId, Risk, Role, Server, Stop
 from gateway.what_if import Candidate
 from tests import builders
 from tests.pipeline_world import Line, a_line
+from tests.places import place_of
 
 SCOPES = ["webhook:ingest", "decide", "traces:read"]
 PUBLIC_URL = "https://gateway.example.com"
@@ -229,7 +230,7 @@ def a_world(
 ) -> Iterator[World]:
     """Two projects; in the first a key of each role, the approver's owner being Robin."""
     upstream = Upstream()
-    with open_state(folder, create=True, cold=cold) as state:
+    with open_state(folder, create=True, cold=cold, place=place_of(folder)) as state:
         line = a_line(builders.World(state), policy)
         context = ApiContext(
             control_plane=a_control_plane(line, risks),

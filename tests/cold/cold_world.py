@@ -25,6 +25,7 @@ from gateway.trace.note import VerifierKey
 from gateway.trace.recheck import recheck
 from gateway.trace.verdicts import Check
 from tests.builders import World, a_state
+from tests.places import place_of
 from tests.trace.evidence_world import PROJECT, append, sign
 
 _t = tables.trace.c
@@ -173,7 +174,7 @@ def a_cold_world(
             sign(world)
             append(world, 5)
             sign(world)
-        yield ColdWorld(world, frail, folder / "cold", place or folder / "data" / "gateway.db")
+        yield ColdWorld(world, frail, folder / "cold", place or place_of(folder / "data"))
 
 
 def later(cold: ColdWorld, days: int) -> Callable[[], str]:

@@ -15,6 +15,7 @@ import pytest
 
 from gateway.demo.instructions import Demo
 from gateway.policy import opa_binary
+from tests.places import VARIABLE, shared, variables_of
 
 START_SECONDS = 120
 END_SECONDS = 60
@@ -30,6 +31,8 @@ def environment() -> dict[str, str]:
     """This one's, without settings of its own: a demonstration must work without any."""
     kept = {n: v for n, v in os.environ.items() if not n.upper().startswith("GATEWAY_")}
     kept |= {n: os.environ[n] for n in ("GATEWAY_OPA_BIN", "GATEWAY_TOOLS_DIR") if n in os.environ}
+    if shared() and VARIABLE in os.environ:
+        kept[VARIABLE] = os.environ[VARIABLE]
     # A machine that stands still for a moment must not look like a policy that does not answer.
     return kept | {"GATEWAY_DECISION_SECONDS": "20", "GATEWAY_PERMIT_SECONDS": "20"}
 
@@ -57,7 +60,7 @@ def start(
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
-        env={**environment(), **(settings or {})},
+        env={**environment(), **variables_of(data_dir), **(settings or {})},
         cwd=cwd,
     )
 

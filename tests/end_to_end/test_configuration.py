@@ -29,6 +29,7 @@ from gateway.registry.keys import NewKey
 from gateway.registry.projects import NewProject
 from gateway.state import open_state
 from tests.end_to_end.demonstration import END_SECONDS, START_SECONDS, environment, need_opa
+from tests.places import place_of
 
 PAGE = Path(__file__).parents[2] / "docs" / "configuration-as-code.md"
 PROJECTS = 24
@@ -97,7 +98,7 @@ def gateway(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Gateway]:
     need_opa()
     data_dir = tmp_path_factory.mktemp("gateway") / "data"
     keys = []
-    with open_state(data_dir, create=True) as state:
+    with open_state(data_dir, create=True, place=place_of(data_dir)) as state:
         for number in range(PROJECTS):
             new = NewProject(name="P", slug=f"p{number}")
             admin = NewKey(role="admin", name="first", owner="Alex")

@@ -10,6 +10,7 @@ import orjson
 import pytest
 
 from gateway.values import Action, Role
+from tests import places
 from tests.api.world import World
 from tests.extensions.events import an_event, records, sent
 
@@ -34,7 +35,7 @@ async def test_its_secrets_are_shown_once_and_kept_as_hashes(world: World) -> No
     assert new["key"] not in listed
     assert new["signing_secret"] not in listed
     assert new["id"] not in [key["id"] for key in keys]
-    stored = b"".join(path.read_bytes() for path in world.state.data_dir.glob("gateway.db*"))
+    stored = places.stored(world.state.data_dir)
     assert new["key"].encode() not in stored
     assert base64.b64decode(new["signing_secret"][6:]) not in stored
 

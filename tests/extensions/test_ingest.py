@@ -19,6 +19,7 @@ from tests.api.world import World, a_control_plane, a_tool, a_world
 from tests.builders import World as Data
 from tests.extensions.events import an_event, records, sent
 from tests.pipeline_world import a_line, at_once
+from tests.places import place_of
 
 pytestmark = pytest.mark.anyio
 
@@ -112,7 +113,7 @@ async def test_it_is_answered_as_before_after_a_restart(tmp_path: Path) -> None:
         key = world.keys[Role.EXTENSION]
         world.line.policy.action = Action.DENY
         first = (await sent(world, key, an_event())).json()
-    with open_state(tmp_path) as state:
+    with open_state(tmp_path, place=place_of(tmp_path)) as state:
         plane = a_control_plane(a_line(Data(state)))
         found = state.directory.key_of(key)
         assert found is not None

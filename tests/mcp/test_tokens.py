@@ -20,6 +20,7 @@ from gateway.state import State, open_state
 from gateway.values import Fate, Server
 from tests.authorization_server import CLIENT, SECRET, AuthorizationServer, authorization_server
 from tests.mcp.builders import HANDLES, PRIVATE, a_caller, a_permit, a_request, a_server, an_answer
+from tests.places import place_of
 from tests.raw_server import Peer, raw_server
 
 pytestmark = pytest.mark.anyio
@@ -27,7 +28,7 @@ pytestmark = pytest.mark.anyio
 
 @pytest.fixture
 def state(tmp_path: Path) -> Iterator[State]:
-    with open_state(tmp_path / "data", create=True) as opened:
+    with open_state(tmp_path / "data", create=True, place=place_of(tmp_path / "data")) as opened:
         yield opened
 
 

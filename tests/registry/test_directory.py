@@ -19,6 +19,7 @@ from gateway.registry.rules import NewRule
 from gateway.store import tables
 from gateway.store.rows import run
 from gateway.values import Action, AgentId, ProjectId, Risk, ServerId
+from tests import places
 from tests.builders import SECRET, TOOL, World, a_state, a_tool
 
 PROJECT, SERVER = ProjectId("prj_1"), ServerId("srv_1")
@@ -106,8 +107,7 @@ def test_a_servers_credential_is_sealed_on_disk_and_open_in_memory(world: World)
     assert view(world).servers[SERVER].auth_headers == (
         (b"authorization", b"Bearer upstream-secret"),
     )
-    for path in world.state.data_dir.glob("gateway.db*"):
-        assert b"upstream-secret" not in path.read_bytes()
+    assert b"upstream-secret" not in places.stored(world.state.data_dir)
 
 
 @pytest.mark.parametrize(

@@ -22,6 +22,7 @@ def world(tmp_path: Path) -> Iterator[World]:
 
 
 @pytest.mark.parametrize("cursor", [None, pages.encode([NOW, 7])])
+@pytest.mark.sqlite("it reads how SQLite would ask")
 @pytest.mark.parametrize(
     "wanted", [Filter(), Filter(kind="decision", time_range="24h"), Filter(decision="BLOCKED")]
 )

@@ -16,6 +16,7 @@ from gateway.registry.people import User
 from gateway.registry.users import FREE_FAILURES, NewUser, SignInRefused, UserPatch
 from gateway.store import tables
 from gateway.values import Role
+from tests import places
 from tests.api.world import World, a_world
 
 pytestmark = pytest.mark.anyio
@@ -54,7 +55,7 @@ async def test_a_password_is_kept_as_argon2id_only(world: World) -> None:
     with world.state.reader.connect() as connection:
         stored = connection.execute(select(tables.users.c.password_hash)).scalar_one()
     assert stored.startswith("$argon2id$")
-    database = (world.state.data_dir / "gateway.db").read_bytes()
+    database = places.stored(world.state.data_dir)
     assert PASSWORD.encode() not in database
 
 
@@ -131,7 +132,7 @@ async def test_a_session_is_its_persons_until_it_is_closed(world: World) -> None
     assert sessions.is_csrf(found, found.csrf)
     assert not sessions.is_csrf(found, "")
     assert await session(world, token + "x") is None
-    assert token.encode() not in (world.state.data_dir / "gateway.db").read_bytes()
+    assert token.encode() not in places.stored(world.state.data_dir)
     by = Actor.of_user(ada)
     await world.state.registry.change(by, lambda change: sessions.close(change, found))
     assert await session(world, token) is None

@@ -20,6 +20,7 @@ from gateway.trace.merkle import roots
 from gateway.trace.note import VerifierKey
 from gateway.trace.record import Draft
 from gateway.values import ProjectId
+from tests import places
 from tests.builders import World, a_state
 
 pytestmark = pytest.mark.anyio
@@ -41,7 +42,7 @@ def sign(world: World, *, keep: bool = False) -> Signed:
 
 def sql(world: World, statement: str, *parameters: Any) -> None:
     def run(connection: Connection) -> None:
-        connection.exec_driver_sql(statement, parameters)
+        connection.exec_driver_sql(places.sql(statement), parameters)
 
     world.state.writer.change_now(run)
 
@@ -135,11 +136,11 @@ def without_a_leaf(connection: Connection) -> None:
 
 
 def with_another_leaf(connection: Connection) -> None:
-    connection.exec_driver_sql("UPDATE trace SET leaf = zeroblob(32) WHERE idx = 299")
+    connection.exec_driver_sql(places.sql("UPDATE trace SET leaf = zeroblob(32) WHERE idx = 299"))
 
 
 def with_another_tile(connection: Connection) -> None:
-    connection.exec_driver_sql("UPDATE tree_tiles SET hash = zeroblob(32)")
+    connection.exec_driver_sql(places.sql("UPDATE tree_tiles SET hash = zeroblob(32)"))
 
 
 def with_a_forged_checkpoint(connection: Connection) -> None:
@@ -198,13 +199,11 @@ def test_a_database_put_back_from_a_copy_is_behind_the_checkpoint_file(tmp_path:
     data, copy = tmp_path / "data", tmp_path / "copy"
     a_log_with_a_past(data)
     shutil.copytree(data, copy)
+    places.copy(data, copy)
     with a_state(data) as world:
         append(world, 5)
         sign(world)
-    for path in data.glob("gateway.db*"):
-        path.unlink()
-    for path in copy.glob("gateway.db*"):
-        shutil.copy(path, data / path.name)
+    places.copy(copy, data)
     with a_state(data) as world:
         assert "holds 320 records, the checkpoint file has signed 325" in logs(world)[0][3]
 

@@ -15,6 +15,7 @@ from gateway.trace.note import VerifierKey
 from gateway.trace.recheck import recheck
 from gateway.trace.record import Draft
 from tests.builders import World, a_state
+from tests.places import place_of
 from tests.trace.evidence_world import PROJECT, Line, edit_document, judge, sign, write
 
 
@@ -189,7 +190,7 @@ def test_a_whole_database_is_believed_from_any_key_on(
     rotated: tuple[Path, list[str]], trusted: int
 ) -> None:
     data, keys = rotated
-    engine = reading_engine(data / "gateway.db")
+    engine = reading_engine(place_of(data))
     with engine.connect() as connection, connection.begin():
         key = VerifierKey.parse(keys[trusted])
         found = {one.name: one for one in recheck(connection, key, lambda *_: None)}

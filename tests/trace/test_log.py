@@ -1,10 +1,11 @@
 """The log in its database: places, sequences, restarts, rollbacks, and payloads that can go."""
 
-from collections.abc import Iterator
+from collections.abc import sqlite3
 from pathlib import Path
-from sqlite3 import IntegrityError
 
+import Iterator
 import orjson
+import psycopg
 import pytest
 from cryptography.exceptions import InvalidTag
 from sqlalchemy import Connection, event, insert
@@ -16,6 +17,7 @@ from gateway.trace import payloads
 from gateway.trace.log import MAIN_LOG, Appended, Log, LogDamaged
 from gateway.trace.record import MAX_BODY, Draft, Field, RecordTooLarge, commitment
 from gateway.values import ProjectId
+from tests import places
 from tests.builders import World, a_state
 
 FIRST, SECOND = ProjectId("prj_1"), ProjectId("prj_2")
@@ -153,8 +155,7 @@ def test_a_payload_is_sealed_on_disk_and_opens_to_what_it_was(world: World) -> N
     assert opened(world, first) == opened(world, second) == secret
     one, other = (record["payload"]["input"] for record in world.records())
     assert one != other  # the same value twice does not show
-    for path in world.state.data_dir.glob("gateway.db*"):
-        assert secret not in path.read_bytes()
+    assert secret not in places.stored(world.state.data_dir)
 
 
 def test_a_sealed_payload_does_not_open_in_another_place(world: World) -> None:
@@ -162,7 +163,7 @@ def test_a_sealed_payload_does_not_open_in_another_place(world: World) -> None:
     ((sealed,),) = world.rows("SELECT sealed FROM payloads WHERE idx = ?", first.idx)
     world.state.writer.change_now(
         lambda c: c.exec_driver_sql(
-            "UPDATE payloads SET sealed = ? WHERE idx = ?", (sealed, second.idx)
+            places.sql("UPDATE payloads SET sealed = ? WHERE idx = ?"), (sealed, second.idx)
         )
     )
     with pytest.raises(InvalidTag):
@@ -253,5 +254,5 @@ def test_two_records_never_share_a_place(world: World) -> None:
     """The database says so too, whatever memory believes."""
     append(world, a_draft())
     world.state.log._durable.frontier.size = 0
-    with pytest.raises(IntegrityError):
+    with pytest.raises((sqlite3.IntegrityError, psycopg.IntegrityError)):
         append(world, a_draft(SECOND))

@@ -5,16 +5,18 @@ from pathlib import Path
 
 import pytest
 
+from gateway.database_place import Place
 from gateway.store.database import reading_engine
 from gateway.trace.note import VerifierKey
 from gateway.trace.recheck import recheck
 from gateway.trace.verdicts import Check
 from tests.builders import a_state
+from tests.places import place_of
 from tests.trace.evidence_world import append, sign
 
 
 @pytest.fixture
-def database(tmp_path: Path) -> tuple[Path, VerifierKey]:
+def database(tmp_path: Path) -> tuple[Place, VerifierKey]:
     """620 records of two projects with two tiles and two checkpoints, closed."""
     with a_state(tmp_path) as world:
         append(world, 150, input=b"{}")
@@ -22,10 +24,10 @@ def database(tmp_path: Path) -> tuple[Path, VerifierKey]:
         append(world, 160)
         world.state.writer.change_now(lambda c: world.state.checkpoints.make(c, keep=True))
         key = VerifierKey.parse(world.state.checkpoints.verifier_key)
-    return tmp_path / "gateway.db", key
+    return place_of(tmp_path), key
 
 
-def checks(path: Path, key: VerifierKey | None) -> dict[str, Check]:
+def checks(path: Place, key: VerifierKey | None) -> dict[str, Check]:
     engine = reading_engine(path)
     seen: list[tuple[int, int]] = []
     with engine.connect() as connection, connection.begin():
@@ -39,7 +41,7 @@ def failing(path: Path, key: VerifierKey | None) -> set[str]:
     return {name for name, check in checks(path, key).items() if check.status == "FAIL"}
 
 
-def test_what_nobody_touched_is_as_it_was_hashed(database: tuple[Path, VerifierKey]) -> None:
+def test_what_nobody_touched_is_as_it_was_hashed(database: tuple[Place, VerifierKey]) -> None:
     found = checks(*database)
     assert {check.status for check in found.values()} == {"PASS"}
     assert found["records.hash"].detail == "620 records are what was hashed"
@@ -47,6 +49,7 @@ def test_what_nobody_touched_is_as_it_was_hashed(database: tuple[Path, VerifierK
     assert "NOT CHECKED" in checks(database[0], None)["checkpoints"].detail
 
 
+@pytest.mark.sqlite("it edits the file")
 @pytest.mark.parametrize(
     ("sql", "named"),
     [
@@ -68,9 +71,10 @@ def test_what_nobody_touched_is_as_it_was_hashed(database: tuple[Path, VerifierK
     ],
 )
 def test_an_edit_of_the_file_is_named(
-    database: tuple[Path, VerifierKey], sql: str, named: str
+    database: tuple[Place, VerifierKey], sql: str, named: str
 ) -> None:
     path, key = database
+    assert isinstance(path, Path)
     with sqlite3.connect(path) as connection:
         connection.execute(sql.replace("replace(body,", "replace(CAST(body AS TEXT),"))
     connection.close()

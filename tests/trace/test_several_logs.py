@@ -4,7 +4,6 @@ import base64
 import io
 import json
 import shutil
-import sqlite3
 import zipfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -15,7 +14,7 @@ import pytest
 from gateway import keyring
 from gateway.registry.evidence import BundleWriter, Wanted
 from gateway.registry.traces import Filter
-from gateway.store.database import reading_engine
+from gateway.store.database import reading_engine, writing_engine
 from gateway.trace import note, slots
 from gateway.trace.bundle import Bundle
 from gateway.trace.chain_proof import ANCHOR
@@ -55,7 +54,7 @@ class Evidence:
 
 
 def write(machines: Machines, folder: Path, *, leaves: bool = True) -> Path:
-    engine = reading_engine(machines.folder / "gateway.db")
+    engine = reading_engine(machines.place)
     keys = keyring.load(machines.folder / "keys")
     file = io.BytesIO()
     wanted = Wanted(Filter(), leaves=leaves)
@@ -269,7 +268,7 @@ def test_an_anchor_that_is_only_listed_covers_nothing(evidence: Evidence) -> Non
 
 
 def checks(machines: Machines, key: VerifierKey | None = None) -> set[str]:
-    engine = reading_engine(machines.folder / "gateway.db")
+    engine = reading_engine(machines.place)
     with engine.connect() as connection, connection.begin():
         found = recheck(connection, key, lambda *_: None)
     engine.dispose()
@@ -290,9 +289,11 @@ def test_a_database_without_one_of_its_logs_is_named(
     evidence: Evidence, sql: str, named: str
 ) -> None:
     assert checks(evidence.machines) == checks(evidence.machines, evidence.key) == set()
-    with sqlite3.connect(evidence.machines.folder / "gateway.db") as connection:
-        connection.executescript(sql)
-    connection.close()
+    engine = writing_engine(evidence.machines.place)
+    with engine.begin() as connection:
+        for statement in sql.split("; "):
+            connection.exec_driver_sql(statement)
+    engine.dispose()
     assert named in checks(evidence.machines)
 
 

@@ -31,7 +31,9 @@ from gateway.trace.recheck import recheck
 from gateway.trace.record import Draft
 from gateway.trace.slots import SlotLost
 from gateway.values import ProjectId
+from tests import places
 from tests.builders import World, a_state
+from tests.places import place_of
 from tests.trace.evidence_world import PROJECT
 
 pytestmark = pytest.mark.anyio
@@ -116,7 +118,7 @@ class Machines:
 def machines_in(folder: Path, place: Place | None = None) -> Iterator[Machines]:
     folder.mkdir(exist_ok=True)
     keyring.create(folder / "keys")
-    place = place or folder / "gateway.db"
+    place = place or place_of(folder)
     engine = writing_engine(place)
     migrations.upgrade(engine)
     engine.dispose()
@@ -289,7 +291,7 @@ def a_dead_neighbour(folder: Path) -> Iterator[tuple[World, str]]:
         now = world.state.clock.now()
         world.change(
             lambda c: c.exec_driver_sql(
-                "INSERT INTO log_slots VALUES (1, 'dead', 3, ?)", (after(now, -1),)
+                places.sql("INSERT INTO log_slots VALUES (1, 'dead', 3, ?)"), (after(now, -1),)
             )
         )
         permit = asyncio.run(world.admission().admit(world.approved()))
