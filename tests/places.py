@@ -120,9 +120,14 @@ def copy(source: Path, target: Path) -> None:
 def sql(statement: str) -> str:
     """A statement for `exec_driver_sql` in SQLite's words, in PostgreSQL's where that is asked.
 
-    Told apart are ``zeroblob(N)`` and ``?``.
+    Told apart are ``zeroblob(N)``, ``x'00'`` and ``?``.
     """
     if not shared():
         return statement
     zeros = re.sub(r"zeroblob\((\d+)\)", r"decode(repeat('00', \1), 'hex')", statement)
-    return zeros.replace("?", "%s")
+    return re.sub(r"x('[0-9a-f]*')", r"decode(\1, 'hex')", zeros).replace("?", "%s")
+
+
+def named(folder: Path) -> tuple[Path, ...]:
+    """The words by which `gateway verify db` is told of the database: on PostgreSQL none."""
+    return () if shared() else (folder,)

@@ -19,6 +19,7 @@ from gateway.trace import receipts
 from gateway.trace.checkpoint import Signing
 from gateway.trace.record import Draft
 from gateway.values import ProjectId
+from tests import places
 from tests.anchors.local_chain import CHAIN_ID, KEY, LocalChain
 from tests.anchors.world import CONTRACT
 from tests.builders import a_state
@@ -74,7 +75,8 @@ def test_without_an_anchor_the_log_is_local_and_says_so(tmp_path: Path) -> None:
         result = gateway("anchor", "status", "--data-dir", tmp_path)
     assert result.exit_code == 0
     assert result.stdout.startswith("LOCAL_ONLY: 0 of ")
-    assert gateway("anchor", "status", "--data-dir", tmp_path / "none").exit_code == 3
+    if not places.shared():  # where the database is not in the directory
+        assert gateway("anchor", "status", "--data-dir", tmp_path / "none").exit_code == 3
 
 
 def test_a_gateway_without_contract_does_not_start(flare: Path) -> None:

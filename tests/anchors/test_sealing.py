@@ -65,7 +65,7 @@ class Scene:
 
 def a_scene(world: World, backend: Backend, time: Time, name: str = NAME) -> Scene:
     state = world.state
-    state.clock._source = time
+    time.rule(state)
     outbox = Outbox(state.writer, state.reader, state.clock, name)
     signing = Signing(state.writer, state.checkpoints)
 

@@ -89,7 +89,7 @@ def a_scene(folder: Path) -> Iterator[Scene]:
         state = world.state
         time = Time(start=4_000_000_000.0)
         clock = state.clock
-        clock._source = time
+        time.rule(state)
         outbox = Outbox(state.writer, state.reader, clock, "notary")
         signing, notary = Signing(state.writer, state.checkpoints), Notary()
 

@@ -15,6 +15,7 @@ from gateway.anchors.outbox import Outbox
 from gateway.anchors.values import Anchor, Head, Receipt
 from gateway.clock import Clock
 from gateway.outgoing import Outgoing
+from gateway.state import State
 from gateway.store import migrations
 from gateway.store.database import reading_engine, writing_engine
 from gateway.store.writer import Writer
@@ -45,6 +46,11 @@ class Time:
 
     def __call__(self) -> float:
         return self.start + self.ahead
+
+    def rule(self, state: State) -> None:
+        """Be the gateway's clock, whatever time it is in the database."""
+        state.clock._source = self
+        state.writer._set_clock = lambda _: None
 
 
 @dataclass

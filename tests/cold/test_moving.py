@@ -19,6 +19,7 @@ from gateway.sinks.targets import Line
 from gateway.store import leases, tables
 from gateway.trace.record import Draft
 from gateway.values import ProjectId
+from tests import places
 from tests.cold.cold_world import ColdWorld, Killed, a_cold_world
 from tests.trace.evidence_world import PROJECT, append, sign
 
@@ -166,10 +167,10 @@ def test_what_was_written_in_part_is_told_before_anything_is_dropped(
 
 
 def test_records_that_are_not_what_was_hashed_stay(cold: ColdWorld) -> None:
-    sql = "UPDATE trace SET body = CAST(replace(CAST(body AS TEXT), 'ALLOW', 'DENY') AS BLOB)"
-    cold.world.state.writer.change_now(
-        lambda c: c.exec_driver_sql(f"{sql} WHERE idx = 300").rowcount
-    )
+    [(body,)] = cold.world.rows("SELECT body FROM trace WHERE idx = 300")
+    sql, other = places.sql("UPDATE trace SET body = ? WHERE idx = 300"), bytes(body)
+    other = other.replace(b"ALLOW", b"DENY")
+    cold.world.state.writer.change_now(lambda c: c.exec_driver_sql(sql, (other,)).rowcount)
     with pytest.raises(ColdDamaged, match="records 256 to 511 of log 0 are not what was hashed"):
         cold.archive().round()
     assert (cold.cold(), cold.hot()) == (0, 850)

@@ -16,6 +16,7 @@ from gateway.cold.objects import ColdAway, ColdDamaged
 from gateway.registry import recorded
 from gateway.trace import note
 from gateway.trace.note import VerifierKey
+from tests import places
 from tests.cold.cold_world import ColdWorld, a_cold_world
 from tests.trace.evidence_world import append, judge, sign, write
 
@@ -120,7 +121,9 @@ def test_a_copy_in_the_database_that_differs_is_named(tmp_path: Path) -> None:
         assert cold.recheck()["cold.objects"].status == "PASS"
         world.state.writer.change_now(
             lambda c: (
-                c.exec_driver_sql("UPDATE trace SET body = x'7b7d' WHERE kind = 'heads'").rowcount
+                c.exec_driver_sql(
+                    places.sql("UPDATE trace SET body = x'7b7d' WHERE kind = 'heads'")
+                ).rowcount
             )
         )
         assert "copy of record 30" in cold.recheck()["records.hash"].detail
@@ -145,14 +148,14 @@ def run(*words: object, **environment: str) -> tuple[int, str]:
 
 def test_verify_needs_to_know_where_old_records_are(cold: ColdWorld) -> None:
     data = cold.world.state.data_dir
-    assert run("verify", "db", data, "--cold", cold.folder)[0] == 0
-    assert run("verify", "db", data, GATEWAY_COLD_STORE=str(cold.folder))[0] == 0
-    code, said = run("verify", "db", data)
+    assert run("verify", "db", *places.named(data), "--cold", cold.folder)[0] == 0
+    assert run("verify", "db", *places.named(data), GATEWAY_COLD_STORE=str(cold.folder))[0] == 0
+    code, said = run("verify", "db", *places.named(data))
     assert (code, "set GATEWAY_COLD_STORE" in said) == (3, True)
-    code, said = run("verify", "db", data, "--cold", cold.folder / "other")
+    code, said = run("verify", "db", *places.named(data), "--cold", cold.folder / "other")
     assert (code, "there is no folder" in said) == (3, True)
     object_of(cold, FIRST).write_bytes(b"")
-    code, said = run("verify", "db", data, "--cold", cold.folder)
+    code, said = run("verify", "db", *places.named(data), "--cold", cold.folder)
     assert (code, "cold.objects" in said) == (1, True)
 
 
@@ -162,7 +165,9 @@ def test_records_move_by_a_command_while_no_gateway_runs(tmp_path: Path) -> None
         # As if they were three days old; nothing but these two times decides what goes.
         old = after(cold.world.state.clock.now(), -3 * 86_400)
         cold.world.state.writer.change_now(
-            lambda c: c.exec_driver_sql("UPDATE checkpoints SET ts = ?", (old,)).rowcount
+            lambda c: (
+                c.exec_driver_sql(places.sql("UPDATE checkpoints SET ts = ?"), (old,)).rowcount
+            )
         )
     given = {"GATEWAY_COLD_STORE": str(folder), "GATEWAY_COLD_AFTER_DAYS": "2"}
     assert run("log", "status", "--data-dir", data)[1].startswith("850 records are in the database")
@@ -176,7 +181,7 @@ def test_records_move_by_a_command_while_no_gateway_runs(tmp_path: Path) -> None
         for kind in ("0", "entries")
         for path in folder.glob(f"*/trace/main/tile/{kind}/00?")
     )
-    assert run("verify", "db", data, **given)[0] == 0
+    assert run("verify", "db", *places.named(data), **given)[0] == 0
 
 
 # --- for auditors, and for decisions made again ---

@@ -13,6 +13,7 @@ import pytest
 from gateway.clock import after
 from gateway.cold.objects import ColdAway, ColdDamaged, Objects
 from gateway.cold.place import cold_store
+from tests import places
 from tests.cold.cold_world import ColdWorld, a_cold_world
 from tests.cold.s3_server import BUCKET, S3, an_s3_server
 
@@ -117,7 +118,9 @@ def test_a_process_that_is_killed_while_it_moves_loses_nothing(s3: S3, tmp_path:
         before = cold.seen(calls)
         old = after(cold.world.state.clock.now(), -3 * 86_400)
         cold.world.state.writer.change_now(
-            lambda c: c.exec_driver_sql("UPDATE checkpoints SET ts = ?", (old,)).rowcount
+            lambda c: (
+                c.exec_driver_sql(places.sql("UPDATE checkpoints SET ts = ?"), (old,)).rowcount
+            )
         )
     given = {"GATEWAY_COLD_STORE": place, "GATEWAY_COLD_ENDPOINT": s3.url}
     given |= {"GATEWAY_COLD_AFTER_DAYS": "2", "GATEWAY_DATA_DIR": str(tmp_path / "data")}

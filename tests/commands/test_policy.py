@@ -135,4 +135,4 @@ def test_the_schemas_of_scanned_tools_are_written_into_the_folder(tmp_path: Path
     assert file == written
     told = gateway(*words[:-1], tmp_path / "nowhere")
     assert told.exit_code == 3
-    assert "holds no gateway" in told.stderr
+    assert "run `gateway init`" in told.stderr

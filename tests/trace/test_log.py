@@ -1,9 +1,9 @@
 """The log in its database: places, sequences, restarts, rollbacks, and payloads that can go."""
 
-from collections.abc import sqlite3
+import sqlite3
+from collections.abc import Iterator
 from pathlib import Path
 
-import Iterator
 import orjson
 import psycopg
 import pytest
