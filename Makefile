@@ -1,4 +1,5 @@
 # make run   a demonstration on this machine        make test    everything that must hold
+# make test TESTS_DATABASE=postgresql   the same on PostgreSQL, but what is of SQLite alone
 # make check style, types and Rego, no tests         make bench   calls per second, in one run
 # make profile   where the processor time of a call goes, step by step, and what the next limit is
 # make bench-scale  what grows with agents, servers, rules, policies, records and replicas: an hour
@@ -17,6 +18,9 @@
 .DELETE_ON_ERROR:
 
 PYTHON ?= python3
+# What the tests keep their data in: nothing, for SQLite, or postgresql.
+TESTS_DATABASE ?=
+export TESTS_DATABASE
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 OPA = $$($(BIN)/python -c 'from gateway.policy.opa_binary import find; print(find())')
