@@ -93,11 +93,12 @@ def test_init_takes_the_first_admin_key_from_the_environment_and_does_not_print_
 ) -> None:
     secret = "gwa_" + "s" * 40
     monkeypatch.setenv("GATEWAY_ADMIN_KEY", secret)
+    place = place_of(tmp_path)
     made = gateway("init", "--data-dir", tmp_path, "--json")
     assert made.exit_code == 0, made.stderr
     assert secret not in made.stdout + made.stderr
     assert "password" not in json.loads(made.stdout)
-    with open_state(tmp_path, place=place_of(tmp_path)) as state:
+    with open_state(tmp_path, place=place) as state:
         key = state.directory.key_of(secret)
     assert key is not None
     assert key.role == "admin"
@@ -111,8 +112,9 @@ def test_the_admin_key_of_the_environment_lets_in_only_while_nobody_is_an_admin(
     tmp_path: Path,
 ) -> None:
     first, second = "gwa_" + "s" * 40, "gwa_" + "t" * 40
+    place = place_of(tmp_path)
     gateway("init", "--data-dir", tmp_path, "--no-user")
-    with open_state(tmp_path, place=place_of(tmp_path)) as state:
+    with open_state(tmp_path, place=place) as state:
         (view,) = state.directory.projects()
         let_in(state, SecretStr(first))
         assert state.directory.key_of(first) is None

@@ -2,22 +2,24 @@
 
 import asyncio
 import signal
-import sqlite3
 import sys
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager, closing
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
 import httpx
 import orjson
 import pytest
+from sqlalchemy import select
 
-from gateway.database_place import DATABASE
+from gateway.store import tables
+from gateway.store.database import reading_engine
 from tests.builders import SECRET, a_body, a_state
 from tests.end_to_end.demonstration import environment, need_opa
 from tests.end_to_end.slow_tool import SlowTool, slow_tool
 from tests.end_to_end.test_sigkill import ROOT, SERVE
+from tests.places import place_of
 
 pytestmark = pytest.mark.anyio
 
@@ -95,8 +97,10 @@ async def a_slow_server(data_dir: Path) -> AsyncIterator[SlowTool]:
 def fates(data_dir: Path) -> list[str]:
     """Of every call that was decided, once the gateway is gone; nothing is left to settle."""
     # Looked at from outside: whoever opens the directory settles what was left open.
-    with closing(sqlite3.connect(data_dir / DATABASE)) as database:
-        assert database.execute("SELECT call_id FROM open_calls").fetchall() == []
+    engine = reading_engine(place_of(data_dir))
+    with engine.connect() as connection:
+        assert connection.execute(select(tables.open_calls)).all() == []
+    engine.dispose()
     with a_state(data_dir) as world:
         world.check_log()
         decided = [row["id"] for row in world.records(kind="decision")]

@@ -232,7 +232,7 @@ async def test_nothing_that_is_broken_becomes_active_while_calls_run(data_dir: P
         (gateway.policies / "all/a/data.json").unlink()
         await gateway.until(lambda s: s["last_failure"]["resolved_at"] is not None)
 
-        (gateway.policies / "keys.rego").symlink_to(data_dir / "gateway.db")
+        (gateway.policies / "keys.rego").symlink_to(data_dir / "keys" / "data.key")
         await _is_refused(gateway, good, "keys.rego", "link that leaves", "link")
     with a_state(data_dir) as world:
         decisions = world.records(kind="decision")

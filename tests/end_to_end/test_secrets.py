@@ -21,6 +21,7 @@ from gateway.registry.core import Actor
 from gateway.registry.credentials import BearerAuth, seal
 from gateway.registry.keys import NewKey, create
 from gateway.values import ProjectId
+from tests import places
 from tests.builders import SECRET, a_body, a_state
 from tests.end_to_end.demonstration import need_opa
 from tests.faults.upstream import Upstream, an_upstream
@@ -239,7 +240,14 @@ async def make_events(site: Site, key: str) -> None:
 
 
 async def make_faults(site: Site) -> None:
-    """Calls while the disk takes nothing, and while there is no OPA."""
+    """Calls while the disk takes nothing, where it is the gateway's, and while there is no OPA."""
+    if not places.shared():
+        await fill_the_disk(site)
+    os.kill(site.gateway.opa(), signal.SIGKILL)
+    await site.call("ok", "no OPA")
+
+
+async def fill_the_disk(site: Site) -> None:
     unlimited = (resource.RLIM_INFINITY, resource.RLIM_INFINITY)
     resource.prlimit(site.gateway.pid, resource.RLIMIT_FSIZE, (0, resource.RLIM_INFINITY))
     try:
@@ -250,8 +258,6 @@ async def make_faults(site: Site) -> None:
             assert (await http.post("/keys", json=body)).status_code == 503
     finally:
         resource.prlimit(site.gateway.pid, resource.RLIMIT_FSIZE, unlimited)
-    os.kill(site.gateway.opa(), signal.SIGKILL)
-    await site.call("ok", "no OPA")
 
 
 async def answers_without_payloads(site: Site) -> dict[str, bytes]:
@@ -305,7 +311,8 @@ async def test_no_secret_is_in_logs_metrics_lists_or_the_database(tmp_path: Path
     found["the log"] = marks.found_in(gateway.log.read_bytes())
     found["webhooks"] = marks.found_in(told)
     files = [path for path in data_dir.rglob("*") if path.is_file()]
-    assert data_dir / "gateway.db" in files
+    assert data_dir / "keys" / "data.key" in files
+    found["the database"] = marks.found_in(places.stored(data_dir))
     for path in files:
         if path.name not in ("management.token", "token"):  # its own, and OPA's copy of it
             found[str(path.relative_to(data_dir))] = marks.found_in(path.read_bytes())

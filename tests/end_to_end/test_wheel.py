@@ -51,6 +51,7 @@ def test_the_wheel_holds_what_is_not_code_and_no_tests(wheel: Path) -> None:
     assert any(name.endswith("licenses/LICENSE") for name in names)
 
 
+@pytest.mark.sqlite("the wheel alone has no driver")
 def test_the_wheel_alone_runs_the_demonstration(wheel: Path, tmp_path: Path) -> None:
     need_opa()
     environment = tmp_path / "an empty environment"

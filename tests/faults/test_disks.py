@@ -71,6 +71,7 @@ def open_calls(data_dir: Path) -> int:
     *("−31010 `trace_unavailable`: nothing is sent", "nothing: it cannot be written"),
     "room is made; outcomes that waited are written then",
 )
+@pytest.mark.sqlite("its files are what is full or read-only")
 async def test_a_full_disk_refuses_everything_and_is_forgotten_when_there_is_room(
     tmp_path: Path,
 ) -> None:
@@ -108,6 +109,7 @@ async def test_a_full_disk_refuses_everything_and_is_forgotten_when_there_is_roo
     *("−31010 `trace_unavailable`: nothing is sent", "nothing: it cannot be written"),
     "it is made writable again; outcomes that waited are written then",
 )
+@pytest.mark.sqlite("its files are what is full or read-only")
 async def test_a_database_that_becomes_read_only_refuses_everything_until_it_is_not(
     tmp_path: Path,
 ) -> None:
