@@ -32,10 +32,10 @@ def few_authorities(tmp_path_factory: pytest.TempPathFactory) -> None:
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """What is about SQLite itself (``@pytest.mark.sqlite("why")``) is left out on PostgreSQL."""
     for item in items:
-        mark = item.get_closest_marker("sqlite")
-        if mark is not None and places.shared():
-            [why] = mark.args
-            item.add_marker(pytest.mark.skip(reason=f"of SQLite alone: {why}"))
+        for mark in item.iter_markers("sqlite"):
+            [why] = mark.args  # on SQLite, too: who marks a test says why
+            if places.shared():
+                item.add_marker(pytest.mark.skip(reason=f"of SQLite alone: {why}"))
 
 
 @pytest.fixture(scope="module", autouse=True)

@@ -1,12 +1,13 @@
 """A whole database, read again: what was edited in the file itself is named."""
 
-import sqlite3
+import re
 from pathlib import Path
 
 import pytest
+from sqlalchemy import text
 
 from gateway.database_place import Place
-from gateway.store.database import reading_engine
+from gateway.store.database import reading_engine, writing_engine
 from gateway.trace.note import VerifierKey
 from gateway.trace.recheck import recheck
 from gateway.trace.verdicts import Check
@@ -27,8 +28,8 @@ def database(tmp_path: Path) -> tuple[Place, VerifierKey]:
     return place_of(tmp_path), key
 
 
-def checks(path: Place, key: VerifierKey | None) -> dict[str, Check]:
-    engine = reading_engine(path)
+def checks(place: Place, key: VerifierKey | None) -> dict[str, Check]:
+    engine = reading_engine(place)
     seen: list[tuple[int, int]] = []
     with engine.connect() as connection, connection.begin():
         found = recheck(connection, key, lambda done, of: seen.append((done, of)))
@@ -37,8 +38,8 @@ def checks(path: Place, key: VerifierKey | None) -> dict[str, Check]:
     return {check.name: check for check in found}
 
 
-def failing(path: Path, key: VerifierKey | None) -> set[str]:
-    return {name for name, check in checks(path, key).items() if check.status == "FAIL"}
+def failing(place: Place, key: VerifierKey | None) -> set[str]:
+    return {name for name, check in checks(place, key).items() if check.status == "FAIL"}
 
 
 def test_what_nobody_touched_is_as_it_was_hashed(database: tuple[Place, VerifierKey]) -> None:
@@ -49,37 +50,38 @@ def test_what_nobody_touched_is_as_it_was_hashed(database: tuple[Place, Verifier
     assert "NOT CHECKED" in checks(database[0], None)["checkpoints"].detail
 
 
-@pytest.mark.sqlite("it edits the file")
 @pytest.mark.parametrize(
     ("sql", "named"),
     [
         (
-            "UPDATE trace SET body = replace(body, 'ALLOW', 'DENY') WHERE idx = 20",
+            "UPDATE trace SET body = :denied WHERE idx = 20",
             "records.hash records.columns",
         ),
         ("UPDATE trace SET decision = 'DENY' WHERE idx = 20", "records.columns"),
         ("UPDATE trace SET ts = '2020' WHERE idx = 20", "records.columns"),
-        ("UPDATE trace SET leaf = zeroblob(32) WHERE idx = 20", "records.hash tree.tiles"),
+        ("UPDATE trace SET leaf = :zeros WHERE idx = 20", "records.hash tree.tiles"),
         ("DELETE FROM trace WHERE idx = 20", "records.index project.sequence tree.tiles"),
         ("DELETE FROM trace WHERE idx >= 400", "checkpoints tree.tiles"),
-        ("UPDATE tree_tiles SET hash = zeroblob(32) WHERE n = 1", "tree.tiles"),
+        ("UPDATE tree_tiles SET hash = :zeros WHERE n = 1", "tree.tiles"),
         ("DELETE FROM tree_tiles WHERE n = 1", "tree.tiles"),
-        ("INSERT INTO tree_tiles VALUES (0, 1, 9, zeroblob(32))", "tree.tiles"),
-        ("UPDATE checkpoints SET root = zeroblob(32)", "checkpoints"),
+        ("INSERT INTO tree_tiles VALUES (0, 1, 9, :zeros)", "tree.tiles"),
+        ("UPDATE checkpoints SET root = :zeros", "checkpoints"),
         ("UPDATE checkpoints SET note = replace(note, '620', '619')", "checkpoints"),
-        ("UPDATE trace SET body = x'00' WHERE idx = 20", "records.hash records.form"),
+        ("UPDATE trace SET body = :zero WHERE idx = 20", "records.hash records.form"),
     ],
 )
-def test_an_edit_of_the_file_is_named(
+def test_an_edit_of_the_database_is_named(
     database: tuple[Place, VerifierKey], sql: str, named: str
 ) -> None:
-    path, key = database
-    assert isinstance(path, Path)
-    with sqlite3.connect(path) as connection:
-        connection.execute(sql.replace("replace(body,", "replace(CAST(body AS TEXT),"))
-    connection.close()
-    with sqlite3.connect(path) as connection:
-        connection.execute("UPDATE trace SET body = CAST(body AS BLOB)")
-    connection.close()
-    assert set(named.split()) <= failing(path, key)
-    assert failing(path, key) <= {*named.split(), "checkpoints", "project.sequence"}
+    place, key = database
+    engine = writing_engine(place)
+    with engine.connect() as connection, connection.begin():
+        body = connection.scalar(text("SELECT body FROM trace WHERE idx = 20"))
+        denied = body.replace(b"ALLOW", b"DENY")
+        assert denied != body
+        values = {"denied": denied, "zero": b"\0", "zeros": bytes(32)}
+        used = {name: value for name, value in values.items() if re.search(rf":{name}\b", sql)}
+        connection.execute(text(sql), used)
+    engine.dispose()
+    assert set(named.split()) <= failing(place, key)
+    assert failing(place, key) <= {*named.split(), "checkpoints", "project.sequence"}
