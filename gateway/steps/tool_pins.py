@@ -32,7 +32,7 @@ class ToolPins:
             # Platforms have tools that no scan can see; what was never accepted is pinned to none.
             return Pinned(cleared, None, must_ask=False)
         if tool is None:
-            if project.unknown_tools == "deny" or _folds_to_known(call.tool_name, tools):
+            if project.unknown_tools == "deny" or not _may_be_one(call.tool_name, tools):
                 raise Refused("unknown_tool")
             return Pinned(cleared, None, must_ask=project.unknown_tools == "ask")
         if tool.pin != "ACCEPTED" and not _only_alerts(tool, project.on_tool_change):
@@ -57,9 +57,13 @@ def _only_alerts(tool: Tool, on_tool_change: str) -> bool:
     return tool.pin == "CHANGED" and on_tool_change == "alert"
 
 
-def _folds_to_known(name: str, tools: Mapping[str, Tool]) -> bool:
+def _may_be_one(name: str, tools: Mapping[str, Tool]) -> bool:
+    """Whether a tool that no scan knows can have the name.
+
+    PostgreSQL stores no NUL, so no scan will ever know such a name, and no approval can keep it.
+    """
     folded = _fold(name)
-    return any(_fold(known) == folded for known in tools)
+    return "\0" not in name and all(_fold(known) != folded for known in tools)
 
 
 def _fold(name: str) -> str:

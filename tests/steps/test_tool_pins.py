@@ -79,6 +79,13 @@ def test_a_name_that_only_folds_to_a_known_one_is_always_unknown(world: World, n
     assert reason(world, name) == "unknown_tool"
 
 
+def test_a_name_that_not_every_database_stores_is_always_unknown(world: World) -> None:
+    """What is asked of a person, such as an approval, would keep it as text."""
+    for unknown_tools in ("ask", "allow"):
+        world.set("projects", "prj_1", unknown_tools=unknown_tools)
+        assert reason(world, "other\x00") == "unknown_tool"
+
+
 def test_arguments_are_held_to_the_accepted_schema(world: World) -> None:
     assert reason(world, arguments={"object": ["Lead"]}) == "invalid_arguments"
 
