@@ -147,7 +147,10 @@ def at_revision(folder: Path, revision: str) -> Iterator[Path]:
         if not packed:
             raise BundleFault(f"{folder} is not in revision {revision}")
         with tarfile.open(fileobj=BytesIO(packed)) as tar:
-            tar.extractall(aside, filter="data")
+            if hasattr(tarfile, "data_filter"):
+                tar.extractall(aside, filter="data")
+            else:  # Python before 3.11.4; no path in a tree of git's leaves it
+                tar.extractall(aside)
         yield Path(aside)
 
 

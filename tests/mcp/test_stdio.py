@@ -243,7 +243,8 @@ async def test_the_last_check_comes_after_the_process_has_started() -> None:
 async def test_a_program_that_ends_at_once_is_started_ever_more_rarely() -> None:
     async with world(programs("dies"), back_off_seconds=1.0) as it:
         first = await it.send(call("echo", **MODERN))
-        assert first.reason == "upstream_error"
+        # It may be gone before the call is written to it.
+        assert first.reason in ("upstream_error", "upstream_unreachable")
         door = it.upstreams.route(it.server).client
         for _ in range(3):
             door._count(spoke=False)  # type: ignore[attr-defined]
