@@ -229,7 +229,9 @@ class Activation:
 
     async def _watch(self) -> None:
         async with aclosing(watch.changes(self._folders)) as seen:
-            async for _ in seen:
+            async for told in seen:
+                if not told and self._building_since is not None:
+                    continue  # what is built is not dropped for a mere look
                 if not self._changed.is_set() and self._building_since is None:
                     self._pending_since = time.monotonic()
                 self._changed.set()

@@ -17,14 +17,21 @@ QUIET_MS = 10
 """A save is taken up once nothing else has changed for so long: an editor writes several files."""
 LONGEST_WAIT_MS = 200
 _LOOK_MS = 2000
+UNTOLD_SECONDS = 15.0
+"""After which the folders are looked at although no change was told of."""
 AGAIN_SECONDS = 60.0
 """After which watching is tried anew where it had failed."""
 
 _Identity = tuple[int, int] | None
 
 
-async def changes(folders: Callable[[], Iterable[Path]]) -> AsyncGenerator[None]:
-    """Yield when something may have changed, and once soon after watching has begun.
+async def changes(folders: Callable[[], Iterable[Path]]) -> AsyncGenerator[bool]:
+    """Yield True when something may have changed, and once soon after watching has begun; False
+    now and then when nothing was told of.
+
+    On a busy machine watching loses a change once in a long while, as one that comes between the
+    reading of those before it and their clearing; a policy that was mended must not wait for the
+    next one.
 
     A folder may be missing, appear, or be replaced by another of its name, as a checkout or a
     mounted volume is; the system only tells of changes inside the folder that it was shown.
@@ -32,6 +39,7 @@ async def changes(folders: Callable[[], Iterable[Path]]) -> AsyncGenerator[None]
     again, which needs none, until watching works.
     """
     polling = told = False
+    looked = time.monotonic()
     while True:
         until = time.monotonic() + AGAIN_SECONDS if polling else inf
         seen = _identities(folders())
@@ -53,8 +61,10 @@ async def changes(folders: Callable[[], Iterable[Path]]) -> AsyncGenerator[None]
                     if told and not polling:
                         _log.info("policy folders are watched again")
                         told = False
-                    if changed or first or replaced:
-                        yield
+                    news = bool(changed) or first or replaced
+                    if news or time.monotonic() - looked >= UNTOLD_SECONDS:
+                        looked = time.monotonic()
+                        yield news
                     first = False
                     if replaced or time.monotonic() >= until:
                         break
