@@ -211,9 +211,9 @@ def _opa_test(
         for name in names:
             _write(folder / name, tree.tests[name] if name in tree.tests else tree.files[name])
         _write(folder / "data.json", data)
-        _write(folder / ".manifest", b'{"roots":[""],"rego_version":2}')
+        # A folder and no bundle, which OPA would compile twice: a tenth of what all tests take.
         # OPA gives each test 5 s, which a busy machine may well need.
-        words = ("test", "--bundle", ".", "--format", "json", "--timeout", f"{_SECONDS}s")
+        words = ("test", ".", "--format", "json", "--timeout", f"{_SECONDS}s")
         return commands.run(*words, *options, folder=folder)
 
 
