@@ -143,8 +143,9 @@ def _contents_hash(files: Mapping[str, bytes]) -> str:
 def _archive(files: Mapping[str, bytes]) -> bytes:
     """A tar.gz whose bytes say nothing of the machine, the user or the hour."""
     packed = io.BytesIO()
+    # Every save waits for this: a fifth more bytes in half the time.
     with (
-        gzip.GzipFile(filename="", mode="wb", fileobj=packed, compresslevel=6, mtime=0) as zipped,
+        gzip.GzipFile(filename="", mode="wb", fileobj=packed, compresslevel=1, mtime=0) as zipped,
         tarfile.open(fileobj=zipped, mode="w", format=tarfile.PAX_FORMAT) as tar,
     ):
         for name in sorted(files):
