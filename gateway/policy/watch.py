@@ -13,7 +13,7 @@ from watchfiles import awatch
 
 _log = structlog.get_logger(__name__)
 
-QUIET_MS = 10
+QUIET_MS = 5
 """A save is taken up once nothing else has changed for so long: an editor writes several files."""
 LONGEST_WAIT_MS = 200
 _LOOK_MS = 2000
