@@ -1,26 +1,25 @@
 """From a save to a decision, with a real OPA: what becomes active, and what never does."""
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import orjson
 import pytest
 
 from gateway import assets
 from gateway.http1 import Client, UnixAddress
-from gateway.policy import activation, bundles, proof, watch
+from gateway.policy import activation, bundles, proof
 from gateway.policy.activation import Activation, Active, Failure
 from gateway.policy.bundle_server import BundleServer
 from gateway.policy.engine import Engine
 from gateway.policy.opa import Opa
 from gateway.policy.sharing import Sharing
 from gateway.policy.sources import BundleFault, Source
-from tests.policy.world import KEY, TOKEN, served, the_opa
+from tests.policy.world import KEY, TOKEN, deafen, served, the_opa
 
 pytestmark = pytest.mark.anyio
 
@@ -205,13 +204,7 @@ async def test_a_folder_that_is_replaced_is_still_watched(world: World) -> None:
 async def test_an_edit_that_the_system_did_not_tell_of_becomes_active(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    async def deaf(*_: Path, **__: Any) -> AsyncGenerator[Any]:
-        while True:
-            await asyncio.sleep(0.01)
-            yield set()
-
-    monkeypatch.setattr(watch, "awatch", deaf)
-    monkeypatch.setattr(watch, "UNTOLD_SECONDS", 0.2)
+    deafen(monkeypatch, 0.2)
     prepare(tmp_path)
     async with a_world(tmp_path) as world:
         world.say("two")

@@ -10,6 +10,7 @@ import pytest
 import watchfiles
 
 from gateway.policy import watch
+from tests.policy.world import deafen
 
 pytestmark = pytest.mark.anyio
 
@@ -47,13 +48,7 @@ async def test_folders_that_had_to_be_polled_are_watched_once_that_works(
 async def test_a_change_that_nobody_told_of_is_looked_for(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    async def deaf(*_: Path, **__: Any) -> AsyncGenerator[Any]:
-        while True:
-            await anyio.sleep(0.01)
-            yield set()
-
-    monkeypatch.setattr(watch, "awatch", deaf)
-    monkeypatch.setattr(watch, "UNTOLD_SECONDS", 0.05)
+    deafen(monkeypatch, 0.05)
     with anyio.fail_after(60):
         async with aclosing(watch.changes(lambda: [tmp_path])) as changes:
             assert [await anext(changes) for _ in range(3)] == [True, False, False]

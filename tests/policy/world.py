@@ -3,10 +3,11 @@
 import contextlib
 import os
 import socket
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncGenerator, AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import anyio
 import pytest
@@ -14,6 +15,7 @@ import uvicorn
 
 from gateway import assets
 from gateway.http1 import Client, UnixAddress
+from gateway.policy import watch
 from gateway.policy.bundle_server import BundleServer
 from gateway.policy.bundles import Bundle, build_bundle
 from gateway.policy.engine import Engine
@@ -149,6 +151,18 @@ async def running(
         finally:
             client.close()
             await opa.stop()
+
+
+def deafen(monkeypatch: pytest.MonkeyPatch, seconds: float) -> None:
+    """The system tells of no change in a folder from now on; it is looked at after ``seconds``."""
+
+    async def deaf(*_: Path, **__: Any) -> AsyncGenerator[Any]:
+        while True:
+            await anyio.sleep(0.01)
+            yield set()
+
+    monkeypatch.setattr(watch, "awatch", deaf)
+    monkeypatch.setattr(watch, "UNTOLD_SECONDS", seconds)
 
 
 def alive(pid: int) -> bool:
