@@ -18,7 +18,16 @@ from gateway.frozen import frozen
 from gateway.policy import proof, watch
 from gateway.policy.archive import archived
 from gateway.policy.bundle_server import BundleServer
-from gateway.policy.bundles import Bundle, keep, last_good, last_tried, pack, sources_of, store
+from gateway.policy.bundles import (
+    Bundle,
+    is_same,
+    keep,
+    last_good,
+    last_tried,
+    pack,
+    sources_of,
+    store,
+)
 from gateway.policy.coverage import Coverage, Measuring
 from gateway.policy.opa import Opa
 from gateway.policy.proof import Commands, Dropped
@@ -308,8 +317,10 @@ class Activation:
         shared, tried = proof.names(tree, self._rego)
         if tried == self._looked_at:
             return None
-        built = _Built(pack(tree, self._key), tried, shared, tree)
-        good = self._good
+        bundle, good = pack(tree, self._key), self._good
+        if good is not None and is_same(good.bundle, bundle):
+            bundle = good.bundle  # what other gateways decide by, and records name, keeps its name
+        built = _Built(bundle, tried, shared, tree)
         if (good is None or good.tried != tried) and not proof.is_proved(self._proved, tried):
             since = good.tree if good is not None and good.shared == shared else None
             try:
@@ -336,7 +347,7 @@ class Activation:
             await self._tell_of(self._note(BundleFault(str(why))))
             self._retry(_RETRY_SECONDS)
             return
-        if self._bundles.revision != bundle.revision:
+        if self._bundles.current != bundle:
             self._bundles.offer(bundle)
         if await self._opa.answers_from(bundle.revision, TAKE_SECONDS):
             await self._note_active(built)

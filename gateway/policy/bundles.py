@@ -64,6 +64,17 @@ def pack(tree: Tree, key: bytes) -> Bundle:
     return Bundle(revision, digest, archive, tree.features)
 
 
+def is_same(one: Bundle, other: Bundle) -> bool:
+    """Whether they hold the same bytes, signatures included, maybe compressed by another zlib."""
+    return one.revision == other.revision and (
+        one.digest == other.digest or _unpacked(one) == _unpacked(other)
+    )
+
+
+def _unpacked(bundle: Bundle) -> bytes:
+    return gzip.decompress(bundle.archive)
+
+
 def signing_secret(key: bytes) -> str:
     """The HS256 secret as OPA is given it: the bundle key in hex."""
     return key.hex()

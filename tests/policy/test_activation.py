@@ -1,9 +1,11 @@
 """From a save to a decision, with a real OPA: what becomes active, and what never does."""
 
 import asyncio
+import gzip
+import hashlib
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
@@ -15,6 +17,7 @@ from gateway.http1 import Client, UnixAddress
 from gateway.policy import activation, bundles, proof
 from gateway.policy.activation import Activation, Active, Failure
 from gateway.policy.bundle_server import BundleServer
+from gateway.policy.bundles import Bundle
 from gateway.policy.engine import Engine
 from gateway.policy.opa import Opa
 from gateway.policy.sharing import Sharing
@@ -189,6 +192,27 @@ async def test_several_saves_at_once_make_one_bundle(world: World) -> None:
         world.write(f"other{n}.rego", f"package policies.all.other{n}\n")
     await world.until_word("word-19")
     assert len([news for news in world.told if isinstance(news, Active)]) <= 3
+
+
+async def test_a_bundle_that_another_zlib_packed_keeps_its_name(tmp_path: Path) -> None:
+    prepare(tmp_path)
+    async with a_world(tmp_path) as world:
+        before = world.bundles.current
+    assert before is not None
+    other = packed_anew(before)
+    archive = tmp_path / "data/bundles"
+    bundles.keep(other, archive, bundles.last_tried(archive))
+    async with a_world(tmp_path) as world:
+        assert await world.answer() == ("one", other.digest)
+        assert world.active().digest == other.digest
+
+
+def packed_anew(bundle: Bundle) -> Bundle:
+    """The same bundle, compressed otherwise."""
+    archive = gzip.compress(gzip.decompress(bundle.archive), compresslevel=9)
+    digest = f"sha256:{hashlib.sha256(archive).hexdigest()}"
+    assert digest != bundle.digest
+    return replace(bundle, archive=archive, digest=digest)
 
 
 async def test_a_folder_that_is_replaced_is_still_watched(world: World) -> None:

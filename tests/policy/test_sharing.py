@@ -10,11 +10,11 @@ from pathlib import Path
 import pytest
 
 from gateway.policy import activation
-from gateway.policy.sharing import SharingFault
+from gateway.policy.sharing import Offer, SharingFault
 from gateway.shared_policy import SharedPolicy
 from tests import builders
 from tests.gateways import a_pair
-from tests.policy.test_activation import World, a_world, prepare
+from tests.policy.test_activation import World, a_world, packed_anew, prepare
 from tests.policy.world import the_opa
 from tests.postgresql import a_database
 
@@ -85,6 +85,21 @@ async def test_all_decide_by_the_bundle_that_one_built(pair: Pair) -> None:
         (pair.two.folder / "data/bundles").mkdir()
     rows = pair.gateways[0].rows("SELECT digest FROM policy_bundles ORDER BY published")
     assert rows == [(first,), (second,)]
+
+
+async def test_a_bundle_that_was_published_in_other_bytes_is_named_by_those(pair: Pair) -> None:
+    await pair.agree()
+    offered = pair.two.bundles.current
+    assert offered is not None
+    other = packed_anew(offered)
+    await pair.sharing[0].store(Offer(other, "tried"))
+    await pair.sharing[0].publish(other.digest)
+    async with asyncio.timeout(60):
+        while True:
+            answered, active = await pair.two.answer(), pair.two.active().digest
+            if answered == ("one", other.digest) and active == other.digest:
+                break
+            await asyncio.sleep(0.02)
 
 
 async def test_who_cannot_take_it_keeps_its_last_says_so_and_then_refuses(
