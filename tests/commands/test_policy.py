@@ -58,6 +58,12 @@ def test_a_warning_alone_ends_with_0(tmp_path: Path) -> None:
     assert "warning: an ALLOW of the organisation has no effect" in told.stdout
 
 
+def test_a_folder_without_a_policy_cannot_be_told_of(tmp_path: Path) -> None:
+    told = gateway("policy", "check", tmp_path)
+    assert told.exit_code == 3
+    assert f"no .rego file in {tmp_path}: name the folder" in told.stderr
+
+
 def test_folders_are_those_of_the_settings_unless_named(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
