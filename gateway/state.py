@@ -36,6 +36,7 @@ from gateway.store.database import (
     lock_data_dir,
     reading_engine,
     take_turn,
+    using,
     writing_engine,
 )
 from gateway.store.postgresql import DatabaseAway
@@ -104,19 +105,21 @@ def open_state(
     directory, keys and database are made where they are missing. Checkpoints go to
     ``checkpoint_file``, to a file in the directory without one, nowhere if it is named ``off``.
     What is in cold storage is read from ``cold``.
-    Raises `NotInitialised`, `gateway.store.database.DatabaseLocked`,
+    Raises `NotInitialised`, `gateway.store.database.DatabaseLocked`, `DataDirUnusable`,
     `gateway.store.postgresql.DatabaseAway`, `gateway.keyring.KeyringFault`.
     """
     place = place or data_dir / DATABASE
     if create:
-        data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+        with using(data_dir):
+            data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
     elif not is_made(place):
         raise NotInitialised(f"{told(place, data_dir)} holds no gateway; run `gateway init` first")
     lock = lock_data_dir(data_dir)
     try:
         if create and not is_made(place):
             # Never new keys for old data: they would open nothing, and sign another log's name.
-            keyring.create(data_dir / KEYS)
+            with using(data_dir):
+                keyring.create(data_dir / KEYS)
         outside = checkpoint_file or data_dir / CHECKPOINTS
         for name in keyring.staged(data_dir / KEYS):
             _log.warning(
@@ -159,11 +162,20 @@ def told(place: Place, data_dir: Path) -> str:
     return str(data_dir) if isinstance(place, Path) else "the database of GATEWAY_DATABASE_URL"
 
 
+def _try_files(database: Path) -> None:
+    """Raises OSError with the one that cannot be used: SQLite would not say which it is."""
+    os.close(os.open(database, os.O_RDWR | os.O_CREAT, 0o600))  # not readable by others, ever
+    for beside in (f"{database}-wal", f"{database}-shm"):
+        if os.path.exists(beside):
+            os.close(os.open(beside, os.O_RDWR))
+
+
 def _open(
     data_dir: Path, place: Place, keys: Keyring, outside: Path | None, cold: ColdStore | None
 ) -> State:
     if isinstance(place, Path):
-        os.close(os.open(place, os.O_RDWR | os.O_CREAT, 0o600))  # not readable by others, ever
+        with using(data_dir):
+            _try_files(place)
     engine = _migrated(place)
     clock = Clock()
     log = Log(keys, clock)

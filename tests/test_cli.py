@@ -1,5 +1,6 @@
 """The command line: exit codes, which stream holds what, and that each command explains itself."""
 
+import errno
 import json
 import os
 import subprocess
@@ -12,11 +13,13 @@ from sqlalchemy import update
 from typer.testing import CliRunner, Result
 
 from gateway import cli
+from gateway.commands import serve
 from gateway.first_start import let_in
 from gateway.registry.core import Actor, Change
 from gateway.registry.faults import Conflict
 from gateway.state import open_state
 from gateway.store import tables
+from gateway.store.database import DataDirUnusable, using
 from tests.end_to_end.demonstration import need_opa
 from tests.places import place_of
 
@@ -167,6 +170,44 @@ def test_faulty_settings_are_told_line_by_line(
     assert result.exit_code == 1
     assert len(result.stderr.splitlines()) == 2
     assert "did you mean GATEWAY_PORT?" in result.stderr
+
+
+@pytest.mark.parametrize("in_the_way", ["gateway.lock", "gateway.db-wal"])
+@pytest.mark.sqlite("its files are in the directory")
+def test_a_file_that_may_not_be_used_is_named(tmp_path: Path, in_the_way: str) -> None:
+    assert gateway("init", "--data-dir", tmp_path).exit_code == 0
+    file = tmp_path / in_the_way
+    file.unlink(missing_ok=True)
+    file.mkdir()  # who runs tests as root may use every file
+    result = gateway("serve", "--data-dir", tmp_path)
+    assert result.exit_code == 1
+    advice = "name another data directory"
+    assert result.stderr == f"gateway: cannot use {file}: Is a directory; {advice}\n"
+
+
+def test_a_directory_that_cannot_be_made_is_named(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    result = gateway("init", "--data-dir", tmp_path / "file" / "d")
+    assert result.exit_code == 1
+    assert f"cannot use {tmp_path}/file/d: Not a directory" in result.stderr
+
+
+def test_what_the_system_forbids_is_told_as_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def forbidden(*_: object, **__: object) -> None:
+        raise PermissionError(errno.EACCES, "Permission denied", "/data/opa/opa.sock")
+
+    monkeypatch.setattr(serve, "run", forbidden)
+    result = gateway("serve", "--data-dir", tmp_path)
+    assert result.exit_code == 1
+    assert result.stderr == "gateway: [Errno 13] Permission denied: '/data/opa/opa.sock'\n"
+
+
+def test_who_may_not_use_a_directory_is_told_who_may(tmp_path: Path) -> None:
+    advice = "run as its owner, give it to the user that runs this"
+    with pytest.raises(DataDirUnusable, match=advice), using(tmp_path):
+        raise PermissionError(errno.EACCES, "Permission denied", str(tmp_path))
 
 
 def test_serve_needs_a_directory_that_was_initialised(tmp_path: Path) -> None:

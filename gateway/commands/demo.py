@@ -38,5 +38,7 @@ def demo(
         # Imported only now: meanwhile the sample server imports its own, on another core.
         demonstration = importlib.import_module("gateway.demo.run")
         foreseen = importlib.import_module("gateway.commands.foreseen").FORESEEN
-        with told_plainly(*foreseen, demonstration.DemoFailed, states.StateUnreadable):
+        with told_plainly(
+            *foreseen, PermissionError, demonstration.DemoFailed, states.StateUnreadable
+        ):
             demonstration.run(folder, port, crm, ready)

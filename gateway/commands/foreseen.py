@@ -9,7 +9,7 @@ from gateway.policy.sources import BundleFault
 from gateway.registry.faults import Fault
 from gateway.settings import SettingsFault
 from gateway.state import NotInitialised
-from gateway.store.database import DatabaseLocked
+from gateway.store.database import DatabaseLocked, DataDirUnusable
 from gateway.store.migrations import SchemaTooNew
 from gateway.store.postgresql import DatabaseAway
 from gateway.trace.slots import SlotLost
@@ -18,6 +18,7 @@ FORESEEN = (
     SettingsFault,
     NotInitialised,
     DatabaseLocked,
+    DataDirUnusable,
     DatabaseAway,
     SchemaTooNew,
     KeyringFault,

@@ -25,7 +25,7 @@ def serve(
         told = json_text.dumps(asdict(gateway)) if json else f"Listening on {gateway.base_url}"
         typer.echo(told)
 
-    with told_plainly(*FORESEEN):
+    with told_plainly(*FORESEEN, PermissionError):
         settings = Settings.read(data_dir=data_dir, host=host, port=port)
         log_to_stderr(settings.log_level)
         run(settings, ready=ready)

@@ -7,6 +7,8 @@ keeps a second process out of a data directory. For the other kind see `gateway.
 import fcntl
 import os
 import sqlite3
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -22,13 +24,31 @@ class DatabaseLocked(Exception):
     """Another process holds this data directory."""
 
 
+class DataDirUnusable(Exception):
+    """The system does not let this process use the data directory, or a file in it."""
+
+
+@contextmanager
+def using(data_dir: Path) -> Iterator[None]:
+    """What the system refuses meanwhile is raised as `DataDirUnusable`, which says what to do."""
+    try:
+        yield
+    except OSError as fault:
+        what = f"cannot use {fault.filename or data_dir}: {fault.strerror}"
+        advice = "name another data directory"
+        if isinstance(fault, PermissionError):
+            advice = f"run as its owner, give it to the user that runs this, or {advice}"
+        raise DataDirUnusable(f"{what}; {advice}") from None
+
+
 def lock_data_dir(data_dir: Path) -> int:
     """Take the directory's lock and return its file descriptor; the lock ends with the process.
 
-    Raises `DatabaseLocked`, naming the holder's process id.
+    Raises `DatabaseLocked`, naming the holder's process id, and `DataDirUnusable`.
     """
     path = data_dir / "gateway.lock"
-    fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    with using(data_dir):
+        fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
         fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError:
