@@ -15,7 +15,7 @@ from gateway.registry.fields import Id, Term, Time
 from gateway.registry.search import sought
 from gateway.values import Risk, Role
 
-_Policy = Annotated[Term, Field(description="The id of a policy that was named")]
+_PolicyId = Annotated[Term, Field(description="The id of a policy that was named")]
 
 
 class Wanted(BaseModel):
@@ -32,7 +32,7 @@ class Wanted(BaseModel):
     tool: Term | None = None
     risk: Risk | None = None
     kind: Id | None = None
-    policy: _Policy | None = None
+    policy_id: _PolicyId | None = None
 
     def as_filter(self) -> traces.Filter:
         return traces.Filter(
@@ -45,7 +45,7 @@ class Wanted(BaseModel):
             tool=self.tool,
             risk=self.risk,
             kind=self.kind,
-            policy=self.policy,
+            policy_id=self.policy_id,
         )
 
 

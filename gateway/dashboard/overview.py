@@ -165,7 +165,7 @@ def _panels(found: Summary, names: Mapping[str, str], policies: Mapping[str, str
             found.policies,
             max(found.policies.values(), default=0),
             "No policy refused a call.",
-            f"{traces}decision=BLOCKED&policy=",
+            f"{traces}decision=BLOCKED&policy_id=",
             policies,
         ),
         Panel(

@@ -36,7 +36,7 @@ from gateway.values import Risk
 _PATH = "/traces"
 FILTERS = (
     *("time_range", "from", "to", "decision", "risk", "agent_id", "server_id", "tool"),
-    *("kind", "policy", "q"),
+    *("kind", "policy_id", "q"),
 )
 EVERYTHING = "all"
 _SIZE = 50

@@ -155,7 +155,7 @@ class BundleWriter:
         asked = self.wanted.filter
         narrowing = {
             name: getattr(asked, name)
-            for name in ("decision", "agent_id", "server_id", "tool", "risk", "kind", "policy")
+            for name in ("decision", "agent_id", "server_id", "tool", "risk", "kind", "policy_id")
             if getattr(asked, name) is not None
         }
         return {

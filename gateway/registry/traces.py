@@ -54,7 +54,7 @@ class Filter:
     tool: str | None = None
     risk: str | None = None
     kind: str | None = None
-    policy: str | None = None
+    policy_id: str | None = None
     """A policy that the decision names."""
     search: Sought | None = None
     sender: str | None = None
@@ -100,8 +100,8 @@ class Filter:
         found += self.times(now)
         if self.sender is not None:
             found.append(_t.call_id.in_(_sent_by(self.sender)))
-        if self.policy is not None:
-            found.append(by_policy(self.policy))
+        if self.policy_id is not None:
+            found.append(by_policy(self.policy_id))
         if self.search is not None:
             found.append(self.search.condition())
         return found

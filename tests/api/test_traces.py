@@ -60,10 +60,10 @@ async def test_each_filter_leaves_what_it_names(world: World) -> None:
 async def test_a_policy_that_a_decision_names_finds_it_and_only_as_a_whole(world: World) -> None:
     first = _append(world, tool="t", rules=["no_export", "rule:pol_1"])
     second = _append(world, tool="t", rules=["no_export_2"])
-    assert await _ids(world, "policy=no_export") == [first]
-    assert await _ids(world, "policy=rule:pol_1") == [first]
-    assert await _ids(world, "policy=no_export_2") == [second]
-    assert await _ids(world, "policy=no%25") == []
+    assert await _ids(world, "policy_id=no_export") == [first]
+    assert await _ids(world, "policy_id=rule:pol_1") == [first]
+    assert await _ids(world, "policy_id=no_export_2") == [second]
+    assert await _ids(world, "policy_id=no%25") == []
 
 
 async def test_a_search_finds_a_call_by_the_words_that_people_know_it_by(world: World) -> None:
@@ -87,7 +87,7 @@ async def test_a_search_finds_a_call_by_the_words_that_people_know_it_by(world: 
         assert await _ids(world, f"kind=decision&q={quote(text)}") == expected, text
 
 
-@pytest.mark.parametrize("name", ["tool", "policy", "q"])
+@pytest.mark.parametrize("name", ["tool", "policy_id", "q"])
 async def test_nobody_looks_for_nul_which_not_every_database_takes(world: World, name: str) -> None:
     async with world.client(Role.AUDITOR) as client:
         answer = await client.get(f"traces?{name}=a%00b")
