@@ -61,9 +61,7 @@ async def graph(context: ApiContext, route: Route, request: Request, request_id:
     if "content-type" not in request.headers:  # nothing in it can say who sends it
         raise unauthenticated("clientState must be the extension's key.", invalid_token=False)
     document = strict_json(request, await body_of(request, MAX_BODY))
-    value = document.get("value") if isinstance(document, dict) else None
-    states = {one.get("clientState") for one in value or () if isinstance(one, dict)}
-    key = _of_secret(context, request, next(iter(states))) if len(states) == 1 else None
+    key = _of_secret(context, request, _client_state(document))
     if key is None:
         raise unauthenticated("clientState must be the extension's key.", invalid_token=True)
     return await _taken(context, key, document, mappers.graph, request_id)
@@ -84,6 +82,16 @@ async def purview(context: ApiContext, route: Route, request: Request, request_i
     if isinstance(document, dict) and "validationCode" in document:
         return reply(200, {}, request_id)
     return await _taken(context, key, document, mappers.purview, request_id)
+
+
+def _client_state(document: Json) -> Json:
+    """What all notifications say; None where there are none, or they differ."""
+    value = document.get("value") if isinstance(document, dict) else None
+    if not isinstance(value, list):
+        return None
+    # No set: nobody is known yet, and what stands here may be anything.
+    states = [one.get("clientState") for one in value if isinstance(one, dict)]
+    return states[0] if states and all(one == states[0] for one in states) else None
 
 
 def _of_secret(context: ApiContext, request: Request, secret: Json) -> Key | None:

@@ -142,6 +142,14 @@ async def test_graph_shakes_hands_and_is_known_by_its_client_state(world: World)
     assert platform.key not in text
 
 
+@pytest.mark.parametrize("value", [3, 1.5, True, {}, [{"clientState": []}], [{"clientState": {}}]])
+async def test_a_stranger_is_nobody_whatever_stands_where_graphs_state_should(
+    world: World, value: Any
+) -> None:
+    answer = await Platform(world, "graph").post({"value": value})
+    assert answer.status_code == 401
+
+
 async def test_purviews_feed_shakes_hands_and_is_known_by_its_auth_id(world: World) -> None:
     platform = Platform(world, "purview")
     known = {"Webhook-AuthID": platform.key}
