@@ -17,7 +17,7 @@ from gateway.api.endpoint import Route, parsed
 from gateway.api.errors import FORESEEN, ApiError, details_of, error_of, faulty
 from gateway.extensions.asked import Asked
 from gateway.extensions.control_plane import ControlPlane
-from gateway.extensions.door import admitted, reply
+from gateway.extensions.door import admitted, over_rate, reply
 from gateway.extensions.events import REQUESTED, EventIn
 from gateway.extensions.told import Told
 from gateway.ids import new_id
@@ -210,8 +210,9 @@ async def _decided(
 ) -> Told:
     sender = plane.senders.sender(key)
     sender.must_have("decide")
-    if plane.take(sender) > 0:
-        raise ApiError(429, "This extension's rate of events is exceeded.")
+    wait = plane.take(sender)
+    if wait > 0:
+        raise over_rate(wait)
     properties = resource.get("properties") or {}
     event = {
         "event_type": REQUESTED,

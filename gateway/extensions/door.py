@@ -8,6 +8,7 @@ import base64
 import binascii
 import hmac
 from datetime import UTC, datetime
+from math import ceil
 
 import orjson
 from starlette.requests import Request
@@ -65,6 +66,12 @@ def check_signature(request: Request, raw: bytes, extension: Extension, now: str
         if version == "v1" and hmac.compare_digest(given, wanted):
             return
     raise _unsigned("The webhook-signature is missing or does not fit the body.")
+
+
+def over_rate(wait: float) -> ApiError:
+    """429 to an extension that must wait so many seconds for its next event."""
+    message = "This extension's rate of events is exceeded; wait and try again."
+    return ApiError(429, message, headers={"Retry-After": str(ceil(wait))})
 
 
 def reply(status: int, body: object, request_id: str, **headers: str) -> Response:

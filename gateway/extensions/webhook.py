@@ -2,7 +2,6 @@
 
 import asyncio
 from collections.abc import Mapping
-from math import ceil
 from typing import Any
 
 from pydantic import ValidationError
@@ -13,7 +12,7 @@ from gateway.api.call import ApiCall
 from gateway.api.context import ApiContext
 from gateway.api.endpoint import Route, strict_json
 from gateway.api.errors import FORESEEN, ApiError, answer, details_of, error_of, faulty
-from gateway.extensions.door import admitted, reply
+from gateway.extensions.door import admitted, over_rate, reply
 from gateway.extensions.events import MOST_EVENTS, EventIn, EventsIn
 from gateway.extensions.told import Told
 from gateway.mcp.strictness import check_values
@@ -45,8 +44,7 @@ async def take(context: ApiContext, key: Key, document: Json) -> tuple[str, Told
     try:
         wait = plane.take(sender)
         if wait > 0:
-            message = "This extension's rate of events is exceeded; wait and try again."
-            raise ApiError(429, message, headers={"Retry-After": str(ceil(wait))})
+            raise over_rate(wait)
         event = _read(document)
         said = await plane.event(key, document, event)
     except FORESEEN as fault:

@@ -156,3 +156,13 @@ async def test_an_extension_needs_the_scope(world: World, pep: Pep) -> None:
         url = PUBLIC_URL + "/access/v1/evaluation"
         answer = await client.post(url, json=a_question(pep.slug))
     assert answer.status_code == 403
+
+
+async def test_whoever_asks_too_often_is_told_when_to_come_back(world: World) -> None:
+    row, key, _ = world.extension(name="slow", scopes=["decide"], events_per_minute=6)
+    question = a_question(row.server_id, subject={"type": "user", "id": "u"})
+    async with world.client(key) as client:
+        url = f"{PUBLIC_URL}/access/v1/evaluation"
+        assert (await client.post(url, json=question)).status_code == 200
+        late = await client.post(url, json=question)
+    assert (late.status_code, late.headers["Retry-After"]) == (429, "10")
