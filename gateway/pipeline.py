@@ -235,6 +235,7 @@ class Pipeline:
             self._met(call, refused, approved.decision)
             if not refused.leaf:
                 self.refused_calls.count(call, refused)
+            refused.decided = approved.decision
             return refused
         except Exception as fault:  # noqa: BLE001 - nothing is durable, so nothing is allowed
             _log.error("the decision could not be written", call=call.id, error=fault_text(fault))

@@ -83,9 +83,13 @@ class Settlement:
 
     async def finish(self) -> None:
         """When the gateway ends: wait for what is queued, and try what failed once more."""
+        await self.written()
+        await self.retry()
+
+    async def written(self) -> None:
+        """Wait until each outcome that is queued now is on disk, or could not be written."""
         if self._queued:
             await asyncio.wait(self._queued)
-        await self.retry()
 
     def _write(self, settled: _Settled, *, urgent: bool) -> "asyncio.Future[Any] | None":
         submit = self._writer.submit if urgent else self._writer.submit_patiently

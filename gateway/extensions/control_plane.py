@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 
 import orjson
-from sqlalchemy import Connection, select
+from sqlalchemy import Connection, and_, or_, select
 
 from gateway.budgets import cost_of, matching
 from gateway.clock import after
@@ -41,6 +41,7 @@ from gateway.values import (
     Caller,
     CallId,
     Decision,
+    Fate,
     Json,
     Key,
     Risk,
@@ -158,6 +159,7 @@ class ControlPlane:
         return claimed.claimed_at > after(self.registry.clock.now(), -_BEING_DECIDED_SECONDS)
 
     async def _as_told(self, asked: Asked, claimed: Claimed) -> Told | None:
+        await self.pipeline.settlement.written()
         project_id = asked.sender.key.project_id
         return await self.registry.read(lambda c: _recorded(c, project_id, claimed.trace_id))
 
@@ -351,17 +353,24 @@ def _severity(look: tuple[Looked | None, str]) -> tuple[bool, bool]:
 
 
 def _recorded(connection: Connection, project_id: str, trace_id: str) -> Told | None:
-    t, a = tables.trace.c, tables.approvals.c
-    decided = (t.call_id == trace_id, t.project_id == project_id, t.kind == "decision")
-    query = select(t.log, t.idx, t.body).where(*decided).order_by(t.idx).limit(1)
-    rows = records.of_id(connection, query, trace_id)
-    if not rows:
+    """What was told; None while it is not decided, or what it holds may still be given back."""
+    t, a, o = tables.trace.c, tables.approvals.c, tables.open_calls.c
+    if connection.execute(select(o.call_id).where(o.call_id == trace_id)).first() is not None:
         return None
-    record = orjson.loads(rows[0].body)
+    # An outcome that a sender reports has no risk: only our own say what became of a verdict.
+    ours = or_(t.kind == "decision", and_(t.kind == "outcome", t.risk.is_not(None)))
+    of_call = (t.call_id == trace_id, t.project_id == project_id, ours)
+    query = select(t.log, t.idx, t.kind, t.body).where(*of_call).order_by(t.idx).limit(2)
+    found = {row.kind: orjson.loads(row.body) for row in records.of_id(connection, query, trace_id)}
+    record = found.get("decision")
+    if record is None:
+        return None
+    if found.get("outcome", {}).get("fate") == Fate.NOT_FORWARDED:
+        record["reason_code"] = "not_forwarded"
     expires_at = None
     if record.get("approval"):
-        found = select(a.expires_at).where(a.id == record["approval"])
-        expires_at = connection.execute(found).scalar_one_or_none()
+        expiry = select(a.expires_at).where(a.id == record["approval"])
+        expires_at = connection.execute(expiry).scalar_one_or_none()
     return told.from_record(record, expires_at)
 
 

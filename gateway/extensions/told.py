@@ -12,6 +12,7 @@ from gateway.values import Action, Decision, Permit
 Verdict = Literal["PASSED", "FLAGGED", "PENDING_APPROVAL", "BLOCKED", "RECORDED"]
 
 _WAITING = frozenset({"approval_required", "approval_expired"})
+_MONITOR = "Monitor mode: nothing is refused by policy."
 FAULTS = frozenset(
     {
         *("policy_unavailable", "internal", "stop_unreadable", "not_forwarded"),
@@ -59,7 +60,7 @@ def permitted(permit: Permit) -> Told:
     return Told(
         trace_id=permit.call.id,
         decision="FLAGGED" if flagged else "PASSED",
-        reason="" if decision.enforced else "Monitor mode: nothing is refused by policy.",
+        reason="" if decision.enforced else _MONITOR,
         policy_id=_policy(decision),
         risk_level=decision.risk.value,
     )
@@ -110,12 +111,14 @@ def from_record(record: Mapping[str, Any], expires_at: str | None) -> Told:
     verdict: Verdict = "FLAGGED" if record.get("decision") == "LOG_ONLY" else "PASSED"
     if reason and not record.get("failed_open"):
         verdict = "PENDING_APPROVAL" if reason in _WAITING else "BLOCKED"
+    enforceable = record.get("enforceable", True)
+    passed = "" if record.get("enforced", True) or not enforceable else _MONITOR
     rules = record.get("rules") or [None]
     return Told(
         trace_id=str(record["call"]),
         decision=verdict,
-        enforceable=record.get("enforceable", True),
-        reason=REASONS[reason].message if reason else "",
+        enforceable=enforceable,
+        reason=REASONS[reason].message if reason else passed,
         reason_code=reason,
         policy_id=rules[0],
         risk_level=record.get("risk"),

@@ -25,6 +25,7 @@ from gateway.settings import LOOPBACK_NETWORKS
 from gateway.values import Action, Role
 from tests.api.world import World
 from tests.extensions.events import records
+from tests.pipeline_world import at_once
 from tests.serving import serving
 
 pytestmark = pytest.mark.anyio
@@ -324,6 +325,12 @@ async def test_a_verdict_that_comes_too_late_was_never_given(
     trace_id = copilot.decided()[0]["call"]
     assert records(copilot.world, trace_id)[1]["fate"] == "not_forwarded"
     assert copilot.world.line.world.window(budget) == (0, 0)
+    # Asked once more, the call is admitted anew: what was given back does not pass for nothing.
+    monkeypatch.undo()
+    copilot.world.line.policy.meanwhile = at_once
+    assert await copilot.analyse() == {"blockAction": False}
+    assert len(copilot.decided()) == 2
+    assert copilot.world.line.world.window(budget) == (1, 0)
 
 
 async def test_every_code_of_a_refusal_has_one_of_its_own(copilot: Copilot) -> None:

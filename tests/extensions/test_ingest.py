@@ -101,6 +101,18 @@ async def test_the_same_event_is_answered_as_before_and_charged_once(
     assert len(world.line.world.records("decision")) == 1
 
 
+@pytest.mark.parametrize("action", Action)
+@pytest.mark.parametrize("enforced", [True, False])
+async def test_what_an_event_was_told_is_told_again_to_the_last_field(
+    world: World, key: str, action: Action, enforced: bool
+) -> None:
+    world.line.policy.action, world.line.policy.enforced = action, enforced
+    first, again = [await sent(world, key, an_event()) for _ in range(2)]
+    assert (again.status_code, again.json()) == (first.status_code, first.json())
+    assert first.json()["policy_id"]
+    assert first.json()["risk_level"]
+
+
 async def test_the_same_event_at_the_same_time_is_decided_once(world: World, key: str) -> None:
     answers = await asyncio.gather(*(sent(world, key, an_event()) for _ in range(8)))
     assert {a.status_code for a in answers} == {200}
