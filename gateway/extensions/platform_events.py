@@ -109,7 +109,7 @@ async def _taken(
     events = list(mapper(document))
     if len(events) > MOST_EVENTS:
         raise ApiError(400, f"Send {MOST_EVENTS} at once at most.")
-    items = await asyncio.gather(*(item(context, key, one, request_id) for one in events))
+    items = await asyncio.gather(*(item(context, key, one, None, request_id) for one in events))
     errors = sum(1 for one in items if "error" in one)
     body = {"taken": len(items) - errors, "errors": errors, "items": items}
     return reply(202, body, request_id)

@@ -1,6 +1,7 @@
 """``POST /webhooks/ingest``: an event, or up to a hundred of them, decided or recorded."""
 
 import asyncio
+import hashlib
 from collections.abc import Mapping
 from typing import Any
 
@@ -27,17 +28,31 @@ async def ingest(context: ApiContext, route: Route, request: Request, request_id
     if isinstance(document, list):
         if not 0 < len(document) <= MOST_EVENTS:
             raise ApiError(400, f"Send 1 to {MOST_EVENTS} events at once.")
-        items = await asyncio.gather(*(item(context, key, one, request_id) for one in document))
+        ids = [_sent_as(request, number) for number in range(len(document))]
+        each = zip(document, ids, strict=True)
+        items = await asyncio.gather(*(item(context, key, *one, request_id) for one in each))
         return reply(200, items, request_id)
     try:
-        event_id, said = await take(context, key, document)
+        event_id, said = await take(context, key, document, _sent_as(request, 0))
     except FORESEEN as fault:
         return answer(fault, request_id)
     headers = {"Retry-After": "1"} if said.status == 503 else {}
     return reply(said.status, said.body(event_id), request_id, **headers)
 
 
-async def take(context: ApiContext, key: Key, document: Json) -> tuple[str, Told]:
+def _sent_as(request: Request, number: int) -> str | None:
+    """The id of an event that has none of its own in a message that is signed: who sends the
+    message again, or takes it down on its way and plays it back, sends the same event.
+    """
+    if "webhook-signature" not in request.headers:
+        return None
+    message = hashlib.sha256(request.headers.get("webhook-id", "").encode()).hexdigest()
+    return f"webhook-id/{message}/{number}"
+
+
+async def take(
+    context: ApiContext, key: Key, document: Json, sent_as: str | None = None
+) -> tuple[str, Told]:
     """One event: its id, and what is said to it. Raises `FORESEEN`; counts either way."""
     plane = context.control_plane
     sender = plane.senders.sender(key)
@@ -46,6 +61,8 @@ async def take(context: ApiContext, key: Key, document: Json) -> tuple[str, Told
         if wait > 0:
             raise over_rate(wait)
         event = _read(document)
+        if event.event_id is None:
+            event = event.model_copy(update={"event_id": sent_as})
         said = await plane.event(key, document, event)
     except FORESEEN as fault:
         if sender.extension is not None:
@@ -56,9 +73,11 @@ async def take(context: ApiContext, key: Key, document: Json) -> tuple[str, Told
     return event.event_id or "", said
 
 
-async def item(context: ApiContext, key: Key, document: Json, request_id: str) -> Mapping[str, Any]:
+async def item(
+    context: ApiContext, key: Key, document: Json, sent_as: str | None, request_id: str
+) -> Mapping[str, Any]:
     try:
-        event_id, said = await take(context, key, document)
+        event_id, said = await take(context, key, document, sent_as)
     except FORESEEN as fault:
         error = error_of(fault)
         return {

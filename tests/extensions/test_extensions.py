@@ -99,10 +99,10 @@ async def test_an_extension_reads_its_own_traces_if_it_may(world: World) -> None
         assert (await client.get("traces")).status_code == 403
 
 
-def signed(secret: bytes, body: bytes, at: int) -> dict[str, str]:
-    mac = hmac.digest(secret, b"msg_1.%d." % at + body, "sha256")
+def signed(secret: bytes, body: bytes, at: int, message: str = "msg_1") -> dict[str, str]:
+    mac = hmac.digest(secret, f"{message}.{at}.".encode() + body, "sha256")
     return {
-        "webhook-id": "msg_1",
+        "webhook-id": message,
         "webhook-timestamp": str(at),
         "webhook-signature": "v1,AAAA v1," + base64.b64encode(mac).decode(),
         "content-type": "application/json",
@@ -126,6 +126,24 @@ async def test_a_platform_that_signs_needs_no_key_and_a_changed_body_is_refused(
         assert await status(body + b" ", signed(secret, body, now)) == 401
         assert await status(body, signed(b"x" * 32, body, now)) == 401
         assert await status(body, signed(secret, body, now - 3600)) == 401
+
+
+async def test_a_signed_message_that_comes_again_holds_the_same_events(world: World) -> None:
+    row, _, secret = world.extension(name="signs", require_signature=True)
+    now = int(datetime.fromisoformat(world.state.clock.now()).timestamp())
+    nameless = {"event_type": "noted"}
+    async with world.client(None) as client:
+        for message, events in {"m1": an_event(None), "m2": [nameless, nameless]}.items():
+            body = orjson.dumps(events)
+            headers = signed(secret, body, now, message) | {"x-extension-id": row.id}
+            first, again = [
+                (await client.post("webhooks/ingest", content=body, headers=headers)).json()
+                for _ in range(2)
+            ]
+            assert again == first
+    assert first[0]["trace_id"] != first[1]["trace_id"]
+    assert len(world.line.world.records("decision")) == 1
+    assert len(world.line.world.records("report")) == 2
 
 
 async def test_where_a_signature_is_required_the_key_alone_does_not_do(world: World) -> None:
