@@ -53,7 +53,9 @@ class EventIn(_Open):
     session_id: Term | None = None
     tool: ToolIn | None = None
     outcome: OutcomeIn | None = None
-    server_id: Annotated[Term | None, Field(description="For project keys only")] = None
+    server_id: Annotated[
+        Term | None, Field(description="For project keys; an extension has one server")
+    ] = None
     trace_id: Annotated[Term | None, Field(description="The decision whose outcome this is")] = None
     request_event_id: Annotated[
         _EventId | None, Field(description="The event that announced the call, for its outcome")

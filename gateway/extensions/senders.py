@@ -41,8 +41,10 @@ class Senders:
             agent, asserted = self._own_agent(sender.key, event)
             server_id = event.server_id or _only(sender.key)
         else:
-            agent, asserted = await self._platforms_agent(sender.key, sender.extension, event)
             server_id = sender.extension.server_id
+            if event.server_id not in (None, server_id):
+                raise Missing("server")  # another server's policies say nothing of it
+            agent, asserted = await self._platforms_agent(sender.key, sender.extension, event)
         view = self._view(sender.key)
         server = view.servers.get(ServerId(server_id or ""))
         allowed = sender.key.server_ids

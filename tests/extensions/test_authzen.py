@@ -158,6 +158,20 @@ async def test_an_extension_needs_the_scope(world: World, pep: Pep) -> None:
     assert answer.status_code == 403
 
 
+async def test_an_extension_is_told_nothing_of_a_server_that_is_not_its_own(
+    world: World, pep: Pep
+) -> None:
+    row, key, _ = world.extension(name="other", scopes=["decide"])
+    user = {"type": "user", "id": "u"}
+    async with world.client(key) as client:
+        url = f"{PUBLIC_URL}/access/v1/evaluation"
+        found = [
+            (await client.post(url, json=a_question(server, subject=user))).status_code
+            for server in (row.server_id, pep.server, pep.slug, "none")
+        ]
+    assert found == [200, 404, 404, 404]
+
+
 async def test_whoever_asks_too_often_is_told_when_to_come_back(world: World) -> None:
     row, key, _ = world.extension(name="slow", scopes=["decide"], events_per_minute=6)
     question = a_question(row.server_id, subject={"type": "user", "id": "u"})
