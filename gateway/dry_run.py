@@ -18,6 +18,7 @@ from gateway.steps.enforcement import enforce
 from gateway.steps.policy import Policy
 from gateway.steps.tool_pins import ToolPins
 from gateway.values import (
+    Action,
     AgentId,
     Call,
     Caller,
@@ -65,7 +66,7 @@ class DryRun:
     async def decide(self, key: Key, question: Question) -> dict[str, Json]:
         """The answer of ``POST /mcp/decide``, whole; the API hides what a role may not see.
 
-        Raises `Unready` when the policy cannot be asked.
+        Raises `Unready` when the policy cannot be asked now.
         """
         view = self.directory.view(key.project_id)
         server = view.servers[question.server_id]
@@ -76,7 +77,10 @@ class DryRun:
         try:
             looked = await self.look(call)
         except Refused as refused:
-            raise Unready(refused.message) from None
+            if refused.retryable:
+                raise Unready(refused.message) from None
+            self.refused_calls.probe(key.project_id, key.id, Action.DENY.value)
+            return {"action": Action.DENY.value, "reason_code": refused.reason}
         action = looked.decision.verdict.action.value
         self.refused_calls.probe(key.project_id, key.id, action)
         return _answer(looked.decision, list(looked.blocked_by))

@@ -1,8 +1,11 @@
 """`/mcp/decide`: as whom one asks, and how much of the answer one sees."""
 
+from dataclasses import replace
+
 import httpx
 import pytest
 
+from gateway.refusals import Refused
 from gateway.values import Role
 from tests.api.world import World
 
@@ -58,3 +61,22 @@ async def test_numbers_reach_the_policy_as_they_were_sent(world: World) -> None:
         assert answer.status_code == 200
     number = world.upstream.questions[-1][1].arguments["n"]
     assert bytes(number) == b"1.10"
+
+
+@pytest.mark.parametrize(
+    ("reason", "status", "action"),
+    [("too_large_to_decide", 200, "DENY"), ("policy_unavailable", 503, None)],
+)
+async def test_what_is_never_decided_is_denied_and_what_is_not_now_may_be_asked_again(
+    world: World, reason: str, status: int, action: str | None
+) -> None:
+    async def refuse() -> None:
+        raise Refused(reason)
+
+    world.line.policy.meanwhile = refuse
+    world.context = replace(world.context, decide=world.context.control_plane.dry_run.decide)
+    async with world.client() as client:
+        body = {"server_id": await _server(client), "tool": {"name": "t"}}
+        answer = await client.post("mcp/decide", json=body)
+    assert (answer.status_code, answer.json().get("action")) == (status, action)
+    assert answer.json().get("reason_code") == (reason if action else None)
