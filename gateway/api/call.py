@@ -54,8 +54,9 @@ class Idempotency:
     request_sha256: str
 
     @classmethod
-    def of(cls, key: str, method: str, path: str, body: bytes) -> "Idempotency":
-        parts = hashlib.sha256(orjson.dumps([method, path]))
+    def of(cls, key: str, method: str, asked: str, body: bytes) -> "Idempotency":
+        """`asked` is the path with its query."""
+        parts = hashlib.sha256(orjson.dumps([method, asked]))
         parts.update(body)
         return cls(key, parts.hexdigest())
 

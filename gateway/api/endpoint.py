@@ -242,7 +242,8 @@ def _idempotency(request: Request, raw: bytes) -> Idempotency | None:
     if len(keys) > 1 or not 0 < len(key) <= _MAX_IDEMPOTENCY_KEY or not key.isprintable():
         wrong = f"must be one text of up to {_MAX_IDEMPOTENCY_KEY} printable characters"
         raise faulty([Detail("Idempotency-Key", wrong)])
-    return Idempotency.of(key, request.method, request.url.path, raw)
+    asked = request.url.path + (f"?{request.url.query}" if request.url.query else "")
+    return Idempotency.of(key, request.method, asked, raw)
 
 
 def _json(status: int, body: bytes, request_id: str) -> Response:

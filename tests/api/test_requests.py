@@ -158,6 +158,18 @@ async def test_a_repeated_write_is_answered_as_before_and_done_once(world: World
         assert (await client.post("keys", json=body, headers={"Idempotency-Key": ""})).is_error
 
 
+async def test_a_write_with_another_query_is_another_write(world: World) -> None:
+    async with world.client() as client:
+        made = await client.post("mcp/servers/from-template", json={"template": "salesforce"})
+        path = f"mcp/policies/{made.json()['id']}:sf-record-delete"
+        once = {"Idempotency-Key": "one"}
+        statuses = [
+            (await client.delete(path, params={"reason": reason}, headers=once)).status_code
+            for reason in ("a", "a", "b")
+        ]
+    assert statuses == [204, 204, 422]
+
+
 async def test_the_same_write_twenty_times_at_once_is_done_once(world: World) -> None:
     async with world.client() as client:
         answers = await asyncio.gather(
