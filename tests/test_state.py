@@ -1,9 +1,11 @@
 """A data directory: made once, opened by one process, its keys never replaced."""
 
+import errno
 import os
 import stat
 import subprocess
 import sys
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
@@ -126,6 +128,22 @@ def test_a_stop_file_that_is_there_stops_whatever_it_says(tmp_path: Path, conten
     stop = StopFile(tmp_path).read()
     assert stop is not None
     assert (stop.scope, stop.project_id) == ("all", None)
+
+
+@pytest.mark.parametrize(("fault", "stops"), [(errno.ENOSPC, True), (errno.EROFS, False)])
+def test_on_a_full_disk_an_empty_file_stops(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fault: int, stops: bool
+) -> None:
+    def write(path: Path, content: bytes) -> None:
+        if content or fault != errno.ENOSPC:
+            raise OSError(fault, "")
+        path.touch()
+
+    monkeypatch.setattr("gateway.registry.stop_file.write_file", write)
+    stop_file = StopFile(tmp_path)
+    with nullcontext() if stops else pytest.raises(OSError, match=str(fault)):
+        stop_file.write("a drill")
+    assert (stop_file.read() is not None) is stops
 
 
 def test_a_stop_file_that_cannot_be_read_refuses_and_says_that_nobody_stopped(

@@ -5,6 +5,7 @@ a file that is there and is no JSON stops everything too. Where nobody can tell 
 out of file descriptors, say, calls are refused as well, and nobody is said to have stopped them.
 """
 
+import errno
 import json
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from gateway.refusals import Refused
 from gateway.values import Stop, StopId
 
 NAME = "emergency-stop.json"
+_FULL = (errno.ENOSPC, errno.EDQUOT)
 FILE_STOP = StopId("stp_file")
 UNREADABLE = StopId("stp_unreadable")
 """No stop, but that it cannot be known whether there is one."""
@@ -63,7 +65,13 @@ class StopFile:
 
     def write(self, reason: str) -> None:
         """Raise the stop: it is in force, and stays so, when this returns. Raises OSError."""
-        write_file(self._path, json.dumps({"reason": reason}).encode())
+        try:
+            write_file(self._path, json.dumps({"reason": reason}).encode())
+        except OSError as error:
+            if error.errno not in _FULL:
+                raise
+            # A full disk still takes the name, and an empty file stops everything too.
+            write_file(self._path, b"")
 
     def remove(self) -> bool:
         """Lift it; False when there is none. Raises OSError."""
