@@ -11,7 +11,7 @@ import anyio
 from gateway.anchors.chain import Node, Wallet, address_of, log_id, transaction
 from gateway.anchors.contract import artifact
 from gateway.anchors.fees import GWEI, WEI_PER_FLR, Fees
-from gateway.outgoing import Outgoing
+from gateway.egress.outgoing import Outgoing
 from tests.anchors.local_chain import CHAIN_ID, KEY, LOOPBACK, LocalChain, a_chain
 
 MONTH = 30 * 86_400

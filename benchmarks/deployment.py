@@ -19,11 +19,11 @@ from benchmarks import filling, policies
 from benchmarks.calls import Row, free_port, process, run_wrk, wait_ready
 from benchmarks.processes import processor_seconds, resident_mb, with_children
 from benchmarks.upstream import CALL, HEADERS, TOOL
+from gateway.data_dir.first_start import initialise
+from gateway.data_dir.state import open_by
 from gateway.database_place import DATABASE
-from gateway.first_start import initialise
 from gateway.registry.users import NewUser
 from gateway.settings import Settings
-from gateway.state import open_by
 from gateway.store import tables
 from gateway.store.database import is_postgresql, reading_engine
 from gateway.values import ProjectId

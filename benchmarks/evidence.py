@@ -27,14 +27,14 @@ from benchmarks.calls import free_port, process, wait_ready
 from benchmarks.policies import QUESTION, bundle_of
 from benchmarks.soak import resident
 from gateway.commands.verify_replay import replay_checks
-from gateway.first_start import initialise
+from gateway.data_dir.first_start import initialise
+from gateway.data_dir.state import State, open_state
 from gateway.ids import new_id
 from gateway.policy import opa_binary
 from gateway.policy.scratch import decide_all
 from gateway.registry.evidence import BundleWriter, Wanted
 from gateway.registry.traces import Filter
 from gateway.settings import Settings
-from gateway.state import State, open_state
 from gateway.store.database import reading_engine
 from gateway.trace.bundle import Bundle
 from gateway.trace.note import VerifierKey

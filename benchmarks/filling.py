@@ -15,6 +15,7 @@ from sqlalchemy import Engine, insert
 
 from benchmarks.upstream import TOOL
 from gateway import clock
+from gateway.data_dir.state import State, open_by
 from gateway.ids import new_id
 from gateway.registry import agents, keys, pins, rules, servers, tools
 from gateway.registry.agents import NewAgent
@@ -23,7 +24,6 @@ from gateway.registry.pins import Assessment, Scan
 from gateway.registry.rules import NewRule
 from gateway.registry.servers import NewServer, ServerPatch
 from gateway.settings import Settings
-from gateway.state import State, open_by
 from gateway.store import tables
 from gateway.store.database import is_postgresql, writing_engine
 from gateway.trace import record

@@ -22,7 +22,7 @@ import uvloop
 from rich.console import Console
 from rich.table import Table
 
-from gateway.http1 import Client, UnixAddress, build_head
+from gateway.http1.client import Client, UnixAddress, build_head
 
 BODY = b'{"input":' + b'"' + b"x" * 588 + b'"}'
 ANSWER = b'{"result":{"action":"ALLOW","findings":[]},"provenance":{"version":"1.22.2"}}'
@@ -96,7 +96,7 @@ async def compare(path: str, count: int) -> Table:
         return await ours.request(head, BODY, deadline=time.monotonic() + 0.25, max_body=65536)
 
     for parallel in (1, 32):
-        await measure("gateway.http1", ask_ours, count, parallel, table)
+        await measure("gateway.http1.client", ask_ours, count, parallel, table)
     ours.close()
     async with aiohttp.ClientSession(connector=aiohttp.UnixConnector(path)) as session:
 

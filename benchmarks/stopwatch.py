@@ -53,10 +53,13 @@ STEPS = {
         "gateway.store.writer:_resolve",
     ],
     "forward": ["gateway.mcp.upstream:Upstreams.forward"],
-    "forward: send, read": ["gateway.http1:Client.open", "gateway.http1:Exchange.read"],
+    "forward: send, read": [
+        "gateway.http1.client:Client.open",
+        "gateway.http1.client:Exchange.read",
+    ],
     "read answers of OPA and server": [
-        "gateway.http1_connection:AnswerReader.feed",
-        "gateway.http1_connection:Connection._finish",
+        "gateway.http1.connection:AnswerReader.feed",
+        "gateway.http1.connection:Connection._finish",
     ],
     "inspect": [
         "gateway.steps.inspection:Inspection.inspect",

@@ -21,9 +21,9 @@ from time import perf_counter, process_time
 
 from uuid_utils import uuid7
 
-from gateway.counters import ADMITTED, Counters
-from gateway.otlp import Otlp
-from gateway.tracing import CallSpan, Tracing, by_ratio, parent_of
+from gateway.telemetry.counters import ADMITTED, Counters
+from gateway.telemetry.otlp import Otlp
+from gateway.telemetry.tracing import CallSpan, Tracing, by_ratio, parent_of
 from gateway.values import Action, Fate
 
 CALL_US = 250.0

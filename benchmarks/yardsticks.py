@@ -11,7 +11,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
-from gateway.http1 import Client, TcpAddress, UnixAddress, build_head
+from gateway.http1.client import Client, TcpAddress, UnixAddress, build_head
 
 ANSWER = {"jsonrpc": "2.0", "id": 1, "result": {"content": []}}
 

@@ -15,11 +15,11 @@ import orjson
 from sqlalchemy import Connection
 
 from gateway.budgets import Ledger, Window, exceeded
-from gateway.call_records import decision_draft
 from gateway.ids import new_id
 from gateway.mcp.continuations import of_a_round
+from gateway.records.calls import decision_draft
+from gateway.records.refused_calls import bounded
 from gateway.refusals import Refused
-from gateway.refused_calls import bounded
 from gateway.registry.directory import Directory
 from gateway.registry.grants import Grants, TooManyPending
 from gateway.registry.stop_file import stopped

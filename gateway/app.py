@@ -14,29 +14,29 @@ from starlette.applications import Starlette
 from starlette.routing import Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from gateway import metrics
 from gateway.anchors import setup as anchors
 from gateway.api.context import ApiContext
 from gateway.api.errors import EXCEPTION_HANDLERS
 from gateway.api.routes import management_routes, routes
 from gateway.assembly import Gateway, build
+from gateway.background.following import Following
+from gateway.background.housekeeping import Housekeeping
+from gateway.background.takeover import Tenure
 from gateway.dashboard.context import DashboardContext
 from gateway.dashboard.entry import Dashboard, is_ours
+from gateway.data_dir.first_start import let_in
+from gateway.data_dir.state import State, open_by
 from gateway.edge import PROXY_PATH, Edge, TokenBuckets
-from gateway.first_start import let_in
-from gateway.following import Following
 from gateway.frozen import frozen
-from gateway.housekeeping import Housekeeping
+from gateway.in_band.task_runs import TaskRuns
 from gateway.listeners import GRACE_SECONDS, Listener, bind, listen
 from gateway.mcp.proxy import Proxy
 from gateway.policy import opa_binary
 from gateway.policy.bundle_server import PATH as BUNDLE_PATH
 from gateway.settings import Settings, SettingsFault
 from gateway.sinks import follow as sinks
-from gateway.state import State, open_by
-from gateway.takeover import Tenure
-from gateway.task_runs import TaskRuns
-from gateway.tracing import Tracing, configured
+from gateway.telemetry import metrics
+from gateway.telemetry.tracing import Tracing, configured
 
 SIGN_INS_PER_SECOND = 0.2
 SIGN_INS_AT_ONCE = 20
@@ -83,7 +83,7 @@ def _spans() -> Iterator[Tracing | None]:
         yield None
         return
     try:
-        from gateway.otlp import Otlp  # noqa: PLC0415 - imports OpenTelemetry
+        from gateway.telemetry.otlp import Otlp  # noqa: PLC0415 - imports OpenTelemetry
     except ImportError as error:
         fault = f"{error.name} is missing: install policy-gateway with its extra `otlp`"
         raise SettingsFault([f"OTEL_EXPORTER_OTLP_ENDPOINT: {fault}"]) from None

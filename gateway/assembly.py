@@ -7,18 +7,22 @@ from pathlib import Path
 
 import structlog
 
-from gateway import policy_trail
 from gateway.admission import Admission
 from gateway.api.context import Readiness
 from gateway.assets import asset
+from gateway.background import policy_trail
+from gateway.background.shared_policy import SharedPolicy
 from gateway.cold.archive import Archive
+from gateway.data_dir.state import State
 from gateway.dry_run import DryRun
 from gateway.edge import TokenBuckets
 from gateway.extensions.control_plane import ControlPlane
 from gateway.extensions.entra import EntraTokens, KeySets
+from gateway.extensions.reports import Reports
 from gateway.frozen import frozen
-from gateway.http1 import Client, UnixAddress
-from gateway.in_band import InBand
+from gateway.http1.client import Client, UnixAddress
+from gateway.in_band.approvals import InBand
+from gateway.in_band.tasks import OwnTasks
 from gateway.listeners import address_of, management_token, url_of
 from gateway.mcp.continuations import Continuations
 from gateway.mcp.conversation import Conversation
@@ -38,13 +42,10 @@ from gateway.policy.engine import Engine
 from gateway.policy.opa import Opa
 from gateway.policy.risk import RiskAssessor
 from gateway.policy.sources import the_sources
-from gateway.refused_calls import RefusedCalls
+from gateway.records.refused_calls import RefusedCalls
 from gateway.registry.stop_file import StopFile
-from gateway.reports import Reports
 from gateway.scans import Scans
 from gateway.settings import Settings
-from gateway.shared_policy import SharedPolicy
-from gateway.state import State
 from gateway.steps.approvals import Approvals
 from gateway.steps.authenticate import Authenticate
 from gateway.steps.breaker import Breaker
@@ -55,9 +56,8 @@ from gateway.steps.methods import Methods
 from gateway.steps.policy import Policy
 from gateway.steps.tool_pins import ToolPins
 from gateway.steps.visibility import Visibility
-from gateway.tasks import OwnTasks
+from gateway.telemetry.tracing import Tracing
 from gateway.trace.checkpoint import Signing
-from gateway.tracing import Tracing
 from gateway.values import Caller, Stop, StopId
 from gateway.what_if import WhatIf
 

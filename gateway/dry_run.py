@@ -8,8 +8,8 @@ from collections.abc import Mapping
 
 from gateway.frozen import frozen
 from gateway.ids import new_id
+from gateway.records.refused_calls import RefusedCalls
 from gateway.refusals import Refused
-from gateway.refused_calls import RefusedCalls
 from gateway.registry.directory import Directory
 from gateway.registry.faults import Unready
 from gateway.steps.budget import BudgetLook

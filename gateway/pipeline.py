@@ -22,18 +22,18 @@ import structlog
 
 from gateway import answers
 from gateway.admission import Admission
-from gateway.counters import ADMITTED, Counters, Durations
 from gateway.frozen import frozen
 from gateway.ids import new_id
-from gateway.in_band import Again, InBand
+from gateway.in_band.approvals import Again, InBand
+from gateway.in_band.tasks import Kept
 from gateway.mcp.envelope import BadMessage, Message, RequestMessage, parse, tool_call
 from gateway.mcp.handles import Handles
 from gateway.mcp.relay import Relay
 from gateway.mcp.tasks import METHODS as TASK_METHODS
 from gateway.mcp.upstream import Upstreams
-from gateway.outcome import Outcome
+from gateway.records.outcome import Outcome
+from gateway.records.refused_calls import RefusedCalls
 from gateway.refusals import Refused, Unauthenticated
-from gateway.refused_calls import RefusedCalls
 from gateway.registry.directory import Directory
 from gateway.settlement import Settlement, SettlingEvents
 from gateway.steps.approvals import Approvals
@@ -46,9 +46,9 @@ from gateway.steps.inspection import Inspected, Inspection, outcome_of_stream, w
 from gateway.steps.policy import Policy
 from gateway.steps.tool_pins import ToolPins
 from gateway.store.writer import CommitInDoubt
-from gateway.tasks import Kept
-from gateway.telemetry import fault_text
-from gateway.tracing import CallSpan, Step, Tracing, current, onward
+from gateway.telemetry.counters import ADMITTED, Counters, Durations
+from gateway.telemetry.logs import fault_text
+from gateway.telemetry.tracing import CallSpan, Step, Tracing, current, onward
 from gateway.values import (
     Action,
     Answer,

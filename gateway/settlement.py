@@ -14,16 +14,16 @@ from sqlalchemy import Connection, select
 from sqlalchemy.exc import SQLAlchemyError
 
 from gateway.budgets import Ledger
-from gateway.call_records import URGENT_RISKS, outcome_draft
 from gateway.flows import EventStream
 from gateway.frozen import frozen
 from gateway.ids import new_id
-from gateway.outcome import Outcome
+from gateway.records.calls import URGENT_RISKS, outcome_draft
+from gateway.records.outcome import Outcome
 from gateway.registry.grants import Grants
 from gateway.store.rows import run
 from gateway.store.tables import open_calls
 from gateway.store.writer import Writer, WriterStopped
-from gateway.telemetry import fault_text
+from gateway.telemetry.logs import fault_text
 from gateway.trace.log import Log
 from gateway.trace.record import Draft, bounded
 from gateway.values import BudgetId, CallId, Fate, Permit, ProjectId

@@ -11,11 +11,11 @@ from sqlalchemy import Connection, insert, update
 
 from gateway.admission import Admission
 from gateway.cold.reading import ColdStore
+from gateway.data_dir.state import State, is_made, open_state
 from gateway.database_place import Place
 from gateway.ids import new_id
-from gateway.outcome import Outcome
+from gateway.records.outcome import Outcome
 from gateway.registry.keys import digest
-from gateway.state import State, is_made, open_state
 from gateway.steps.approvals import Approvals
 from gateway.store import tables
 from gateway.store.rows import run

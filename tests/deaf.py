@@ -4,8 +4,8 @@ as behind a pool of connections that keeps no sessions: they poll.
 ``python -m tests.deaf serve`` is ``gateway serve`` so.
 """
 
+from gateway.background.following import Following
 from gateway.cli import main
-from gateway.following import Following
 
 
 async def _hear_nothing(_: Following) -> None:

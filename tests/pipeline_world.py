@@ -8,7 +8,8 @@ from typing import Any
 import orjson
 
 from gateway.flows import Ended
-from gateway.in_band import InBand
+from gateway.in_band.approvals import InBand
+from gateway.in_band.tasks import OwnTasks
 from gateway.mcp.continuations import Continuations
 from gateway.mcp.conversation import Conversation
 from gateway.mcp.handles import Handles
@@ -18,7 +19,7 @@ from gateway.mcp.seals import Seals
 from gateway.mcp.upstream import Upstreams
 from gateway.pipeline import Pipeline
 from gateway.policy.engine import Engine, EngineAnswer, EngineFault
-from gateway.refused_calls import RefusedCalls
+from gateway.records.refused_calls import RefusedCalls
 from gateway.registry.stop_file import StopFile
 from gateway.steps.approvals import Approvals
 from gateway.steps.authenticate import Authenticate
@@ -30,7 +31,6 @@ from gateway.steps.methods import Methods
 from gateway.steps.policy import Policy
 from gateway.steps.tool_pins import ToolPins
 from gateway.steps.visibility import Visibility
-from gateway.tasks import OwnTasks
 from gateway.values import (
     Action,
     Answer,

@@ -10,7 +10,7 @@ from ssl import SSLContext
 from time import monotonic
 from typing import cast
 
-from gateway.http1 import Client, Response, TcpAddress, build_head
+from gateway.http1.client import Client, Response, TcpAddress, build_head
 
 
 class Peer:

@@ -25,7 +25,7 @@ from gateway import app
 from gateway.mcp import upstream
 from gateway.settings import LOOPBACK_NETWORKS, Settings
 from gateway.store import migrations
-from gateway.telemetry import log_to_stderr
+from gateway.telemetry.logs import log_to_stderr
 
 
 def main() -> None:

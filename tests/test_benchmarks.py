@@ -16,12 +16,12 @@ from benchmarks.peers.subjects import PEERS
 from benchmarks.processes import own_seconds, processor_seconds, resident_mb, with_children
 from benchmarks.profile import Profile, report, steps_between
 from benchmarks.scale import BASE, DIMENSIONS, Called, Point, heading, line, median, named
-from gateway.first_start import initialise
+from gateway.data_dir.first_start import initialise
+from gateway.data_dir.state import open_by
 from gateway.registry import agents
 from gateway.registry.agents import NewAgent
 from gateway.registry.core import Actor
 from gateway.settings import Settings
-from gateway.state import open_by
 from gateway.trace.note import VerifierKey
 from gateway.trace.recheck import recheck
 from gateway.values import ProjectId

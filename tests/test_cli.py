@@ -14,10 +14,10 @@ from typer.testing import CliRunner, Result
 
 from gateway import cli
 from gateway.commands import serve
-from gateway.first_start import let_in
+from gateway.data_dir.first_start import let_in
+from gateway.data_dir.state import open_state
 from gateway.registry.core import Actor, Change
 from gateway.registry.faults import Conflict
-from gateway.state import open_state
 from gateway.store import tables
 from gateway.store.database import DataDirUnusable, using
 from tests.end_to_end.demonstration import need_opa

@@ -10,7 +10,7 @@ import pytest
 from sqlalchemy import update
 
 from gateway.amounts import MICROS
-from gateway.budget_alerts import BudgetAlerts
+from gateway.background.budget_alerts import BudgetAlerts
 from gateway.budgets import cost_of
 from gateway.database_place import Place
 from gateway.refusals import Refused

@@ -13,8 +13,8 @@ from sqlalchemy import Connection, text
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.exc import TimeoutError as NoPlaceInPool
 
+from gateway.background.following import Following
 from gateway.database_place import PostgresUrl
-from gateway.following import Following
 from gateway.registry import stops
 from gateway.store import database, postgresql
 from gateway.store.postgresql import DatabaseAway
@@ -72,7 +72,7 @@ async def test_a_lost_listening_connection_is_made_again_and_no_stop_is_missed(
     tmp_path: Path, place: PostgresUrl, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # So long that what is heard in time was heard, and not found by asking.
-    monkeypatch.setattr("gateway.following.POLL_SECONDS", 3.0)
+    monkeypatch.setattr("gateway.background.following.POLL_SECONDS", 3.0)
     with a_pair(tmp_path, place) as (one, two):
         cut: list[Stop] = []
         running = asyncio.create_task(Following(two.state, cut.append).run())

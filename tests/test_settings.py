@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from gateway.settings import Settings, SettingsFault, reference
+from gateway.settings import Settings, SettingsFault
+from gateway.settings.__main__ import reference
 from gateway.values import Role
 
 DOCS = Path(__file__).parent.parent / "docs"

@@ -12,8 +12,8 @@ import pytest
 from sqlalchemy import Connection
 from sqlalchemy.exc import SQLAlchemyError
 
+from gateway.background.following import Following
 from gateway.database_place import PostgresUrl
-from gateway.following import Following
 from gateway.refusals import Refused
 from gateway.registry import agents, approvals, stops
 from gateway.registry.core import Actor

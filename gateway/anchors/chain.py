@@ -17,9 +17,9 @@ from web3.utils.address import get_create_address
 
 from gateway.anchors.contract import artifact
 from gateway.anchors.fees import Fees, Market
+from gateway.egress.outgoing import Outgoing
 from gateway.frozen import frozen
-from gateway.http1 import Http1Error
-from gateway.outgoing import Outgoing
+from gateway.http1.client import Http1Error
 
 LOG_WINDOW = 30
 """Blocks that the public nodes search for events in one request."""

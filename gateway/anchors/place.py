@@ -7,8 +7,8 @@ from sqlalchemy import Engine
 from gateway.anchors.outbox import Outbox
 from gateway.anchors.worker import Backend
 from gateway.clock import Clock
+from gateway.egress.outgoing import Outgoing
 from gateway.frozen import frozen
-from gateway.outgoing import Outgoing
 from gateway.settings import Settings
 from gateway.store.writer import Writer
 from gateway.trace.checkpoint import Signing
@@ -46,5 +46,5 @@ class Opened:
 
 
 def outgoing(settings: Settings, url: str) -> Outgoing:
-    """Raises `gateway.egress.EgressRefused`."""
+    """Raises `gateway.egress.guard.EgressRefused`."""
     return Outgoing(url, private_allowed=settings.private_upstreams)

@@ -19,11 +19,11 @@ from gateway.anchors.place import AnchorUnusable, Opened, Place, outgoing
 from gateway.anchors.values import Condition, Head
 from gateway.anchors.worker import Deadlines, Worker
 from gateway.clock import Clock
-from gateway.egress import EgressRefused
+from gateway.egress.guard import EgressRefused
 from gateway.ids import new_id
 from gateway.settings import Settings, SettingsFault
 from gateway.store.writer import Writer, WriterStopped
-from gateway.telemetry import fault_text
+from gateway.telemetry.logs import fault_text
 from gateway.trace.checkpoint import Signing
 from gateway.trace.log import LOG_ITSELF, Log
 from gateway.trace.record import Draft, Field
@@ -64,7 +64,7 @@ def openers(settings: Settings) -> dict[str, Opener]:
 
 
 class State(Protocol):
-    """What anchors need of `gateway.state.State`."""
+    """What anchors need of `gateway.data_dir.state.State`."""
 
     @property
     def writer(self) -> Writer: ...

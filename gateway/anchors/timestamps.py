@@ -19,8 +19,8 @@ from rfc3161_client import (
 from gateway.anchors.place import AnchorUnusable, Opened, Place, outgoing
 from gateway.anchors.values import Anchor, Condition, Final, Known, Progress, Receipt, Waiting
 from gateway.clock import rfc3339
-from gateway.http1 import Http1Error
-from gateway.outgoing import Outgoing
+from gateway.egress.outgoing import Outgoing
+from gateway.http1.client import Http1Error
 
 _RETRY = 30.0
 _BAD_RETRY = 60.0

@@ -31,7 +31,7 @@ from gateway.clock import parse
 from gateway.frozen import frozen
 from gateway.store.leases import LeaseLost
 from gateway.store.writer import WriterStopped
-from gateway.telemetry import fault_text
+from gateway.telemetry.logs import fault_text
 from gateway.trace import receipts
 from gateway.trace.log import stored_hashes
 from gateway.trace.merkle import roots

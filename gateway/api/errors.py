@@ -18,7 +18,7 @@ from gateway.ids import new_id
 from gateway.mcp.strictness import BadMessage
 from gateway.registry.faults import Conflict, Fault, Forbidden, Invalid, Missing, Unready
 from gateway.store.writer import WriterStopped
-from gateway.telemetry import fault_text
+from gateway.telemetry.logs import fault_text
 
 _log = structlog.get_logger(__name__)
 

@@ -20,7 +20,7 @@ from gateway.cold.reading import ColdStore
 from gateway.store import leases
 from gateway.store.leases import LeaseLost
 from gateway.store.writer import Writer, WriterStopped
-from gateway.telemetry import fault_text
+from gateway.telemetry.logs import fault_text
 from gateway.trace.merkle import TILE_WIDTH
 
 EVERY_SECONDS = 600.0

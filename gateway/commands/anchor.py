@@ -11,8 +11,8 @@ import typer
 from gateway.anchors.place import AnchorUnusable
 from gateway.commands.foreseen import FORESEEN
 from gateway.commands.options import CANNOT_TELL, REFUSED, AsJson, DataDir, printable, told_plainly
+from gateway.data_dir.state import NotInitialised, is_made
 from gateway.settings import Settings
-from gateway.state import NotInitialised, is_made
 from gateway.store.database import reading_engine
 from gateway.trace import receipts
 

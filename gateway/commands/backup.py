@@ -7,11 +7,11 @@ from typing import Annotated
 
 import typer
 
-from gateway.backup import BackupRefused, back_up
 from gateway.commands.foreseen import FORESEEN
 from gateway.commands.options import AsJson, DataDir, told_plainly
+from gateway.data_dir.backup import BackupRefused, back_up
+from gateway.data_dir.state import KEYS
 from gateway.settings import Settings
-from gateway.state import KEYS
 
 app = typer.Typer()
 

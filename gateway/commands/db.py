@@ -9,7 +9,7 @@ import typer
 
 from gateway.commands.foreseen import FORESEEN
 from gateway.commands.options import AsJson, DataDir, told_plainly
-from gateway.database_copy import CopyRefused, move
+from gateway.data_dir.database_copy import CopyRefused, move
 from gateway.settings import Settings
 
 app = typer.Typer()

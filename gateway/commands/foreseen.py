@@ -2,13 +2,13 @@
 
 from gateway.assets import AssetMissing
 from gateway.cold.objects import ColdFault
+from gateway.data_dir.state import NotInitialised
 from gateway.keyring import KeyringFault
 from gateway.listeners import PortTaken
 from gateway.policy.opa_binary import OpaMissing
 from gateway.policy.sources import BundleFault
 from gateway.registry.faults import Fault
 from gateway.settings import SettingsFault
-from gateway.state import NotInitialised
 from gateway.store.database import DatabaseLocked, DataDirUnusable
 from gateway.store.migrations import SchemaTooNew
 from gateway.store.postgresql import DatabaseAway

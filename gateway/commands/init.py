@@ -7,11 +7,11 @@ import typer
 from gateway.commands.foreseen import FORESEEN
 from gateway.commands.options import AsJson, DataDir, told_plainly
 from gateway.commands.project import Owner, WithUser, make, tell
+from gateway.data_dir.state import open_by
 from gateway.registry import projects
 from gateway.registry.faults import Conflict
 from gateway.settings import Settings
-from gateway.state import open_by
-from gateway.telemetry import log_to_stderr
+from gateway.telemetry.logs import log_to_stderr
 
 app = typer.Typer()
 

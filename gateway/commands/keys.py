@@ -12,12 +12,12 @@ from gateway import keyring
 from gateway.commands.foreseen import FORESEEN
 from gateway.commands.options import AsJson, DataDir, told_plainly
 from gateway.commands.over_api import tell
+from gateway.data_dir.state import KEYS, State, open_by
 from gateway.registry.core import Actor, Change
 from gateway.registry.faults import Conflict
 from gateway.registry.rewrapping import rewrap
 from gateway.settings import Settings
-from gateway.state import KEYS, State, open_by
-from gateway.telemetry import log_to_stderr
+from gateway.telemetry.logs import log_to_stderr
 from gateway.trace import rekeying, slots
 from gateway.trace.note import VerifierKey
 

@@ -12,12 +12,12 @@ from gateway.assembly import archive_of
 from gateway.cold import reading
 from gateway.commands.foreseen import FORESEEN
 from gateway.commands.options import AsJson, DataDir, told_plainly
+from gateway.data_dir.state import NotInitialised, is_made, open_by
 from gateway.settings import Settings, SettingsFault
-from gateway.state import NotInitialised, is_made, open_by
 from gateway.store import tables
 from gateway.store.database import reading_engine
 from gateway.store.leases import LeaseLost
-from gateway.telemetry import log_to_stderr
+from gateway.telemetry.logs import log_to_stderr
 
 app = typer.Typer()
 log = typer.Typer(help="The log of all records.", no_args_is_help=True)

@@ -11,6 +11,7 @@ from gateway import keyring
 from gateway.assets import AssetMissing
 from gateway.commands import policy_history
 from gateway.commands.options import CANNOT_TELL, REFUSED, AsJson, DataDir, told_plainly
+from gateway.data_dir.state import KEYS, NotInitialised
 from gateway.policy import opa_binary
 from gateway.policy.authoring import AuthoringFault, Route, begin
 from gateway.policy.bundles import build_bundle
@@ -22,7 +23,6 @@ from gateway.policy.sources import BundleFault
 from gateway.policy.trial import Report, run_tests
 from gateway.registry.tool_schemas import write_tool_schemas
 from gateway.settings import Settings, SettingsFault
-from gateway.state import KEYS, NotInitialised
 
 app = typer.Typer()
 policy = typer.Typer(help="Write, check, test and try policies.", no_args_is_help=True)

@@ -18,7 +18,7 @@ from sqlalchemy.exc import OperationalError
 
 from gateway import clock, keyring
 from gateway.assets import AssetMissing
-from gateway.call_records import MAX_IDS
+from gateway.background.shared_policy import fetch
 from gateway.cold.place import cold_store
 from gateway.cold.reading import reading_also
 from gateway.commands.options import (
@@ -30,6 +30,7 @@ from gateway.commands.options import (
     told_plainly,
 )
 from gateway.commands.replay_report import as_markdown, as_text
+from gateway.data_dir.state import KEYS, NotInitialised, is_made
 from gateway.keyring import Keyring, KeyringFault
 from gateway.policy import opa_binary
 from gateway.policy.archive import archived
@@ -41,12 +42,11 @@ from gateway.policy.opa_binary import OpaMissing
 from gateway.policy.replay import Input, Replay, as_document, at_revision
 from gateway.policy.replay import replay as replay_inputs
 from gateway.policy.sources import BundleFault
+from gateway.records.calls import MAX_IDS
 from gateway.registry import recorded
 from gateway.registry.faults import Missing
 from gateway.registry.recorded import Recorded
 from gateway.settings import Settings, SettingsFault
-from gateway.shared_policy import fetch
-from gateway.state import KEYS, NotInitialised, is_made
 from gateway.store import tables
 from gateway.store.database import reading_engine
 from gateway.trace.record import bounded

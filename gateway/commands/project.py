@@ -9,6 +9,7 @@ from pydantic import ValidationError
 
 from gateway.commands.foreseen import FORESEEN
 from gateway.commands.options import AsJson, DataDir, told_plainly
+from gateway.data_dir.state import State, open_by
 from gateway.ids import new_id
 from gateway.registry import keys, projects, users
 from gateway.registry.core import Actor, Change
@@ -16,8 +17,7 @@ from gateway.registry.keys import NewKey
 from gateway.registry.projects import NewProject
 from gateway.registry.users import NewUser
 from gateway.settings import Settings
-from gateway.state import State, open_by
-from gateway.telemetry import log_to_stderr
+from gateway.telemetry.logs import log_to_stderr
 from gateway.values import ProjectId
 
 app = typer.Typer()

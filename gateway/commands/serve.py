@@ -10,7 +10,7 @@ from gateway.app import serve as run
 from gateway.commands.foreseen import FORESEEN
 from gateway.commands.options import AsJson, DataDir, Host, Port, told_plainly
 from gateway.settings import Settings
-from gateway.telemetry import log_to_stderr
+from gateway.telemetry.logs import log_to_stderr
 
 app = typer.Typer()
 

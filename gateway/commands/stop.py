@@ -14,9 +14,9 @@ from gateway.commands.options import (
     told_plainly,
 )
 from gateway.commands.over_api import id_of, tell, the_api
+from gateway.data_dir.state import KEYS, NotInitialised
 from gateway.registry.stop_file import FILE_STOP, StopFile
 from gateway.settings import Settings
-from gateway.state import KEYS, NotInitialised
 
 app = typer.Typer()
 

@@ -13,10 +13,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from gateway.call_records import MAX_IDS
 from gateway.frozen import frozen
 from gateway.policy.scratch import Tried, decide_all
 from gateway.policy.sources import BundleFault
+from gateway.records.calls import MAX_IDS
 from gateway.trace.bundle import Bundle, Entry
 from gateway.trace.record import bounded
 from gateway.trace.verdicts import Check

@@ -5,15 +5,15 @@ from dataclasses import field
 from pathlib import Path
 
 from gateway.api.context import ApiContext
-from gateway.counters import Counters
 from gateway.edge import Network
 from gateway.frozen import frozen
-from gateway.oidc_settings import OidcSettings
 from gateway.policy.coverage import Coverage
 from gateway.registry.core import Registry
 from gateway.registry.fired import Firings
 from gateway.registry.overview import PastHours
 from gateway.scans import Progress
+from gateway.settings.oidc import OidcSettings
+from gateway.telemetry.counters import Counters
 from gateway.values import ServerId
 
 

@@ -19,13 +19,13 @@ import jwt
 from jwt import PyJWK, PyJWKSet
 from jwt.exceptions import PyJWTError
 
-from gateway.egress import Network
+from gateway.egress.guard import Network
+from gateway.egress.outgoing import Outgoing
 from gateway.extensions.entra import LEEWAY_SECONDS, KeySets
 from gateway.frozen import frozen
-from gateway.http1 import Http1Error
-from gateway.oidc_settings import ROLES, OidcSettings
-from gateway.outgoing import Outgoing
+from gateway.http1.client import Http1Error
 from gateway.registry.externals import External
+from gateway.settings.oidc import ROLES, OidcSettings
 from gateway.values import Json, Role
 
 ALGORITHMS = ["RS256", "PS256", "ES256", "EdDSA"]

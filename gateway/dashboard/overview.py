@@ -7,11 +7,11 @@ from typing import Literal
 from starlette.responses import Response
 
 from gateway.api.anchors import AnchorsOut
-from gateway.counters import Counters
 from gateway.dashboard.names import names_of, policies_of
 from gateway.dashboard.page import Page, PageRoute
 from gateway.frozen import frozen
 from gateway.registry.overview import Hour, Summary, summary
+from gateway.telemetry.counters import Counters
 from gateway.values import Action
 
 _TONES = {"ALLOW": "green", "LOG_ONLY": "azure", "REQUIRE_APPROVAL": "orange", "DENY": "red"}

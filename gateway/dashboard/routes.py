@@ -53,7 +53,7 @@ from gateway.dashboard.visitor import (
 )
 from gateway.registry.faults import Fault, Missing
 from gateway.store.writer import WriterStopped
-from gateway.telemetry import fault_text
+from gateway.telemetry.logs import fault_text
 
 PAGES: tuple[PageRoute, ...] = (
     *overview.PAGES,

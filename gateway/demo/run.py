@@ -8,14 +8,14 @@ from collections.abc import Callable
 from pathlib import Path
 
 from gateway.app import Ready, serve
+from gateway.data_dir.first_start import initialise
 from gateway.demo import state as states
 from gateway.demo.crm_process import CrmDidNotStart, CrmProcess
 from gateway.demo.instructions import ADMIN, APPROVER, Demo
 from gateway.demo.prepare import PROJECT_NAME, ApiRefused, prepare
-from gateway.first_start import initialise
 from gateway.registry.users import NewUser
 from gateway.settings import LOOPBACK_NETWORKS, Settings
-from gateway.telemetry import log_to_stderr
+from gateway.telemetry.logs import log_to_stderr
 
 
 class DemoFailed(Exception):

@@ -4,13 +4,13 @@ from collections.abc import Callable, Mapping
 from dataclasses import field, replace
 from typing import Literal
 
-from gateway.call_records import refusal_draft, said_of
 from gateway.dry_run import Looked
 from gateway.event import Event
 from gateway.extensions.events import EventIn, as_json
 from gateway.extensions.senders import Sender
 from gateway.frozen import frozen
 from gateway.ids import new_id
+from gateway.records.calls import refusal_draft, said_of
 from gateway.refusals import Refused
 from gateway.trace.record import Draft, bounded
 from gateway.values import Call, Caller, CallId, Era, Json, Request, Risk

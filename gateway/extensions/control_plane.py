@@ -21,6 +21,7 @@ from gateway.edge import TokenBuckets
 from gateway.extensions import told
 from gateway.extensions.asked import Asked, call_of, note_draft, outcome_draft, would_draft
 from gateway.extensions.events import REQUESTED, EventIn, digest
+from gateway.extensions.reports import Claim, Claimed, Entry, Reports
 from gateway.extensions.senders import Sender, Senders
 from gateway.extensions.told import FAULTS, Told
 from gateway.ids import new_id
@@ -32,7 +33,6 @@ from gateway.registry import records
 from gateway.registry.core import Registry
 from gateway.registry.directory import Directory, ProjectView
 from gateway.registry.faults import Invalid, Unready
-from gateway.reports import Claim, Claimed, Entry, Reports
 from gateway.store import tables
 from gateway.trace.record import Draft
 from gateway.values import (

@@ -29,14 +29,14 @@ from gateway.extensions.door import MAX_BODY, reply
 from gateway.extensions.entra import BadToken, KeysUnavailable
 from gateway.extensions.events import REQUESTED, EventIn, as_json
 from gateway.extensions.failing_open import fail_open
+from gateway.extensions.reports import Activity
 from gateway.extensions.told import FAULTS, Told
 from gateway.ids import new_id
 from gateway.mcp.strictness import BadMessage, check_values
 from gateway.refusals import REASONS
 from gateway.registry.faults import Fault, Forbidden
 from gateway.registry.platforms import Extension
-from gateway.reports import Activity
-from gateway.telemetry import fault_text
+from gateway.telemetry.logs import fault_text
 from gateway.values import Json, Key, KeyId
 
 DECIDE_SECONDS = 0.5

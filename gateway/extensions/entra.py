@@ -15,10 +15,10 @@ import jwt
 from jwt import PyJWKSet
 from jwt.exceptions import PyJWTError
 
-from gateway.egress import EgressPolicy, Network, check_url, client_for
+from gateway.egress.guard import EgressPolicy, Network, check_url, client_for
 from gateway.frozen import frozen
-from gateway.http1 import Http1Error
-from gateway.http1_protocol import build_head
+from gateway.http1.client import Http1Error
+from gateway.http1.protocol import build_head
 from gateway.registry.platforms import Entra
 
 ALGORITHMS = ["RS256"]

@@ -3,13 +3,13 @@
 from collections.abc import Sequence
 from dataclasses import replace
 
-from gateway.call_records import said_of
 from gateway.extensions.asked import Asked, event_of
 from gateway.extensions.control_plane import ControlPlane
+from gateway.extensions.reports import Claim, Entry
 from gateway.extensions.told import Told
 from gateway.ids import new_id
+from gateway.records.calls import said_of
 from gateway.refusals import Refused
-from gateway.reports import Claim, Entry
 from gateway.trace.record import Draft, bounded
 from gateway.values import Risk
 

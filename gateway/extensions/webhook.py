@@ -15,9 +15,9 @@ from gateway.api.endpoint import Route, strict_json
 from gateway.api.errors import FORESEEN, ApiError, answer, details_of, error_of, faulty
 from gateway.extensions.door import admitted, over_rate, reply
 from gateway.extensions.events import MOST_EVENTS, EventIn, EventsIn
+from gateway.extensions.reports import Activity
 from gateway.extensions.told import Told
 from gateway.mcp.strictness import check_values
-from gateway.reports import Activity
 from gateway.values import Json, Key
 
 

@@ -24,7 +24,7 @@ from gateway.registry import pins
 from gateway.registry.core import Actor, Registry
 from gateway.steps.methods import Exchange
 from gateway.steps.visibility import Visibility
-from gateway.telemetry import fault_text
+from gateway.telemetry.logs import fault_text
 from gateway.values import Answer, Call, Caller, Era, Forwarded, Json, Request, Tool
 
 _log = structlog.get_logger(__name__)

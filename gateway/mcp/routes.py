@@ -6,9 +6,9 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from dataclasses import field
 from typing import Protocol
 
-from gateway.egress import EgressPolicy, Network, check_url, client_for
+from gateway.egress.guard import EgressPolicy, Network, check_url, client_for
 from gateway.frozen import frozen
-from gateway.http1 import BeforeWrite, NotSent, Response, build_head
+from gateway.http1.client import BeforeWrite, NotSent, Response, build_head
 from gateway.mcp.headers import Header
 from gateway.values import Server, ServerId
 
@@ -17,7 +17,7 @@ _SHORTEST_SECRET = 8
 
 
 class Exchange(Protocol):
-    """An answer whose head has come; see `gateway.http1.Exchange`."""
+    """An answer whose head has come; see `gateway.http1.client.Exchange`."""
 
     status: int
     headers: tuple[Header, ...]
@@ -35,7 +35,7 @@ class Exchange(Protocol):
 
 
 class Door(Protocol):
-    """What sends a request; see `gateway.http1.Client`."""
+    """What sends a request; see `gateway.http1.client.Client`."""
 
     def open(
         self,
@@ -74,7 +74,7 @@ class Route:
     def head(self, method: str, headers: Iterable[Header], body_length: int | None) -> bytes:
         """A request's head. A header that the server's credential uses cannot be set beside it.
 
-        Raises `gateway.http1.InvalidHead`.
+        Raises `gateway.http1.client.InvalidHead`.
         """
         fixed = {name.lower() for name, _ in self.fixed}
         asked = (method, tuple([header for header in headers if header[0] not in fixed]))
@@ -114,7 +114,7 @@ class Routes:
         self._known: dict[ServerId, tuple[Server, Route]] = {}
 
     def to(self, server: Server) -> Route:
-        """Raises `gateway.egress.EgressRefused` for a URL that may not be used."""
+        """Raises `gateway.egress.guard.EgressRefused` for a URL that may not be used."""
         known = self._known.get(server.id)
         if known is not None:
             if known[0] is server or _same(known[0], server):

@@ -12,7 +12,7 @@ from typing import Any, Final
 import orjson
 
 from gateway.frozen import frozen
-from gateway.http1 import Http1Error, NotSent, TooLarge
+from gateway.http1.client import Http1Error, NotSent, TooLarge
 from gateway.mcp.headers import Header, value_of
 from gateway.mcp.listing import read_page
 from gateway.mcp.lossless import Unreadable, read_json

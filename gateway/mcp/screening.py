@@ -22,7 +22,7 @@ from gateway.policy.engine import LARGEST_QUESTION, Engine, EngineFault
 from gateway.policy.features import Route
 from gateway.policy.risk import as_sent
 from gateway.refusals import Refused
-from gateway.telemetry import fault_text
+from gateway.telemetry.logs import fault_text
 from gateway.values import Caller, Enforcement, Json, Tool
 
 _log = structlog.get_logger(__name__)

@@ -4,7 +4,7 @@ import asyncio
 from collections import deque
 from collections.abc import Callable
 
-from gateway.http1 import Header, Interrupted, TooLarge
+from gateway.http1.client import Header, Interrupted, TooLarge
 
 JSON: Header = (b"content-type", b"application/json")
 EVENTS: Header = (b"content-type", b"text/event-stream")
@@ -74,7 +74,7 @@ class Mailbox:
 
 
 class SseAnswer:
-    """Read as a `gateway.http1.Exchange` is: whole, or event by event."""
+    """Read as a `gateway.http1.client.Exchange` is: whole, or event by event."""
 
     def __init__(
         self,

@@ -14,7 +14,7 @@ from urllib.parse import urljoin, urlsplit
 import structlog
 
 from gateway.frozen import frozen
-from gateway.http1 import BeforeWrite, Header, Interrupted, NotSent, TooLarge
+from gateway.http1.client import BeforeWrite, Header, Interrupted, NotSent, TooLarge
 from gateway.mcp.headers import value_of
 from gateway.mcp.lossless import Unreadable, read_json
 from gateway.mcp.routes import Exchange, Route, secrets_in

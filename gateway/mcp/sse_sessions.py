@@ -10,7 +10,7 @@ from time import monotonic
 
 import orjson
 
-from gateway.http1 import BeforeWrite, Header, NotSent
+from gateway.http1.client import BeforeWrite, Header, NotSent
 from gateway.mcp.headers import value_of
 from gateway.mcp.lossless import Unreadable, read_json
 from gateway.mcp.routes import Exchange

@@ -11,7 +11,7 @@ from time import monotonic
 from typing import Any, Final
 
 from gateway.frozen import frozen
-from gateway.http1 import BeforeWrite, Interrupted, NotSent, Response
+from gateway.http1.client import BeforeWrite, Interrupted, NotSent, Response
 from gateway.mcp.headers import Header
 from gateway.mcp.lossless import Unreadable, read_json
 from gateway.mcp.routes import Exchange, Route
@@ -115,7 +115,7 @@ class StdioDoor:
         idle_seconds: float | None = None,
         before_write: BeforeWrite | None = None,
     ) -> Exchange:
-        """As `gateway.http1.Client.open`: nothing is written before ``before_write`` returned."""
+        """As `gateway.http1.client.Client.open`: nothing is written before `before_write`."""
         method, headers = _read_head(head)
         asked = _Asked(
             method,

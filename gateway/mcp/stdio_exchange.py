@@ -8,7 +8,7 @@ from typing import Final
 
 import orjson
 
-from gateway.http1 import Http1Error, Interrupted, TooLarge
+from gateway.http1.client import Http1Error, Interrupted, TooLarge
 from gateway.mcp.headers import Header
 from gateway.values import Json
 

@@ -19,7 +19,7 @@ from typing import Literal
 import structlog
 
 from gateway.frozen import frozen
-from gateway.http1 import NotSent
+from gateway.http1.client import NotSent
 from gateway.mcp.lossless import read_json, write_json
 from gateway.mcp.stdio_programs import Program, Programs, environment, sandboxed
 from gateway.policy import launch

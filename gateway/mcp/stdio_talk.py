@@ -13,11 +13,11 @@ from typing import Any, Final
 import structlog
 
 from gateway.frozen import frozen
-from gateway.http1 import Http1Error, Interrupted, NotSent, TooLarge
+from gateway.http1.client import Http1Error, Interrupted, NotSent, TooLarge
 from gateway.mcp.lossless import Unreadable, read_json, write_json
 from gateway.mcp.stdio_exchange import StdioExchange, error
 from gateway.mcp.stdio_process import Child, End, as_line
-from gateway.telemetry import fault_text
+from gateway.telemetry.logs import fault_text
 from gateway.values import Json
 
 _SUBSCRIPTION: Final = "io.modelcontextprotocol/subscriptionId"

@@ -5,7 +5,7 @@ from collections.abc import Callable
 from typing import Literal, Protocol
 
 from gateway.flows import Ended
-from gateway.http1 import Interrupted
+from gateway.http1.client import Interrupted
 from gateway.mcp.sse import Event, EventScanner, data_of, error_event, response_in
 from gateway.refusals import REASONS
 from gateway.values import Era

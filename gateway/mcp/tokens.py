@@ -16,9 +16,9 @@ from urllib.parse import quote_plus, urlencode
 import jiter
 import structlog
 
-from gateway.egress import EgressPolicy, EgressRefused, Network, check_url, client_for
+from gateway.egress.guard import EgressPolicy, EgressRefused, Network, check_url, client_for
 from gateway.frozen import frozen
-from gateway.http1 import Http1Error, NotSent, build_head
+from gateway.http1.client import Http1Error, NotSent, build_head
 from gateway.mcp.headers import Header
 from gateway.mcp.routes import trust
 from gateway.oauth import OAuthClient
@@ -61,7 +61,7 @@ class _Held:
 
 
 class Tokens:
-    """``private_allowed`` and ``listeners`` as `gateway.egress` has them."""
+    """``private_allowed`` and ``listeners`` as `gateway.egress.guard` has them."""
 
     def __init__(
         self,

@@ -14,9 +14,9 @@ from typing import Any
 import orjson
 import structlog
 
-from gateway.egress import Network
+from gateway.egress.guard import Network
 from gateway.frozen import frozen
-from gateway.http1 import (
+from gateway.http1.client import (
     BeforeWrite,
     Http1Error,
     NotSent,
@@ -90,7 +90,7 @@ class _Running:
 
 
 class Upstreams:
-    """``private_allowed`` and ``listeners`` are the deployment's, as `gateway.egress` has them."""
+    """``private_allowed`` and ``listeners`` are the deployment's; see `gateway.egress.guard`."""
 
     def __init__(
         self,
@@ -197,7 +197,7 @@ class Upstreams:
     ) -> Exchange | SseAnswer:
         """A request to a server of the transport sse, in a session of `gateway.mcp.sse_sessions`.
 
-        ``headers`` hold the credential too. Raises as `gateway.http1.Client.open` does.
+        ``headers`` hold the credential too. Raises as `gateway.http1.client.Client.open` does.
         """
         return await self._sse.open(
             way, method, headers, body, deadline=deadline, before_write=before_write

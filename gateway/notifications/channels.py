@@ -12,10 +12,10 @@ from email.message import EmailMessage
 from functools import cached_property
 from urllib.parse import unquote, urlsplit
 
-from gateway.egress import EgressPolicy, Network, check_url, client_for
+from gateway.egress.guard import EgressPolicy, Network, check_url, client_for
 from gateway.frozen import frozen
-from gateway.http1 import Http1Error
-from gateway.http1_protocol import build_head
+from gateway.http1.client import Http1Error
+from gateway.http1.protocol import build_head
 from gateway.settings import is_loopback
 
 SECONDS = 10.0

@@ -23,7 +23,7 @@ from gateway.registry.core import Registry
 from gateway.settings import Settings
 from gateway.store import tables
 from gateway.store.writer import WriterStopped
-from gateway.telemetry import fault_text
+from gateway.telemetry.logs import fault_text
 
 POLL_SECONDS = 0.5
 LEASE_SECONDS = 60.0

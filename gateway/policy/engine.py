@@ -10,7 +10,7 @@ from typing import Protocol
 import orjson
 
 from gateway.frozen import frozen
-from gateway.http1 import Client, Http1Error, Response
+from gateway.http1.client import Client, Http1Error, Response
 from gateway.policy.lanes import GROUP_BYTES, LARGE_BYTES, Lanes, Load, Told, Turn
 from gateway.values import Json
 

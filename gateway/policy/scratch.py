@@ -23,7 +23,7 @@ import orjson
 
 from gateway import assets
 from gateway.frozen import frozen
-from gateway.http1 import Client, Http1Error, UnixAddress
+from gateway.http1.client import Client, Http1Error, UnixAddress
 from gateway.policy import launch
 from gateway.policy.opa import OpaOptions
 from gateway.policy.opa_command import run_opa

@@ -22,7 +22,7 @@ from gateway.settings import Settings, SettingsFault
 from gateway.sinks.targets import Line, SinkFault, SinkMisnamed, Target, target
 from gateway.store import leases, tables
 from gateway.store.writer import Writer, WriterStopped
-from gateway.telemetry import fault_text
+from gateway.telemetry.logs import fault_text
 from gateway.trace.merkle import TILE_WIDTH
 
 BATCH = 500

@@ -16,10 +16,10 @@ from urllib.parse import urlsplit
 
 import anyio.to_thread
 
-from gateway.egress import EgressPolicy, EgressRefused, Network, resolve
+from gateway.egress.guard import EgressPolicy, EgressRefused, Network, resolve
+from gateway.egress.outgoing import Outgoing
 from gateway.frozen import frozen
-from gateway.http1 import Http1Error
-from gateway.outgoing import Outgoing
+from gateway.http1.client import Http1Error
 
 _CONNECT_SECONDS = 10.0
 _SEND_SECONDS = 30.0

@@ -11,7 +11,7 @@ from gateway.answers import refused_call
 from gateway.flows import EventStream
 from gateway.frozen import frozen
 from gateway.mcp.screening import About, Notes, ScreenedEvents, Screening
-from gateway.outcome import Outcome
+from gateway.records.outcome import Outcome
 from gateway.refusals import Refused
 from gateway.values import Answer, Fate, Forwarded, Permit
 

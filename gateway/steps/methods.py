@@ -10,15 +10,15 @@ from typing import Literal
 import orjson
 from sqlalchemy.exc import SQLAlchemyError
 
-from gateway.call_records import message_draft
 from gateway.frozen import frozen
 from gateway.policy.documents import caller_parts, hashed
 from gateway.policy.engine import LARGEST_QUESTION, Engine, EngineFault
 from gateway.policy.features import Features
 from gateway.policy.risk import as_sent
 from gateway.policy.verdicts import verdict_of
+from gateway.records.calls import message_draft
+from gateway.records.refused_calls import RefusedCalls
 from gateway.refusals import Refused
-from gateway.refused_calls import RefusedCalls
 from gateway.registry.directory import ProjectView
 from gateway.store.writer import WriterStopped
 from gateway.values import Action, Caller, Enforcement, Era, Json, ProjectId, Request

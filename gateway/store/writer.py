@@ -29,7 +29,7 @@ from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 from gateway.frozen import frozen
 from gateway.store.database import is_chosen, is_lost, is_servers, may_pass, take_turn
 from gateway.store.postgresql import DatabaseAway
-from gateway.telemetry import fault_text
+from gateway.telemetry.logs import fault_text
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")

@@ -12,9 +12,9 @@ from eth_account import Account
 from gateway.anchors import rows, setup
 from gateway.anchors.chain import Wallet
 from gateway.anchors.contract import artifact
+from gateway.data_dir.state import State, open_state
 from gateway.ids import new_id
 from gateway.settings import Settings, SettingsFault
-from gateway.state import State, open_state
 from gateway.trace import receipts
 from gateway.trace.checkpoint import Signing
 from gateway.trace.record import Draft

@@ -9,7 +9,7 @@ from web3.types import RPCEndpoint
 from gateway.anchors.chain import LOG_WINDOW, Node, Reverted, log_id, transaction
 from gateway.anchors.contract import FOLDER, artifact
 from gateway.anchors.fees import GWEI, Fees
-from gateway.outgoing import Outgoing
+from gateway.egress.outgoing import Outgoing
 from tests.anchors.local_chain import CHAIN_ID, LOOPBACK, LocalChain, npm_program
 from tests.anchors.world import CONTRACT, WALLET
 from tests.conftest import needs

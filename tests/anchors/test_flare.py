@@ -12,7 +12,7 @@ from gateway.anchors.flare import Flare
 from gateway.anchors.outbox import LEASE_SECONDS, Outbox
 from gateway.anchors.values import Anchor, Condition, Final, Progress, Waiting
 from gateway.clock import Clock
-from gateway.outgoing import Outgoing
+from gateway.egress.outgoing import Outgoing
 from gateway.store.leases import LeaseLost
 from tests.anchors.local_chain import CHAIN_ID, KEY, LOOPBACK
 from tests.anchors.world import (

@@ -15,7 +15,7 @@ from gateway.anchors.files import Files
 from gateway.anchors.timestamps import Timestamps
 from gateway.anchors.values import Anchor, Condition, Final, Head, Progress, State, Waiting
 from gateway.clock import Clock, parse
-from gateway.outgoing import Outgoing
+from gateway.egress.outgoing import Outgoing
 from tests.anchors.authority import Authority
 from tests.anchors.local_chain import LOOPBACK
 from tests.serving import serving

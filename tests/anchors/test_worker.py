@@ -21,11 +21,11 @@ from gateway.anchors.values import (
     Waiting,
 )
 from gateway.anchors.worker import Deadlines, Worker
+from gateway.background.takeover import settle_lapsed
+from gateway.data_dir.state import State
 from gateway.ids import new_id
 from gateway.registry.evidence import BundleWriter, Wanted
 from gateway.registry.traces import Filter
-from gateway.state import State
-from gateway.takeover import settle_lapsed
 from gateway.trace import receipts
 from gateway.trace.bundle import Bundle
 from gateway.trace.checkpoint import Signing

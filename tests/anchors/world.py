@@ -14,8 +14,8 @@ from gateway.anchors.flare import Flare, Terms
 from gateway.anchors.outbox import Outbox
 from gateway.anchors.values import Anchor, Head, Receipt
 from gateway.clock import Clock
-from gateway.outgoing import Outgoing
-from gateway.state import State
+from gateway.data_dir.state import State
+from gateway.egress.outgoing import Outgoing
 from gateway.store import migrations
 from gateway.store.database import reading_engine, writing_engine
 from gateway.store.writer import Writer

@@ -16,9 +16,11 @@ from gateway.api.errors import EXCEPTION_HANDLERS
 from gateway.api.routes import BASE, routes
 from gateway.clock import after
 from gateway.cold.reading import ColdStore
+from gateway.data_dir.state import State, open_state
 from gateway.dry_run import DryRun, Question
 from gateway.extensions.control_plane import ControlPlane
 from gateway.extensions.entra import EntraTokens
+from gateway.extensions.reports import Reports
 from gateway.ids import new_id
 from gateway.keyring import encrypt
 from gateway.policy.activation import PolicyStatus
@@ -32,8 +34,6 @@ from gateway.registry.faults import Unready
 from gateway.registry.keys import NewKey, create
 from gateway.registry.pins import Assessment, Scan
 from gateway.registry.projects import NewProject
-from gateway.reports import Reports
-from gateway.state import State, open_state
 from gateway.steps.policy import Policy
 from gateway.store import tables
 from gateway.trace.checkpoint import Signing

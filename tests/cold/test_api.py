@@ -11,8 +11,8 @@ from sqlalchemy import Connection
 from gateway.cold.archive import Archive
 from gateway.cold.objects import Folder
 from gateway.cold.reading import ColdStore
+from gateway.data_dir.state import State
 from gateway.ids import new_id
-from gateway.state import State
 from gateway.trace.record import Draft, Field
 from gateway.values import Role
 from tests.api.world import World, a_world

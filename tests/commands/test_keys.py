@@ -13,14 +13,14 @@ from sqlalchemy import LargeBinary, insert, update
 from typer.testing import CliRunner, Result
 
 from gateway import cli, keyring
+from gateway.data_dir.state import KEYS
 from gateway.database_place import Place
 from gateway.keyring import decrypt, encrypt
 from gateway.registry.core import Change
 from gateway.registry.rewrapping import SEALED
-from gateway.state import KEYS
 from gateway.store import tables
 from tests.builders import World, a_state
-from tests.test_tasks import BY
+from tests.in_band.test_tasks import BY
 
 ALL = ("data", "log", "bundle", "seal")
 

@@ -9,11 +9,11 @@ import httpx
 
 from gateway.dashboard.context import DashboardContext
 from gateway.dashboard.entry import Dashboard
-from gateway.oidc_settings import OidcSettings
 from gateway.registry import users
 from gateway.registry.core import Actor
 from gateway.registry.users import NewUser, UserRole
 from gateway.settings import LOOPBACK_NETWORKS
+from gateway.settings.oidc import OidcSettings
 from tests.api.world import World, a_world
 
 PASSWORD = "correct horse battery"

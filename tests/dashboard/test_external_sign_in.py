@@ -10,11 +10,11 @@ import pytest
 from sqlalchemy import select
 
 from gateway.dashboard import external_sign_in
-from gateway.oidc_settings import OidcSettings
 from gateway.registry import users
 from gateway.registry.core import Actor
 from gateway.registry.faults import Conflict
 from gateway.registry.users import SignInRefused, UserPatch
+from gateway.settings.oidc import OidcSettings
 from gateway.store import tables
 from gateway.values import Role
 from tests.dashboard.provider import CLIENT, SECRET, Provider, a_provider

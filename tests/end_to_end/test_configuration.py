@@ -23,11 +23,11 @@ from typer.testing import CliRunner, Result
 
 from gateway import cli
 from gateway.clock import rfc3339
+from gateway.data_dir.state import open_state
 from gateway.demo.crm_process import CrmProcess
 from gateway.registry import projects
 from gateway.registry.keys import NewKey
 from gateway.registry.projects import NewProject
-from gateway.state import open_state
 from tests.end_to_end.demonstration import END_SECONDS, START_SECONDS, environment, need_opa
 from tests.places import place_of
 

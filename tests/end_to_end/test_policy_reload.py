@@ -36,7 +36,7 @@ from pathlib import Path
 import tests.without_templates
 from gateway.app import serve
 from gateway.settings import LOOPBACK_NETWORKS, Settings
-from gateway.telemetry import log_to_stderr
+from gateway.telemetry.logs import log_to_stderr
 
 log_to_stderr("error")
 settings = Settings.read(

@@ -13,7 +13,7 @@ from gateway.clock import after
 from gateway.dry_run import DryRun
 from gateway.policy.bundles import build_bundle
 from gateway.policy.sources import the_sources
-from gateway.refused_calls import RefusedCalls
+from gateway.records.refused_calls import RefusedCalls
 from gateway.steps.budget import BudgetLook
 from gateway.steps.emergency_stop import EmergencyStop
 from gateway.steps.policy import Policy

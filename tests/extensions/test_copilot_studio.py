@@ -15,7 +15,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from gateway.egress import EgressRefused
+from gateway.egress.guard import EgressRefused
 from gateway.extensions import copilot_studio
 from gateway.extensions.copilot_studio import REASON_CODES
 from gateway.extensions.entra import BadToken, EntraTokens, KeySets

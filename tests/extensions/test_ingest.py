@@ -8,11 +8,11 @@ import orjson
 import pytest
 from sqlalchemy import select, update
 
-from gateway import reports
+from gateway.data_dir.state import open_state
+from gateway.extensions import reports
 from gateway.extensions.door import MAX_BODY
 from gateway.extensions.events import EventIn
 from gateway.refusals import Refused
-from gateway.state import open_state
 from gateway.store import tables
 from gateway.values import Action, Risk, Role
 from tests.api.world import World, a_control_plane, a_tool, a_world

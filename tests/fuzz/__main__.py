@@ -12,7 +12,7 @@ import atheris
 ROOT = Path(__file__).parents[2]
 
 target, *options = sys.argv[1:]
-read = ["gateway.mcp", "gateway.http1_protocol", "gateway.policy"]
+read = ["gateway.mcp", "gateway.http1.protocol", "gateway.policy"]
 with atheris.instrument_imports(include=read):
     one = importlib.import_module(f"tests.fuzz.{target}").one
 found = ROOT / "dist" / "fuzz" / target

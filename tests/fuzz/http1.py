@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import h11
 
-from gateway.http1_protocol import MAX_HEAD, AnswerReader, Http1Error, Inbox
+from gateway.http1.protocol import MAX_HEAD, AnswerReader, Http1Error, Inbox
 
 MAX_BODY = 4096
 IN_TRAILERS = (

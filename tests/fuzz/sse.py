@@ -2,7 +2,7 @@
 
 from contextlib import suppress
 
-from gateway.http1_protocol import Interrupted
+from gateway.http1.protocol import Interrupted
 from gateway.mcp.sse import (
     Event,
     EventScanner,

@@ -9,7 +9,7 @@ import orjson
 import pytest
 from mcp.server import MCPServer
 
-from gateway.http1 import NotSent
+from gateway.http1.client import NotSent
 from gateway.mcp.scan import ScanFailed, scan
 from gateway.mcp.sse_session import endpoint_target
 from gateway.mcp.upstream import Upstreams

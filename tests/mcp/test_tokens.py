@@ -11,12 +11,12 @@ from pathlib import Path
 import pytest
 from starlette.responses import JSONResponse, PlainTextResponse, Response
 
+from gateway.data_dir.state import State, open_state
 from gateway.mcp import tokens as module
 from gateway.mcp.scan import ScanFailed, scan
 from gateway.mcp.tokens import NoToken, Tokens
 from gateway.mcp.upstream import Upstreams
 from gateway.oauth import OAuthClient
-from gateway.state import State, open_state
 from gateway.values import Fate, Server
 from tests.authorization_server import CLIENT, SECRET, AuthorizationServer, authorization_server
 from tests.mcp.builders import HANDLES, PRIVATE, a_caller, a_permit, a_request, a_server, an_answer

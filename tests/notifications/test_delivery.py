@@ -12,11 +12,11 @@ import orjson
 import pytest
 from sqlalchemy import update
 
-from gateway import policy_trail
 from gateway.anchors import rows
 from gateway.anchors.values import Condition
-from gateway.budget_alerts import BudgetAlerts
-from gateway.egress import Network
+from gateway.background import policy_trail
+from gateway.background.budget_alerts import BudgetAlerts
+from gateway.egress.guard import Network
 from gateway.notifications.channels import Mail, Web, signature
 from gateway.notifications.delivery import BACKOFF_SECONDS, Delivery
 from gateway.policy.activation import Failure

@@ -13,7 +13,7 @@ import orjson
 import pytest
 
 from gateway import assets
-from gateway.http1 import Client, UnixAddress
+from gateway.http1.client import Client, UnixAddress
 from gateway.policy import activation, bundles, proof
 from gateway.policy.activation import Activation, Active, Failure
 from gateway.policy.bundle_server import BundleServer

@@ -12,7 +12,7 @@ from time import monotonic
 import orjson
 import pytest
 
-from gateway.http1 import Client, UnixAddress
+from gateway.http1.client import Client, UnixAddress
 from gateway.policy.bundle_server import BundleServer
 from gateway.policy.bundles import Bundle
 from gateway.policy.engine import Engine, EngineFault

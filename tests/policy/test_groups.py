@@ -8,7 +8,7 @@ from pathlib import Path
 import orjson
 import pytest
 
-from gateway.http1 import Client, Response
+from gateway.http1.client import Client, Response
 from gateway.policy.engine import Engine, EngineAnswer, EngineFault
 from gateway.policy.lanes import GROUP_BYTES, GROUP_CALLS
 from tests.policy.world import MODES, World, bundle_of, running

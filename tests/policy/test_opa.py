@@ -208,7 +208,7 @@ _GATEWAY = """
 import asyncio, sys
 from pathlib import Path
 from gateway.policy.opa import OpaOptions
-from gateway.telemetry import log_to_stderr
+from gateway.telemetry.logs import log_to_stderr
 from tests.policy.world import MODES, bundle_of, running
 
 log_to_stderr("error")

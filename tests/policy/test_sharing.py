@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
+from gateway.background.shared_policy import SharedPolicy
 from gateway.policy import activation
 from gateway.policy.sharing import Offer, SharingFault
-from gateway.shared_policy import SharedPolicy
 from tests import builders
 from tests.gateways import a_pair
 from tests.policy.test_activation import World, a_world, packed_anew, prepare

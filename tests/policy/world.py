@@ -14,7 +14,7 @@ import pytest
 import uvicorn
 
 from gateway import assets
-from gateway.http1 import Client, UnixAddress
+from gateway.http1.client import Client, UnixAddress
 from gateway.policy import watch
 from gateway.policy.bundle_server import BundleServer
 from gateway.policy.bundles import Bundle, build_bundle

@@ -6,9 +6,9 @@ from typing import cast
 import orjson
 import pytest
 
-from gateway.call_records import outcome_draft
 from gateway.flows import Ended
 from gateway.mcp.screening import Screening
+from gateway.records.calls import outcome_draft
 from gateway.steps.inspection import MAX_RESULT, Inspected, Inspection, outcome_of_stream
 from gateway.values import Fate, Forwarded
 from tests.builders import a_call, a_caller, a_decision, a_permit, a_project, an_approved

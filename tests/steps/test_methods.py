@@ -9,8 +9,8 @@ import pytest
 
 from gateway.policy.engine import Engine, EngineAnswer, EngineFault
 from gateway.policy.features import UNKNOWN, Features
+from gateway.records.refused_calls import RefusedCalls
 from gateway.refusals import Refused
-from gateway.refused_calls import RefusedCalls
 from gateway.steps.methods import Exchange, Methods, Said
 from gateway.values import Era
 from tests.builders import World, a_request, a_state

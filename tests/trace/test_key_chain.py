@@ -7,8 +7,8 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from gateway import keyring
+from gateway.data_dir.state import KEYS
 from gateway.ids import new_id
-from gateway.state import KEYS
 from gateway.store.database import reading_engine
 from gateway.trace import note, rekeying
 from gateway.trace.note import VerifierKey

@@ -16,13 +16,13 @@ import pytest
 from sqlalchemy import select
 
 from gateway import keyring
+from gateway.background.takeover import Tenure, settle_lapsed
 from gateway.clock import Clock, after
 from gateway.database_place import Place
 from gateway.ids import new_id
 from gateway.store import migrations, tables
 from gateway.store.database import reading_engine, writing_engine
 from gateway.store.writer import Writer
-from gateway.takeover import Tenure, settle_lapsed
 from gateway.trace import slots
 from gateway.trace.checkpoint import Checkpoints, Signed
 from gateway.trace.log import Log

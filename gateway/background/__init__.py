@@ -1,0 +1,1 @@
+"""What runs beside the calls: housekeeping, and what gateways on one database do for each other."""

@@ -1,0 +1,1 @@
+"""A data directory: made, opened, backed up, and moved to PostgreSQL."""

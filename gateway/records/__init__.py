@@ -1,0 +1,1 @@
+"""What the trace keeps of calls: decisions, refusals, outcomes."""
