@@ -71,3 +71,12 @@ def test_every_link_within_the_project_leads_somewhere(path: Path) -> None:
 def test_decisions_are_numbered_without_gaps() -> None:
     numbers = [int(path.name[:3]) for path in sorted((ROOT / "docs" / "decisions").glob("*.md"))]
     assert numbers == list(range(1, len(numbers) + 1))
+
+
+def test_the_map_of_the_code_has_everything_once_and_nothing_else() -> None:
+    drawn = page("code.md").partition("gateway/\n")[2].partition("\nrego/")[0]
+    lines = re.findall(r"^  ((?:[a-z0-9_]+(?:\.py|/) ?)+)", drawn, re.M)
+    package = ROOT / "gateway"
+    modules = [path.name for path in package.glob("*.py") if path.name != "__init__.py"]
+    folders = [f"{path.parent.name}/" for path in package.glob("*/__init__.py")]
+    assert sorted(" ".join(lines).split()) == sorted([*modules, *folders])
