@@ -7,17 +7,19 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Generator, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import orjson
 import pytest
-from sqlalchemy import Connection, event
+from sqlalchemy import Connection, event, select
 
 from gateway.edge import TokenBuckets
 from gateway.mcp.seals import Seals
 from gateway.refusals import REASONS, Refused
 from gateway.registry.stop_file import StopFile
+from gateway.store import tables
 from gateway.values import Action, Answer, Call, Decision, Fate, Forwarded, Pinned, Request, Risk
 from tests import places
 from tests.builders import SECRET, TOOL, World, a_body, a_request, a_state
@@ -567,6 +569,24 @@ async def test_what_is_no_tool_call_is_passed_on_and_not_traced(line: Line) -> N
     answer = await line.handle(a_request(b'{"jsonrpc":"2.0","id":1,"method":"ping"}'))
     assert (answer.body, line.upstreams.relayed) == (RESULT, ["POST"])
     assert (line.upstreams.sent, line.world.records()) == ([], [])
+
+
+async def test_of_a_very_long_list_what_tells_most_is_stored_first(line: Line) -> None:
+    names = [*(f"new{n}" for n in range(300)), TOOL.upper(), TOOL]
+    tools = [{"name": name, "inputSchema": {}, "description": "?"} for name in names]
+    listed = orjson.dumps({"jsonrpc": "2.0", "id": 1, "result": {"tools": tools}})
+
+    async def relay(*_: object, **__: object) -> Forwarded:
+        return replace(JSON_ANSWER, body=listed)
+
+    line.upstreams.relay = relay  # type: ignore[assignment]
+    stored = select(tables.tools.c.name, tables.tools.c.pin)
+    for most in (200, 302):
+        await line.handle(a_request(b'{"jsonrpc":"2.0","id":1,"method":"tools/list"}'))
+        pins = dict(line.world.state.registry.read_now(lambda c: c.execute(stored).all()))
+        assert {TOOL, TOOL.upper()} < pins.keys()
+        assert len(pins.keys() & set(names)) == most
+        assert pins[TOOL] != "ACCEPTED"
 
 
 # --- names that the upstream gave out ---

@@ -15,6 +15,7 @@ from gateway import answers
 from gateway.mcp.conversation import Conversation, exchange_of
 from gateway.mcp.digests import definition_digests
 from gateway.mcp.envelope import Message, RequestMessage
+from gateway.mcp.folding import fold
 from gateway.mcp.listing import Definitions, Judge, Judging, Listing, ListingEvents, read_page
 from gateway.mcp.lossless import Unreadable
 from gateway.mcp.screening import About, Notes, ScreenedEvents, Screening
@@ -26,6 +27,9 @@ from gateway.steps.methods import Exchange
 from gateway.steps.visibility import Visibility
 from gateway.telemetry.logs import fault_text
 from gateway.values import Answer, Call, Caller, Era, Forwarded, Json, Request, Tool
+
+_MOST_NEWS = 200
+"""Of one list that are stored, for meanwhile no call is admitted; the next list shows the rest."""
 
 _log = structlog.get_logger(__name__)
 
@@ -153,6 +157,8 @@ class Relay:
         tools = self._tools(caller)
         news = [d for d in listing.definitions if _is_news(tools.get(str(d["name"])), d)]
         if news:
+            if len(news) > _MOST_NEWS:
+                news = _most_telling(news, tools)[:_MOST_NEWS]
             task = asyncio.create_task(self._observe(caller, news))
             self._observing.add(task)
             task.add_done_callback(self._observing.discard)
@@ -169,6 +175,19 @@ class Relay:
             changed=findings.changed,
             suspects=findings.suspects,
         )
+
+
+def _most_telling(
+    news: list[Mapping[str, Json]], tools: Mapping[str, Tool]
+) -> list[Mapping[str, Json]]:
+    """First what a known tool has become, then what is spelled like one."""
+    folded = {fold(name) for name in tools}
+
+    def order(definition: Mapping[str, Json]) -> tuple[bool, bool]:
+        name = str(definition["name"])
+        return name not in tools, fold(name) not in folded
+
+    return sorted(news, key=order)
 
 
 def _is_accepted(tool: Tool, definition: Mapping[str, Json]) -> bool:

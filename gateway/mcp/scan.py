@@ -22,6 +22,7 @@ from gateway.mcp.sse_answers import SseAnswer
 from gateway.mcp.sse_session import Way
 from gateway.mcp.tokens import NoToken
 from gateway.mcp.upstream import Upstreams
+from gateway.registry.pins import MOST_TOOLS
 from gateway.values import Json, Server
 
 MODERN: Final = "2026-07-28"
@@ -39,7 +40,7 @@ class ScanLimits:
     seconds: float = 60.0
     """For all of it."""
     pages: int = 100
-    tools: int = 5_000
+    tools: int = MOST_TOOLS
     answer_bytes: int = 4 * 1024 * 1024
     """One answer, a stream's events before it included."""
 

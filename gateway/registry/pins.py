@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from sqlalchemy import Row, insert, select, update
+from sqlalchemy import Connection, Row, bindparam, insert, select, update
 
 from gateway.frozen import frozen
 from gateway.ids import new_id
@@ -24,6 +24,10 @@ from gateway.values import Json, Risk
 _t = tables.tools.c
 _MAX_EVENTS = 50
 """Tool events that one scan records singly; the scan's own event counts them all."""
+_AT_ONCE = 1_000
+"""Rows named by one statement."""
+MOST_TOOLS = 5_000
+"""Of one server that a scan takes; without an end, a list could fill the database."""
 
 
 @frozen
@@ -114,29 +118,51 @@ def record_scan(change: Change, server_id: str, scan: Scan) -> Findings:
 def observe(change: Change, server_id: str, definitions: Sequence[Mapping[str, Json]]) -> Findings:
     """Store what a `tools/list` that passed through showed; it proves nothing about what is gone.
 
-    Nothing has assessed these definitions, so what is new counts as CRITICAL until a scan.
+    Nothing has assessed these definitions, so what is new counts as CRITICAL until a scan. Beyond
+    `MOST_TOOLS` of a server nothing new is stored, and so stays unknown.
     """
-    return _store(change, server_id, Scan(definitions))
+    return _store(change, server_id, Scan(definitions), MOST_TOOLS)
 
 
-def _store(change: Change, server_id: str, scan: Scan) -> Findings:
+def _store(change: Change, server_id: str, scan: Scan, most: int | None = None) -> Findings:
+    connection = change.connection
     known = {
         row.name: row
-        for row in change.connection.execute(select(tables.tools).where(_t.server_id == server_id))
+        for row in connection.execute(select(tables.tools).where(_t.server_id == server_id))
     }
     seen = _seen(scan, known)
     findings = Findings(len(seen), [], [], [], [], scan.complete)
+    added: list[dict[str, Any]] = []
+    altered: list[dict[str, Any]] = []
+    same: list[str] = []
     for tool in seen.values():
         row = known.get(tool.name)
         if row is None:
-            _add(change, server_id, tool, findings)
+            if most is None or len(known) + len(added) < most:
+                added.append(_added(change, server_id, tool, findings))
+            continue
+        state = _compared(change, row, tool, findings)
+        if all(getattr(row, name) == value for name, value in state.items()):
+            same.append(row.id)
         else:
-            _compare(change, row, tool, findings)
+            altered.append({"row_id": row.id, "last_seen": change.now, **state})
+    if added:
+        connection.execute(insert(tables.tools), added)
+    if altered:
+        connection.execute(update(tables.tools).where(_t.id == bindparam("row_id")), altered)
+    _set(connection, same, last_seen=change.now)
     if scan.complete:
-        for name in known.keys() - seen.keys():
-            if known[name].pin != "GONE":
-                _set_pin(change, known[name], "GONE", findings.removed)
+        gone = [row for name, row in known.items() if name not in seen and row.pin != "GONE"]
+        for row in gone:
+            _tell(change, row, "GONE", findings.removed)
+        _set(connection, [row.id for row in gone], pin="GONE")
     return findings
+
+
+def _set(connection: Connection, ids: list[str], **values: Any) -> None:
+    for start in range(0, len(ids), _AT_ONCE):
+        some = ids[start : start + _AT_ONCE]
+        connection.execute(update(tables.tools).where(_t.id.in_(some)).values(**values))
 
 
 def _seen(scan: Scan, known: Mapping[str, Row[Any]]) -> dict[str, _Seen]:
@@ -165,27 +191,25 @@ def _seen(scan: Scan, known: Mapping[str, Row[Any]]) -> dict[str, _Seen]:
     return seen
 
 
-def _add(change: Change, server_id: str, tool: _Seen, findings: Findings) -> None:
+def _added(change: Change, server_id: str, tool: _Seen, findings: Findings) -> dict[str, Any]:
     assessment = tool.assessment or UNASSESSED
-    change.connection.execute(
-        insert(tables.tools).values(
-            id=new_id("tol"),
-            project_id=change.project_id,
-            server_id=server_id,
-            name=tool.name,
-            pin="PENDING" if tool.twin == "none" else "SUSPECT",
-            current=tool.canonical,
-            current_sha256=tool.definition_sha256,
-            description_sha256=tool.description_sha256,
-            risk_computed=assessment.risk,
-            risk_reasons=list(assessment.reasons),
-            first_seen=change.now,
-            last_seen=change.now,
-        )
-    )
     findings.added.append(tool.name)
     if tool.twin != "none":
         findings.suspects.append(tool.name)
+    return {
+        "id": new_id("tol"),
+        "project_id": change.project_id,
+        "server_id": server_id,
+        "name": tool.name,
+        "pin": "PENDING" if tool.twin == "none" else "SUSPECT",
+        "current": tool.canonical,
+        "current_sha256": tool.definition_sha256,
+        "description_sha256": tool.description_sha256,
+        "risk_computed": assessment.risk,
+        "risk_reasons": list(assessment.reasons),
+        "first_seen": change.now,
+        "last_seen": change.now,
+    }
 
 
 def _next_pin(row: Row[Any], tool: _Seen) -> str:
@@ -197,37 +221,33 @@ def _next_pin(row: Row[Any], tool: _Seen) -> str:
     return "PENDING" if row.pin == "PENDING" else "CHANGED"
 
 
-def _compare(change: Change, row: Row[Any], tool: _Seen, findings: Findings) -> None:
+def _compared(change: Change, row: Row[Any], tool: _Seen, findings: Findings) -> dict[str, Any]:
+    """What the row says of the tool from now on."""
     pin = _next_pin(row, tool)
-    values: dict[str, Any] = {"last_seen": change.now}
-    if tool.definition_sha256 != row.current_sha256:
-        values |= {
-            "current": tool.canonical,
-            "current_sha256": tool.definition_sha256,
-            "description_sha256": tool.description_sha256,
-        }
-    assessment = tool.assessment
-    if assessment is None and tool.definition_sha256 != row.current_sha256:
-        assessment = UNASSESSED
-    if assessment is not None:
-        values |= {
-            "risk_computed": assessment.risk,
-            "risk_reasons": list(assessment.reasons),
-        }
-        if row.pin == "ACCEPTED" == pin:
-            # The definition is the accepted one; only what we think of it has changed.
-            values["accepted_risk"] = assessment.risk
-    change.connection.execute(update(tables.tools).where(_t.id == row.id).values(**values))
+    is_same = tool.definition_sha256 == row.current_sha256
+    assessment = tool.assessment or (None if is_same else UNASSESSED)
+    state = {
+        "pin": pin,
+        "current": row.current if is_same else tool.canonical,
+        "current_sha256": tool.definition_sha256,
+        "description_sha256": tool.description_sha256,
+        "risk_computed": assessment.risk if assessment else row.risk_computed,
+        "risk_reasons": list(assessment.reasons) if assessment else row.risk_reasons,
+        "accepted_risk": row.accepted_risk,
+    }
+    if assessment and row.pin == "ACCEPTED" == pin:
+        # The definition is the accepted one; only what we think of it has changed.
+        state["accepted_risk"] = assessment.risk
     if pin == "SUSPECT":
         findings.suspects.append(tool.name)
     if pin != row.pin:
-        _set_pin(change, row, pin, findings.changed, tool.definition_sha256)
+        _tell(change, row, pin, findings.changed, tool.definition_sha256)
+    return state
 
 
-def _set_pin(
+def _tell(
     change: Change, row: Row[Any], pin: str, names: list[str], current_sha256: str | None = None
 ) -> None:
-    change.connection.execute(update(tables.tools).where(_t.id == row.id).values(pin=pin))
     names.append(row.name)
     if len(names) <= _MAX_EVENTS:
         codes = {

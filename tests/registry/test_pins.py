@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 from sqlalchemy import select
 
-from gateway.registry import servers, tools
+from gateway.registry import pins, servers, tools
 from gateway.registry.core import Actor, Change
 from gateway.registry.faults import Conflict
 from gateway.registry.pins import Assessment, Findings, Scan, observe, record_scan
@@ -177,3 +177,15 @@ def test_a_scan_of_hundreds_of_changes_fits_its_records(crm: Crm) -> None:
     many = [a_tool("t" * 400 + str(number)) for number in range(300)]
     crm.scan(*many)
     assert len(crm.scan().removed) == 300
+
+
+def test_a_list_without_an_end_does_not_fill_the_table(
+    crm: Crm, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pins, "MOST_TOOLS", 3)
+    found = crm.observe(a_tool(description="other"), *(a_tool(f"t{n}") for n in range(9)))
+    assert found.added == ["t0", "t1"]
+    assert crm.pins() == {"query_records": "CHANGED", "t0": "PENDING", "t1": "PENDING"}
+    assert crm.observe(a_tool("t7"), a_tool("Query_records")).added == []
+    crm.scan(a_tool(), a_tool("t7"), a_tool("t8"))
+    assert crm.pins()["t8"] == "PENDING"
