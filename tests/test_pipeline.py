@@ -579,7 +579,7 @@ async def test_of_a_very_long_list_what_tells_most_is_stored_first(line: Line) -
     async def relay(*_: object, **__: object) -> Forwarded:
         return replace(JSON_ANSWER, body=listed)
 
-    line.upstreams.relay = relay  # type: ignore[assignment]
+    line.upstreams.relay = relay  # type: ignore[method-assign]
     stored = select(tables.tools.c.name, tables.tools.c.pin)
     for most in (200, 302):
         await line.handle(a_request(b'{"jsonrpc":"2.0","id":1,"method":"tools/list"}'))
