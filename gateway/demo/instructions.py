@@ -28,10 +28,11 @@ class Demo:
     approver_key: str
     auditor_key: str
     dashboard_url: str
+    admin_user: str
     admin_password: str
-    """Of the user `ADMIN`."""
+    approver_user: str
+    """Decides what the demonstration's agent asks."""
     approver_password: str
-    """Of the user `APPROVER`, who decides what the demonstration's agent asks."""
     data_dir: str
 
 
@@ -61,8 +62,8 @@ The gateway is ready.
   agent's key    {demo.project_key}
   approver's key {demo.approver_key}
   dashboard      {demo.dashboard_url}
-    approves     {APPROVER}  {demo.approver_password}
-    administers  {ADMIN}  {demo.admin_password}
+    approves     {demo.approver_user}  {demo.approver_password}
+    administers  {demo.admin_user}  {demo.admin_password}
   data and keys  {demo.data_dir}
 
 Paste into a shell:

@@ -11,7 +11,7 @@ from typing import Any
 import httpx
 
 from gateway.demo import state as states
-from gateway.demo.instructions import APPROVER, SERVER_NAME, Demo
+from gateway.demo.instructions import ADMIN, APPROVER, SERVER_NAME, Demo
 from gateway.demo.state import State
 
 PROJECT_NAME = "Demo"
@@ -60,7 +60,9 @@ def prepare(base_url: str, data_dir: Path, crm_port: int) -> Demo:
         approver_key=state.approver_key,
         auditor_key=state.auditor_key,
         dashboard_url=f"{base_url}/dashboard",
+        admin_user=ADMIN,
         admin_password=state.admin_password,
+        approver_user=APPROVER,
         approver_password=state.approver_password,
         data_dir=str(data_dir),
     )

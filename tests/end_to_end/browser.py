@@ -56,10 +56,10 @@ class Chromium:
             context.close()
 
     def admin(self, **options: Any) -> Any:
-        return self.person("demo-administrator", self.demo.admin_password, **options)
+        return self.person(self.demo.admin_user, self.demo.admin_password, **options)
 
     def approver(self, **options: Any) -> Any:
-        return self.person("demo-approver", self.demo.approver_password, **options)
+        return self.person(self.demo.approver_user, self.demo.approver_password, **options)
 
     def _note(self, kind: str, text: str) -> None:
         if kind in ("error", "warning"):
