@@ -76,7 +76,8 @@ def reading_engine(url: PostgresUrl) -> Engine:
 def _engine(url: PostgresUrl, connections: int, **options: Any) -> Engine:
     limits = " ".join(f"-c {name}={value}" for name, value in _LIMITS.items())
     try:
-        driver = importlib.import_module("psycopg")  # an extra, which SQLite does not need
+        # Of an extra, which SQLite does not need.
+        driver = importlib.import_module("gateway.store.postgresql_connection")
     except ModuleNotFoundError:
         raise DatabaseAway(
             "GATEWAY_DATABASE_URL needs the driver: pip install 'policy-gateway[postgresql]'"

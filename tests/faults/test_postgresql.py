@@ -8,10 +8,15 @@ from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 
 import anyio.to_thread
+import httpx
 import psycopg
 import pytest
+from sqlalchemy import insert
 
 from gateway.database_place import PostgresUrl
+from gateway.registry.keys import digest
+from gateway.store import tables
+from tests.builders import a_state
 from tests.end_to_end.demonstration import descendants, need_opa
 from tests.faults.line import PASSED, Line, check, prepare
 from tests.faults.table import shows
@@ -45,6 +50,35 @@ def kill(server: Server) -> None:
     head = int((server.folder / "data" / "postmaster.pid").read_text().split()[0])
     for pid in [head, *descendants(head)]:
         os.kill(pid, signal.SIGKILL)
+
+
+@contextmanager
+def frozen(server: Server) -> Iterator[None]:
+    """As a machine whose processor is taken away: its sockets stay open, and nothing answers."""
+    head = int((server.folder / "data" / "postmaster.pid").read_text().split()[0])
+    pids = [head, *descendants(head)]
+    for pid in pids:
+        os.kill(pid, signal.SIGSTOP)
+    try:
+        yield
+    finally:
+        for pid in pids:
+            os.kill(pid, signal.SIGCONT)
+
+
+ADMIN = {"Authorization": "Bearer gwa_" + "a" * 43}
+
+
+def add_admin(data_dir: Path, place: PostgresUrl) -> None:
+    secret = ADMIN["Authorization"].removeprefix("Bearer ")
+    with a_state(data_dir, place) as world:
+        row = world.rows("SELECT created_at FROM keys")[0][0]
+        key = {
+            **{"id": "key_admin", "secret_sha256": digest(secret), "role": "admin"},
+            **{"name": "admin", "owner": "olga", "may_assert": [], "state": "ACTIVE"},
+            **{"created_by": "olga", "project_id": "prj_1", "created_at": row},
+        }
+        world.change(lambda c: c.execute(insert(tables.keys), [key]))
 
 
 def start(server: Server) -> None:
@@ -132,5 +166,44 @@ async def test_postgresql_may_stop_die_or_be_locked_and_the_gateway_goes_on(
                 await line.until()
                 assert set(line.told.values()) <= {PASSED, *AWAY}
                 assert gateway.memory() - before < 64 * 1024**2
+                await gateway.end()
+            check(tmp_path / "data", upstream.seen, budget, place)
+
+
+@shows(
+    *(POSTGRESQL, "is frozen: its sockets are open, and nothing answers"),
+    "−31010, and 503 from the API, after some 12 s: nothing is sent",
+    *("nothing while it is frozen", "the server goes on; the gateway finds it again"),
+)
+async def test_nobody_waits_for_ever_for_a_frozen_server(tmp_path: Path) -> None:
+    need_opa()
+    with a_server() as server, server.database() as url:
+        place = PostgresUrl(url)
+        settings = {"GATEWAY_DATABASE_URL": url}
+        async with an_upstream() as upstream:
+            budget = prepare(tmp_path / "data", upstream.url, place)
+            add_admin(tmp_path / "data", place)
+            async with (
+                a_gateway(tmp_path / "data", settings=settings) as gateway,
+                Line(gateway) as line,
+                httpx.AsyncClient(
+                    base_url=f"{gateway.base_url}/api/v1", headers=ADMIN, timeout=60
+                ) as admin,
+            ):
+                await line.until()
+                seen = len(upstream.seen)
+                with frozen(server):
+                    stop = {"scope": "all", "reason": "frozen"}
+                    told = await asyncio.gather(
+                        line.call(),
+                        admin.post("/mcp/emergency-stop", json=stop),
+                        admin.get("/agents"),
+                        admin.get("/traces"),
+                    )
+                    assert told[0] in AWAY
+                    assert [answer.status_code for answer in told[1:]] == [503, 503, 503]
+                    assert await line.call() in AWAY
+                    assert len(upstream.seen) == seen
+                await line.until()
                 await gateway.end()
             check(tmp_path / "data", upstream.seen, budget, place)
