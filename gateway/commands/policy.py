@@ -16,7 +16,7 @@ from gateway.policy import opa_binary
 from gateway.policy.authoring import AuthoringFault, Route, begin
 from gateway.policy.bundles import build_bundle
 from gateway.policy.check import check as find_flaws
-from gateway.policy.check import with_folders
+from gateway.policy.check import with_policies
 from gateway.policy.flaws import Flaw
 from gateway.policy.opa_binary import OpaMissing
 from gateway.policy.sources import BundleFault
@@ -118,7 +118,7 @@ def build(
         keys = Settings.read(data_dir=data_dir).data_dir / KEYS
         key = keyring.load(keys).bundle if keys.is_dir() else bytes(32)
     with told_plainly(BundleFault, OSError):
-        bundle = build_bundle(with_folders(chosen)[0], opa=opa, key=key)
+        bundle = build_bundle(with_policies(chosen)[0], opa=opa, key=key)
         output.write_bytes(bundle.archive)
     told = {"file": str(output), "revision": bundle.revision, "digest": bundle.digest}
     if as_json:

@@ -43,11 +43,10 @@ def rego_files(source: Source) -> list[Path]:
     ]
 
 
-def check(folders: Sequence[Path], opa: Path) -> list[Flaw]:
-    """Every flaw of the policies in these folders, by file and line.
+def with_policies(folders: Sequence[Path]) -> tuple[list[Source], list[Path]]:
+    """Every source of a bundle with these folders, and the Rego that the folders hold.
 
-    Raises `BundleFault` when that cannot be told: folders that cannot be read or hold no policy, an
-    OPA that does not run.
+    Raises `BundleFault` when they hold none, or cannot be read.
     """
     sources, asked = with_folders(folders)
     files = [path for source in asked for path in rego_files(source)]
@@ -55,6 +54,16 @@ def check(folders: Sequence[Path], opa: Path) -> list[Flaw]:
         # Silence would let a pull request pass whose check looks into the wrong folder.
         where = ", ".join(str(folder.resolve()) for folder in folders)
         raise BundleFault(f"no .rego file in {where}: name the folder that holds the policies")
+    return sources, files
+
+
+def check(folders: Sequence[Path], opa: Path) -> list[Flaw]:
+    """Every flaw of the policies in these folders, by file and line.
+
+    Raises `BundleFault` when that cannot be told: folders that cannot be read or hold no policy, an
+    OPA that does not run.
+    """
+    sources, files = with_policies(folders)
     with ThreadPoolExecutor(_AT_ONCE) as threads:
         parsed = list(threads.map(lambda path: _parsed(path, opa), files))
     broken = [flaw for one in parsed if not isinstance(one, Module) for flaw in one]

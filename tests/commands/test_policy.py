@@ -62,6 +62,10 @@ def test_a_folder_without_a_policy_cannot_be_told_of(tmp_path: Path) -> None:
     told = gateway("policy", "check", tmp_path)
     assert told.exit_code == 3
     assert f"no .rego file in {tmp_path}: name the folder" in told.stderr
+    output = tmp_path / "bundle.tar.gz"
+    built = gateway("policy", "build", tmp_path, "-o", output, "--data-dir", tmp_path / "none")
+    assert (built.exit_code, built.stderr) == (1, told.stderr)
+    assert not output.exists()
 
 
 def test_folders_are_those_of_the_settings_unless_named(
