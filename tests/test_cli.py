@@ -201,7 +201,16 @@ def test_what_the_system_forbids_is_told_as_one_line(
     monkeypatch.setattr(serve, "run", forbidden)
     result = gateway("serve", "--data-dir", tmp_path)
     assert result.exit_code == 1
-    assert result.stderr == "gateway: [Errno 13] Permission denied: '/data/opa/opa.sock'\n"
+    told = "gateway: cannot use /data/opa/opa.sock: Permission denied; run as its owner"
+    assert result.stderr.startswith(told)
+
+
+def test_a_file_that_cannot_be_written_is_named_with_advice(tmp_path: Path) -> None:
+    output = tmp_path / "none" / "openapi.json"
+    result = gateway("openapi", "-o", output)
+    assert result.exit_code == 1
+    told = f"gateway: cannot use {output}: No such file or directory; name another path\n"
+    assert result.stderr == told
 
 
 def test_who_may_not_use_a_directory_is_told_who_may(tmp_path: Path) -> None:

@@ -57,9 +57,18 @@ def told_plainly(*expected: type[Exception], code: int = REFUSED) -> Iterator[No
     try:
         yield
     except expected as fault:
-        for line in str(fault).splitlines():
+        for line in _told(fault).splitlines():
             typer.echo(f"gateway: {line}", err=True)
         raise typer.Exit(code) from None
+
+
+def _told(fault: Exception) -> str:
+    if not isinstance(fault, OSError) or fault.filename is None:
+        return str(fault)
+    advice = "name another path"
+    if isinstance(fault, PermissionError):
+        advice = f"run as its owner, give it to the user that runs this, or {advice}"
+    return f"cannot use {fault.filename}: {fault.strerror}; {advice}"
 
 
 def printable(text: str) -> str:
