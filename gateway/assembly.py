@@ -20,7 +20,7 @@ from gateway.extensions.control_plane import ControlPlane
 from gateway.extensions.entra import EntraTokens, KeySets
 from gateway.extensions.reports import Reports
 from gateway.frozen import frozen
-from gateway.http1.client import Client, UnixAddress
+from gateway.http1.client import Client
 from gateway.in_band.approvals import InBand
 from gateway.in_band.tasks import OwnTasks
 from gateway.listeners import address_of, management_token, url_of
@@ -40,7 +40,9 @@ from gateway.policy.activation import Activation
 from gateway.policy.bundle_server import BundleServer
 from gateway.policy.engine import Engine
 from gateway.policy.opa import Opa
+from gateway.policy.opa_process import OpaProcess
 from gateway.policy.risk import RiskAssessor
+from gateway.policy.sidecar import Sidecar
 from gateway.policy.sources import the_sources
 from gateway.records.refused_calls import RefusedCalls
 from gateway.registry.stop_file import StopFile
@@ -220,7 +222,7 @@ def _deciding(
     """A gateway that lags behind the others' bundle asks nobody, and refuses."""
     opa = _opa(settings, state, binary, bundles)
     activation = _activation(settings, state, binary, bundles, opa)
-    client = Client(UnixAddress(str(opa.socket_path)))
+    client = Client(opa.address)
     engine = Engine(
         client,
         bundles,
@@ -258,7 +260,9 @@ def _control_plane(
 
 
 def _opa(settings: Settings, state: State, binary: Path, bundles: BundleServer) -> Opa:
-    return Opa(
+    if settings.opa_place is not None:
+        return Sidecar(settings.opa_place, bundles)
+    return OpaProcess(
         binary=binary,
         config=asset("opa-config.yaml"),
         data_dir=settings.data_dir,

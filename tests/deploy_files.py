@@ -34,3 +34,9 @@ def manifest(kind: str) -> dict[str, Any]:
 def pod() -> dict[str, Any]:
     spec: dict[str, Any] = manifest("StatefulSet")["spec"]["template"]["spec"]
     return spec
+
+
+def sidecar() -> dict[str, Any]:
+    [one] = [each for each in pod()["initContainers"] if each.get("restartPolicy") == "Always"]
+    found: dict[str, Any] = one
+    return found

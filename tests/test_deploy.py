@@ -22,6 +22,7 @@ from packaging.requirements import Requirement
 from gateway.app import DRAIN_SECONDS
 from gateway.listeners import GRACE_SECONDS
 from gateway.policy.opa_binary import OPA_VERSION
+from gateway.policy.sidecar import environment_of, start_command, url_of
 from gateway.settings import Settings
 from tests.audit.lock import pinned
 from tests.conftest import needs
@@ -34,6 +35,7 @@ from tests.deploy_files import (
     manifest,
     pod,
     services,
+    sidecar,
 )
 from tests.end_to_end.nginx import GET_NGINX, configured
 from tests.test_cli import gateway
@@ -60,6 +62,7 @@ def start_commands() -> Iterator[list[str]]:
 @pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(DEPLOY)))
 def test_every_setting_that_a_file_names_exists(path: Path) -> None:
     known = {f"GATEWAY_{name.upper()}" for name in Settings.model_fields}
+    known |= set(re.findall(r"\$\{(\w+)\}", (ROOT / "opa-config.yaml").read_text()))
     assert set(re.findall(r"\bGATEWAY_[A-Z_]*[A-Z]\b", path.read_text())) <= known
 
 
@@ -133,7 +136,7 @@ def test_what_is_written_lies_in_a_volume_and_the_root_is_read_only() -> None:
             name = mounted.partition(":")[0]
             assert name in compose()["volumes"] or mounted.endswith(":ro")
     for one in (*pod()["initContainers"], *pod()["containers"]):
-        assert {"name": "data", "mountPath": volume} in one["volumeMounts"]
+        assert ({"name": "data", "mountPath": volume} in one["volumeMounts"]) == (one != sidecar())
         assert one["securityContext"]["readOnlyRootFilesystem"] is True
         assert one["securityContext"]["allowPrivilegeEscalation"] is False
     assert pod()["securityContext"]["runAsNonRoot"] is True
@@ -213,6 +216,24 @@ def test_only_the_ingress_reaches_a_pod_and_it_reaches_what_it_needs() -> None:
     assert all("namespaceSelector" in one for one in rule["from"])
     ports = {(port["port"], port["protocol"]) for one in policy["egress"] for port in one["ports"]}
     assert ports == {(53, "UDP"), (53, "TCP"), (5432, "TCP"), (443, "TCP")}
+
+
+def test_the_sidecar_is_started_as_the_command_that_prepares_its_folder_says() -> None:
+    [init, opa], [container] = pod()["initContainers"], pod()["containers"]
+    folder = Path("/run/opa/own")
+    assert f"gateway opa sidecar {folder}" in init["args"][0]
+    words = [part for word in opa["command"] for part in word.split("=", 1)]
+    own = {"--diagnostic-addr", f"0.0.0.0:{opa['ports'][0]['containerPort']}"}
+    assert [word for word in words if word not in own] == start_command(folder)
+    given = {one["name"]: one["value"] for one in opa["env"]}
+    port = Settings.model_fields["management_port"].default
+    expected = environment_of(folder, f"http://127.0.0.1:{port}")
+    memory = f"{int(expected.pop('GOMEMLIMIT')) >> 20}MiB"
+    assert given == {**expected, "GOMEMLIMIT": memory}
+    asked = {one["name"]: one.get("value") for one in container["env"]}
+    assert asked["GATEWAY_OPA_URL"] == url_of(folder)
+    assert opa["volumeMounts"] == [{"name": "opa", "mountPath": str(folder.parent)}]
+    assert all(opa["volumeMounts"][0] in one["volumeMounts"] for one in (init, container))
 
 
 def test_a_pod_that_is_told_to_end_is_given_the_time_that_it_needs() -> None:

@@ -95,7 +95,10 @@ def _log(state: State, following: bytes) -> str:
 
 
 def _bundle(state: State, following: bytes) -> str:
-    return "the next start signs and loads the policy anew"
+    return (
+        "the next start signs and loads the policy anew; an OPA that you run yourself is given the "
+        "key by `gateway opa sidecar`"
+    )
 
 
 def _seal(state: State, following: bytes) -> str:

@@ -19,6 +19,7 @@ from gateway.database_place import DATABASE, Place, postgres_url
 from gateway.settings.anchors import AnchorSettings
 from gateway.settings.cold import ColdSettings
 from gateway.settings.oidc import OidcSettings
+from gateway.settings.opa import OpaSettings
 from gateway.settings.setting import comma_separated
 from gateway.settings.setting import setting as _setting
 
@@ -62,7 +63,7 @@ _Paths = Annotated[tuple[Path, ...], NoDecode, BeforeValidator(_path_list)]
 _Port = Annotated[int, Field(ge=0, le=65535)]
 
 
-class Settings(OidcSettings, ColdSettings, AnchorSettings):
+class Settings(OidcSettings, ColdSettings, AnchorSettings, OpaSettings):
     """The deployment's settings, checked. Field `x_y` is the variable ``GATEWAY_X_Y``.
 
     Fields that are judged together are checked at the later one, which sees those before it:

@@ -16,8 +16,9 @@ import psycopg
 import pytest
 
 from gateway.database_place import PostgresUrl
-from tests.deploy_files import GATEWAYS, ROOT, pod, services
-from tests.end_to_end.demonstration import environment, need_opa
+from gateway.policy import opa_binary
+from tests.deploy_files import GATEWAYS, ROOT, pod, services, sidecar
+from tests.end_to_end.demonstration import descendants, environment, need_opa
 from tests.end_to_end.nginx import free_port, nginx_before
 from tests.end_to_end.slow_tool import SlowTool, slow_tool
 from tests.end_to_end.two_served import Deployment, Served, a_message, until
@@ -26,6 +27,7 @@ from tests.postgresql import Server, a_database
 pytestmark = [pytest.mark.anyio, pytest.mark.timeout(600)]
 
 SECONDS = 120
+GATEWAY = shlex.join([sys.executable, "-m", "gateway"])
 PASSWORD = "correcthorse"
 INTERPOLATED = {
     "${POSTGRES_PASSWORD:?set it to letters and digits}": PASSWORD,
@@ -120,7 +122,7 @@ async def started(words: list[str], env: Mapping[str, str]) -> AsyncIterator[dic
     try:
         assert process.stdout is not None
         line = await asyncio.wait_for(process.stdout.readline(), SECONDS)
-        yield json.loads(line)
+        yield {**json.loads(line), "pid": str(process.pid)}
         process.terminate()
         assert await asyncio.wait_for(process.wait(), SECONDS) == 0
     finally:
@@ -207,11 +209,29 @@ async def test_what_compose_starts_streams_calls_through_nginx_at_both_gateways(
             assert made.keys["project"] not in "".join(nginx.log())
 
 
+@asynccontextmanager
+async def the_sidecar(shared: Path, management_port: str) -> AsyncIterator[str]:
+    """OPA as the pod starts it; yields where its probe looks."""
+    opa, port = sidecar(), free_port()
+    _, *words = opa["command"]
+    words = [word.replace("/run/opa", str(shared)) for word in words]
+    words = [word.replace("0.0.0.0:8282", f"127.0.0.1:{port}") for word in words]
+    given = {one["name"]: one["value"].replace("/run/opa", str(shared)) for one in opa["env"]}
+    given["GATEWAY_BUNDLE_URL"] = given["GATEWAY_BUNDLE_URL"].replace("8081", management_port)
+    process = await asyncio.create_subprocess_exec(opa_binary.find(), *words, env=given)
+    try:
+        yield f"http://127.0.0.1:{port}{opa['livenessProbe']['httpGet']['path']}"
+        assert process.returncode is None
+    finally:
+        process.kill()
+        await process.wait()
+
+
 async def test_what_kubernetes_starts_takes_the_keys_of_all_and_answers_the_probes(
     tmp_path: Path,
 ) -> None:
     need_opa()
-    [init], [container] = pod()["initContainers"], pod()["containers"]
+    init, [container] = pod()["initContainers"][0], pod()["containers"]
     with a_database() as place:
         known = {"database-url": str(place)}
         given = {
@@ -226,12 +246,16 @@ async def test_what_kubernetes_starts_takes_the_keys_of_all_and_answers_the_prob
         shutil.copytree(tmp_path / "first" / "keys", secret)
         for path in secret.iterdir():
             path.chmod(0o440)
+        shared = tmp_path / "shared"
         script = init["args"][0].replace("/var/lib/gateway", str(volume))
+        script = script.replace("/run/opa", str(shared)).replace("gateway opa", f"{GATEWAY} opa")
+        here = on_this_machine(volume / "data", GATEWAY_MANAGEMENT_PORT=str(free_port()))
         for _ in range(2):  # a pod that is made anew finds its volume as it was
             copied = [*init["command"], script.replace("/keys/*", f"{secret}/*")]
-            await asyncio.to_thread(subprocess.run, copied, check=True)
-        env = {**given, **on_this_machine(volume / "data")}
+            await asyncio.to_thread(subprocess.run, copied, check=True, env=here, cwd=ROOT)
+        env = {**given, **here, "GATEWAY_OPA_URL": f"unix://{shared}/own/opa.sock"}
         async with (
+            the_sidecar(shared, here["GATEWAY_MANAGEMENT_PORT"]) as health,
             started(container["args"], env) as there,
             httpx.AsyncClient(base_url=there["management_url"], trust_env=False) as kubelet,
             made.at(there["base_url"]) as over,
@@ -242,3 +266,5 @@ async def test_what_kubernetes_starts_takes_the_keys_of_all_and_answers_the_prob
                 answer = await kubelet.get(probe["path"], headers=headers)
                 assert (probe["port"], answer.status_code) == ("management", 200), answer.text
             assert (await over.told("GET", "/projects/current"))["name"] == "Default"
+            assert (await kubelet.get(health)).status_code == 200
+            assert descendants(int(there["pid"])) == []  # it runs no OPA of its own

@@ -19,7 +19,7 @@ from gateway.policy.activation import Activation, Active, Failure
 from gateway.policy.bundle_server import BundleServer
 from gateway.policy.bundles import Bundle
 from gateway.policy.engine import Engine
-from gateway.policy.opa import Opa
+from gateway.policy.opa_process import OpaProcess
 from gateway.policy.sharing import Sharing
 from gateway.policy.sources import BundleFault, Source
 from tests.policy.world import KEY, TOKEN, deafen, served, the_opa
@@ -41,7 +41,7 @@ class World:
     folder: Path
     activation: Activation
     bundles: BundleServer
-    opa: Opa
+    opa: OpaProcess
     engine: Engine
     told: list[Active | Failure]
 
@@ -96,7 +96,7 @@ def prepare(folder: Path) -> None:
 async def a_world(folder: Path, sharing: Sharing | None = None) -> AsyncIterator[World]:
     names = ("gateway", "policies")
     server = BundleServer(TOKEN)
-    opa = Opa(
+    opa = OpaProcess(
         binary=the_opa(),
         config=assets.asset("opa-config.yaml"),
         data_dir=folder / "data",

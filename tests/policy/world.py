@@ -14,13 +14,14 @@ import pytest
 import uvicorn
 
 from gateway import assets
-from gateway.http1.client import Client, UnixAddress
+from gateway.http1.client import Client
 from gateway.policy import watch
 from gateway.policy.bundle_server import BundleServer
 from gateway.policy.bundles import Bundle, build_bundle
 from gateway.policy.engine import Engine
-from gateway.policy.opa import Opa, OpaOptions
+from gateway.policy.opa import OpaOptions
 from gateway.policy.opa_binary import OpaMissing, find
+from gateway.policy.opa_process import OpaProcess
 from gateway.policy.sources import Source
 
 KEY = b"k" * 32
@@ -114,7 +115,7 @@ class World:
     """An OPA that runs, and what belongs to it."""
 
     bundles: BundleServer
-    opa: Opa
+    opa: OpaProcess
     engine: Engine
     client: Client
     url: str
@@ -132,7 +133,7 @@ async def running(
     """OPA with one bundle; a decision has `seconds`."""
     bundles = BundleServer(TOKEN)
     bundles.offer(bundle)
-    opa = Opa(
+    opa = OpaProcess(
         binary=the_opa(),
         config=assets.asset("opa-config.yaml"),
         data_dir=data_dir,
@@ -142,7 +143,7 @@ async def running(
         options=options,
     )
     async with served(bundles) as url:
-        client = Client(UnixAddress(str(opa.socket_path)))
+        client = Client(opa.address)
         engine = Engine(client, bundles, ready=lambda: opa.ready, seconds=seconds)
         await opa.start(url)
         try:

@@ -15,7 +15,9 @@ import httpx
 import pytest
 
 from gateway.policy.engine import EngineFault
-from gateway.policy.opa import LONGEST_SOCKET_PATH, Opa, OpaOptions
+from gateway.policy.opa import OpaOptions
+from gateway.policy.opa_process import OpaProcess
+from gateway.settings.opa import LONGEST_SOCKET_PATH
 from tests.policy.world import MODES, World, alive, bundle_of, running
 
 pytestmark = pytest.mark.anyio
@@ -140,7 +142,7 @@ async def test_each_restart_waits_twice_as_long(
     options = OpaOptions(first_pause=0.01, longest_pause=0.05, check_seconds=0.1)
     async with running(tmp_path, bundle_of(tmp_path / "src", MODES), options) as world:
         monkeypatch.setattr(
-            "gateway.policy.opa._log.warning",
+            "gateway.policy.opa_process._log.warning",
             lambda event, **said: (
                 pauses.append(said["restart_in_seconds"]) if event == "opa ended" else None
             ),
@@ -157,7 +159,7 @@ async def test_a_program_that_cannot_start_is_an_error_with_its_words(tmp_path: 
         script = tmp_path / "not-opa"
         script.write_text("#!/bin/sh\necho 'error: no such thing' >&2\nexit 3\n")
         script.chmod(0o755)
-        other = Opa(
+        other = OpaProcess(
             binary=script,
             config=tmp_path / "none.yaml",
             data_dir=tmp_path / "other",
