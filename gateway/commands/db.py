@@ -1,4 +1,4 @@
-"""`gateway db copy`: from SQLite to PostgreSQL."""
+"""`gateway db`: from SQLite to PostgreSQL, and from one version's schema to the next."""
 
 import json as json_text
 import sys
@@ -10,6 +10,7 @@ import typer
 from gateway.commands.foreseen import FORESEEN
 from gateway.commands.options import AsJson, DataDir, told_plainly
 from gateway.data_dir.database_copy import CopyRefused, move
+from gateway.data_dir.state import migrate
 from gateway.settings import Settings
 
 app = typer.Typer()
@@ -37,6 +38,23 @@ def copy(data_dir: DataDir = None, json: AsJson = False) -> None:
     for head in moved.heads:
         typer.echo(f"{head.origin}: {head.size:,} records, root {head.root}")
     typer.echo(f"The file is {settings.data_dir / moved.left} now; start with `gateway serve`.")
+
+
+@db.command("upgrade")
+def upgrade(data_dir: DataDir = None, json: AsJson = False) -> None:
+    """Bring the database to this version's schema, as the start of `gateway serve` does.
+
+    For a step of its own before new gateways start: those that run on PostgreSQL go on with it.
+    """
+    with told_plainly(*FORESEEN):
+        settings = Settings.read(data_dir=data_dir)
+        before, now = migrate(settings.data_dir, settings.database)
+    if json:
+        typer.echo(json_text.dumps({"before": before, "now": now}))
+    elif before == now:
+        typer.echo(f"The database has schema {now} already.")
+    else:
+        typer.echo(f"The database has schema {now}; it had {before}.")
 
 
 class _Progress:

@@ -16,7 +16,7 @@ from gateway.cold.place import cold_store
 from gateway.cold.reading import ColdStore, reading_also
 from gateway.commands.options import AsJson, told_plainly
 from gateway.commands.verify_replay import replay_checks
-from gateway.database_place import DATABASE, Place, PostgresUrl
+from gateway.database_place import DATABASE, Place, PostgresUrl, postgres_url
 from gateway.policy import opa_binary
 from gateway.policy.opa_binary import OpaMissing
 from gateway.settings import Settings, SettingsFault
@@ -36,9 +36,10 @@ def verify(
         str, typer.Argument(help="Evidence, a folder or a zip; or the word db, and then where.")
     ],
     database: Annotated[
-        Path | None,
+        str | None,
         typer.Argument(
-            help="With db: a data folder, or a SQLite file; none for GATEWAY_DATABASE_URL."
+            help="With db: a data folder, a SQLite file or postgresql://user@host/database; none "
+            "for GATEWAY_DATABASE_URL."
         ),
     ] = None,
     trust_key: Annotated[
@@ -107,7 +108,7 @@ def _told_as_usage(options: str) -> Iterator[None]:
 
 
 def _database(
-    path: Path | None,
+    named: str | None,
     store: ColdStore | None,
     trust_key: str | None,
     *,
@@ -118,10 +119,18 @@ def _database(
     if trust_key is not None:
         with _told_as_usage("--trust-key"):
             key = trusted(trust_key, None, 0).key
-    place = _of_settings() if path is None else path / DATABASE if path.is_dir() else path
+    place = _of_settings() if named is None else _place(named)
     if isinstance(place, Path) and not place.is_file():
         return report([_cannot(f"{place} is not there")], strict=strict, as_json=as_json)
     return report(_rechecked(place, store, key), strict=strict, as_json=as_json)
+
+
+def _place(named: str) -> Place:
+    if "://" in named:
+        with _told_as_usage("db"):
+            return postgres_url(named)
+    path = Path(named)
+    return path / DATABASE if path.is_dir() else path
 
 
 def _of_settings() -> PostgresUrl:
@@ -136,7 +145,7 @@ def _of_settings() -> PostgresUrl:
 
 
 def _rechecked(place: Place, store: ColdStore | None, key: VerifierKey | None) -> list[Check]:
-    name = place if isinstance(place, Path) else "the database of GATEWAY_DATABASE_URL"
+    name = place if isinstance(place, Path) else "the PostgreSQL database"
     engine = reading_also(reading_engine(place), store)
     try:
         with engine.connect() as connection, connection.begin():

@@ -142,6 +142,29 @@ def open_state(
         os.close(lock)
 
 
+def migrate(data_dir: Path, place: Place) -> tuple[str | None, str]:
+    """Bring the database to this version's schema; return the schema that it had, and has.
+
+    SQLite's must not be in use; gateways may go on with PostgreSQL's meanwhile. Raises what
+    `open_state` does, and `gateway.store.migrations.SchemaTooNew`.
+    """
+    if not is_made(place):
+        raise NotInitialised(f"{told(place, data_dir)} holds no gateway; run `gateway init` first")
+    lock = lock_data_dir(data_dir) if isinstance(place, Path) else None
+    try:
+        reading = reading_engine(place)
+        try:
+            with reading.connect() as connection:
+                before = migrations.revision(connection)
+        finally:
+            reading.dispose()
+        _migrated(place).dispose()
+        return before, migrations.newest()
+    finally:
+        if lock is not None:
+            os.close(lock)
+
+
 def is_made(place: Place) -> bool:
     """Whether there is a database of a gateway."""
     if isinstance(place, Path):
