@@ -2,6 +2,9 @@
 
 from collections.abc import Iterable
 
+from gateway.mcp.routing import era_of
+from gateway.values import Era
+
 Header = tuple[bytes, bytes]
 """Name in lower case, value."""
 
@@ -10,8 +13,6 @@ _TO_UPSTREAM = frozenset(
         b"content-type",
         b"accept",
         b"mcp-protocol-version",
-        b"mcp-method",
-        b"mcp-name",
         b"mcp-session-id",
         b"last-event-id",
         b"traceparent",
@@ -19,6 +20,7 @@ _TO_UPSTREAM = frozenset(
         b"baggage",
     }
 )
+_REPEATED = frozenset({b"mcp-method", b"mcp-name"})
 _TO_CALLER = frozenset(
     {
         b"content-type",
@@ -48,16 +50,26 @@ def to_upstream(headers: Iterable[Header]) -> list[Header]:
     """What of a caller's headers is sent on: the protocol's own, and trace context.
 
     Unknown `Mcp-Param-*` pass (2026-07-28, basic/transports, "Custom headers"); what `Connection`
-    names does not (RFC 9110, section 7.6.1).
+    names does not (RFC 9110, section 7.6.1). Nor do the headers that repeat the body in the legacy
+    era, which does not know them: nobody has held them to the body, and what stands before the
+    server might route by them.
     """
-    kept = []
+    kept: list[Header] = []
+    repeating: list[Header] = []
     named: set[bytes] = set()
+    era = Era.LEGACY
     for header in headers:
         name = header[0]
-        if name in _TO_UPSTREAM or name.startswith(b"mcp-param-"):
+        if name in _TO_UPSTREAM:
             kept.append(header)
+            if name == b"mcp-protocol-version":
+                era = era_of(header[1].decode("latin-1"))
+        elif name in _REPEATED or name.startswith(b"mcp-param-"):
+            repeating.append(header)
         elif name == b"connection":
             named |= {token.strip() for token in header[1].lower().split(b",")} - _NOT_NAMED
+    if era is Era.MODERN:
+        kept += repeating
     return [header for header in kept if header[0] not in named] if named else kept
 
 
