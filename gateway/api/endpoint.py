@@ -71,6 +71,10 @@ class Route:
     """Other statuses that `answer` may come with."""
     fault: type[BaseModel] | None = None
     """The JSON of its errors where a platform says how they look."""
+    writes: bool = True
+    """Whether it changes something, unless it is a GET: what does not is simply asked again."""
+    greeting: str = ""
+    """The media type of a 200 by which a platform, once, sees that somebody is there."""
 
 
 class Endpoint:

@@ -117,7 +117,7 @@ def _operation(route: Route, refs: _Refs) -> dict[str, Any]:
     parameters = [_path_parameter(name) for name in re.findall(r"\{(\w+)\}", route.path)]
     if route.query is not None:
         parameters += _query_parameters(route.query)
-    if route.method != "GET" and route.door is None:
+    if route.method != "GET" and route.writes and route.door is None:
         parameters.append(_IDEMPOTENCY)
     if parameters:
         operation["parameters"] = parameters
@@ -141,6 +141,12 @@ def _responses(route: Route, refs: _Refs) -> dict[str, Any]:
     if route.may_loosen:
         content = _json(refs[Waiting, "serialization"])
         responses["202"] = {"description": "A second person must confirm it", "content": content}
+    if route.greeting:
+        content = {route.greeting: {}}
+        responses["200"] = {
+            "description": "The platform's own check of the address",
+            "content": content,
+        }
     fault: Any = {"$ref": _REFS.format(model="Error")}
     if route.fault is not None:
         fault = refs[route.fault, "serialization"]

@@ -52,6 +52,27 @@ def test_every_parameter_in_a_path_is_described() -> None:
             assert described == set(re.findall(r"\{(\w+)\}", path))
 
 
+def test_writes_and_nothing_else_offer_to_be_remembered() -> None:
+    offering = {
+        f"{method.upper()} {path.removeprefix(BASE)}"
+        for path, methods in orjson.loads(specification())["paths"].items()
+        for method, operation in methods.items()
+        if any(one["name"] == "Idempotency-Key" for one in operation.get("parameters", ()))
+    }
+    writes = {f"{route.method} {route.path}" for route in ROUTES if route.method != "GET"}
+    platforms = {f"{route.method} {route.path}" for route in ROUTES if route.door is not None}
+    questions = {"POST /mcp/decide", "POST /policy/replay", "POST /evidence"}
+    assert offering == writes - platforms - questions
+
+
+def test_the_greetings_of_platforms_are_described() -> None:
+    paths = orjson.loads(specification())["paths"]
+    for name, media_type in (("graph", "text/plain"), ("purview", "application/json")):
+        answers = paths[f"{BASE}/extensions/{{id}}/{name}"]["post"]["responses"]
+        assert list(answers["200"]["content"]) == [media_type]
+        assert "202" in answers
+
+
 async def test_the_document_and_health_need_no_key(world: World) -> None:
     async with world.client(None) as client:
         for path in ("openapi.json", "healthz", "readyz"):
