@@ -2,7 +2,8 @@
 at hand.
 
 ``python -m tests.served_gateway DATA_DIR [--head-seconds N] [--clock FILE] [--slow-commits N]
-[--names FILE] [--read-only FILE] [--port N] [--drain-seconds N] [--migration FILE] [--deaf]``
+[--names FILE] [--read-only FILE] [--port N] [--management-port N] [--drain-seconds N]
+[--migration FILE] [--deaf]``
 prints its two addresses as one line of JSON once it answers; settings come from the environment.
 """
 
@@ -37,6 +38,7 @@ def main() -> None:
     parser.add_argument("--names", type=Path)
     parser.add_argument("--read-only", type=Path)
     parser.add_argument("--port", type=int, default=0)
+    parser.add_argument("--management-port", type=int, default=0)
     parser.add_argument("--drain-seconds", type=float)
     parser.add_argument("--migration", type=Path)
     parser.add_argument("--deaf", action="store_true")
@@ -61,7 +63,7 @@ def main() -> None:
     settings = Settings.read(
         data_dir=given.data_dir,
         port=given.port,
-        management_port=0,
+        management_port=given.management_port,
         private_upstreams=LOOPBACK_NETWORKS,
     )
     log_to_stderr(settings.log_level)

@@ -15,6 +15,7 @@ class Fault:
     trace: str
     recovery: str
     test: str
+    module: str
 
 
 ROWS: dict[str, list[Fault]] = {}
@@ -25,7 +26,7 @@ def shows(who: str, what: str, callers: str, trace: str, recovery: str) -> Calla
     """A test shows this row; one test may show several."""
 
     def note(test: Test) -> Test:
-        row = Fault(what, callers, trace, recovery, test.__name__)
+        row = Fault(what, callers, trace, recovery, test.__name__, test.__module__)
         ROWS.setdefault(who, []).insert(0, row)  # decorators are applied from below
         return test
 
@@ -52,8 +53,9 @@ def page() -> str:
             "| what fails | what callers are told | what the trace says | recovery | shown by |",
             "|---|---|---|---|---|",
         ]
+        # By module, because which one was loaded first depends on who asks.
         lines += [
             f"| {one.what} | {one.callers} | {one.trace} | {one.recovery} | `{one.test}` |"
-            for one in ROWS[who]
+            for one in sorted(ROWS[who], key=lambda row: row.module)
         ]
     return "\n".join(lines) + "\n"

@@ -12,12 +12,19 @@ from pathlib import Path
 
 import pytest
 
+from gateway import keyring
+from gateway.assets import asset
+from gateway.data_dir.state import KEYS
+from gateway.listeners import management_token
+from gateway.policy.sidecar import hand_over, url_of
 from tests.builders import a_state
 from tests.end_to_end.demonstration import need_opa
+from tests.end_to_end.nginx import free_port
 from tests.faults.line import PASSED, Line, check, prepare
 from tests.faults.table import shows
 from tests.faults.upstream import an_upstream
 from tests.gateway_process import ROOT, GatewayProcess, a_gateway
+from tests.policy.world import a_sidecar
 
 pytestmark = [pytest.mark.anyio, pytest.mark.timeout(1800)]
 
@@ -110,6 +117,39 @@ async def test_whatever_is_killed_under_load_nothing_runs_undecided(tmp_path: Pa
     assert told <= KILLED
     assert PASSED in told
     check(data_dir, seen.read_text().split(), budget)
+
+
+@shows(
+    *(OPA, "that somebody else runs (`GATEWAY_OPA_URL`) is killed under load"),
+    *("−31008 `policy_unavailable`", "the refusals, by reason", "whoever runs it starts it again"),
+)
+async def test_a_sidecar_that_is_killed_is_asked_again_once_it_is_back(tmp_path: Path) -> None:
+    need_opa()
+    data_dir, folder, port = tmp_path / "data", tmp_path / "own", free_port()
+    async with an_upstream() as upstream:
+        budget = prepare(data_dir, upstream.url)
+        bundle_key = keyring.load(data_dir / KEYS).bundle
+        hand_over(folder, asset("opa-config.yaml"), management_token(data_dir), bundle_key)
+        options, url = ("--management-port", str(port)), f"http://127.0.0.1:{port}"
+        with a_sidecar(folder, url) as opa:
+            async with (
+                a_gateway(data_dir, *options, settings={"GATEWAY_OPA_URL": url_of(folder)}) as made,
+                Line(made) as line,
+            ):
+                await line.until()
+                over = asyncio.Event()
+                callers = [asyncio.create_task(_load(line, over)) for _ in range(CALLERS)]
+                await asyncio.sleep(random.uniform(0.05, 0.5))
+                opa.kill()
+                await asyncio.sleep(0.2)
+                over.set()
+                await asyncio.gather(*callers)
+                assert await line.call() == "-31008 policy_unavailable"
+                with a_sidecar(folder, url):
+                    await line.until()
+                    await made.end()
+        assert set(line.told.values()) == {PASSED, "-31008 policy_unavailable"}
+        check(data_dir, upstream.seen, budget)
 
 
 @shows(

@@ -1,11 +1,9 @@
 """An OPA that somebody else runs, with a real one."""
 
 import asyncio
-import os
 import stat
-import subprocess
-from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,10 +17,10 @@ from gateway.policy.bundle_server import BundleServer
 from gateway.policy.engine import Engine, EngineFault
 from gateway.policy.opa import OpaOptions
 from gateway.policy.opa_binary import OPA_VERSION
-from gateway.policy.sidecar import SOCKET, Sidecar, environment_of, hand_over, start_command, url_of
+from gateway.policy.sidecar import SOCKET, Sidecar, hand_over, url_of
 from gateway.settings.opa import OpaPlace, opa_place
 from tests.end_to_end.nginx import free_port
-from tests.policy.world import KEY, MODES, TOKEN, bundle_of, served, the_opa
+from tests.policy.world import KEY, MODES, TOKEN, a_sidecar, bundle_of, served
 
 pytestmark = pytest.mark.anyio
 
@@ -65,21 +63,6 @@ async def a_world(place: OpaPlace, folder: Path) -> AsyncIterator[World]:
             await opa.stop()
 
 
-@contextmanager
-def started(folder: Path, url: str, *more: str) -> Iterator["subprocess.Popen[bytes]"]:
-    """OPA as `gateway opa sidecar` says that it is started; `more` goes before what it says."""
-    _, *words = start_command(folder)
-    if more:
-        words[words.index("--addr") + 1] = more[0]
-    environment = {"PATH": os.environ["PATH"], **environment_of(folder, url)}
-    process = subprocess.Popen([the_opa(), *words], env=environment, stderr=subprocess.DEVNULL)
-    try:
-        yield process
-    finally:
-        process.kill()
-        process.wait()
-
-
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
     made = tmp_path / "own"
@@ -94,7 +77,7 @@ async def test_it_decides_while_it_runs_and_again_when_it_is_started_anew(
         assert not world.opa.ready
         with pytest.raises(EngineFault, match="not running"):
             await world.decides()
-        with started(folder, world.url):
+        with a_sidecar(folder, world.url):
             await world.until(lambda: world.opa.ready)
             assert await world.decides() == ["t.one"]
             newer = bundle_of(tmp_path / "src", MODES.replace("t.one", "t.two"))
@@ -103,7 +86,7 @@ async def test_it_decides_while_it_runs_and_again_when_it_is_started_anew(
             assert await world.decides() == ["t.two"]
         await world.until(lambda: not world.opa.ready)
         assert f"OPA at {folder / SOCKET}: no answer" in world.opa.status().last_error
-        with started(folder, world.url):
+        with a_sidecar(folder, world.url):
             await world.until(lambda: world.opa.ready)
             assert world.opa.status().last_error == ""
             assert await world.decides() == ["t.two"]
@@ -112,7 +95,7 @@ async def test_it_decides_while_it_runs_and_again_when_it_is_started_anew(
 async def test_it_may_listen_on_a_port_of_this_machine(tmp_path: Path, folder: Path) -> None:
     port = free_port()
     async with a_world(opa_place(f"http://localhost:{port}"), tmp_path) as world:
-        with started(folder, world.url, f"127.0.0.1:{port}"):
+        with a_sidecar(folder, world.url, f"127.0.0.1:{port}"):
             await world.until(lambda: world.opa.ready)
             assert await world.decides() == ["t.one"]
 
@@ -121,7 +104,7 @@ async def test_another_key_than_bundles_are_signed_with_never_decides(tmp_path: 
     folder = tmp_path / "own"
     hand_over(folder, assets.asset("opa-config.yaml"), TOKEN, b"x" * 32)
     async with a_world(opa_place(url_of(folder)), tmp_path) as world:
-        with started(folder, world.url):
+        with a_sidecar(folder, world.url):
             await world.until((folder / SOCKET).exists)
             await anyio.sleep(2)  # with the right key it decides after a third of one
             assert not world.opa.ready
@@ -135,7 +118,7 @@ async def test_who_may_write_the_folder_does_not_answer_in_its_place(
     tmp_path: Path, folder: Path
 ) -> None:
     async with a_world(opa_place(url_of(folder)), tmp_path) as world:
-        with started(folder, world.url):
+        with a_sidecar(folder, world.url):
             await world.until(lambda: world.opa.ready)
             _let_write(folder, 0o777)
             await world.until(lambda: not world.opa.ready)

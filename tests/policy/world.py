@@ -3,6 +3,7 @@
 import contextlib
 import os
 import socket
+import subprocess
 from collections.abc import AsyncGenerator, AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -22,6 +23,7 @@ from gateway.policy.engine import Engine
 from gateway.policy.opa import OpaOptions
 from gateway.policy.opa_binary import OpaMissing, find
 from gateway.policy.opa_process import OpaProcess
+from gateway.policy.sidecar import environment_of, start_command
 from gateway.policy.sources import Source
 
 KEY = b"k" * 32
@@ -152,6 +154,23 @@ async def running(
         finally:
             client.close()
             await opa.stop()
+
+
+@contextlib.contextmanager
+def a_sidecar(
+    folder: Path, url: str, address: str | None = None
+) -> Iterator["subprocess.Popen[bytes]"]:
+    """OPA as `gateway opa sidecar` says that it is started, maybe at another address."""
+    _, *words = start_command(folder)
+    if address is not None:
+        words[words.index("--addr") + 1] = address
+    environment = {"PATH": os.environ["PATH"], **environment_of(folder, url)}
+    process = subprocess.Popen([the_opa(), *words], env=environment, stderr=subprocess.DEVNULL)
+    try:
+        yield process
+    finally:
+        process.kill()
+        process.wait()
 
 
 def deafen(monkeypatch: pytest.MonkeyPatch, seconds: float) -> None:
