@@ -9,12 +9,12 @@
 # make fuzz   EXAMPLES=100 requests of each kind that nobody thought of, which takes long,
 #             then SECONDS=60 of bytes for each parser
 # make install  what `run` needs                     make lock    pin the dependencies anew
-# make sbom     what is in it, as CycloneDX
+# make sbom     what is in it, as CycloneDX          make release KEY=FILE   built and signed
 # make audit SNAPSHOT=all.zip   known vulnerabilities of what is pinned, from a file
 
 .DEFAULT_GOAL := run
 .PHONY: audit faults fuzz run install test check conformance bench bench-scale bench-peers \
-  profile sbom lock lock-peers packages python screenshots soak
+  profile release sbom lock lock-peers packages python screenshots soak
 .DELETE_ON_ERROR:
 
 PYTHON ?= python3
@@ -58,7 +58,8 @@ python:
 packages:
 	@missing=; \
 	for pair in nginx:nginx wrk:wrk node:nodejs npm:npm go:golang-go curl:curl \
-	  chromium:chromium openssl:openssl bwrap:bubblewrap systemd-analyze:systemd; do \
+	  chromium:chromium openssl:openssl bwrap:bubblewrap systemd-analyze:systemd \
+	  ssh-keygen:openssh-client; do \
 	  command -v "$${pair%%:*}" >/dev/null || missing="$$missing $${pair##*:}"; \
 	done; \
 	ls /usr/lib/postgresql/*/bin/initdb >/dev/null 2>&1 || missing="$$missing postgresql"; \
@@ -153,6 +154,11 @@ sbom: .venv/.dev
 	@$(BIN)/cyclonedx-py requirements --pyproject pyproject.toml --output-reproducible \
 	  --spec-version 1.6 --output-file dist/sbom.cdx.json requirements.lock
 	@echo "dist/sbom.cdx.json"
+
+# The same bytes whoever builds them, and signed by who releases them.
+KEY ?=
+release: sbom
+	@deploy/release.sh $(BIN)/python "$(KEY)" dist/sbom.cdx.json dist/release
 
 # Asks no network: the snapshot is OSV's archive for PyPI, or advisories of that form.
 audit: .venv/.dev
