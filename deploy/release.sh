@@ -21,6 +21,7 @@ trap 'rm -rf "$aside"' EXIT
 # The commit's time: whoever builds it anew has the same bytes.
 SOURCE_DATE_EPOCH=$(git log -1 --format=%ct) "$python" -m build --no-isolation --outdir "$aside" . >&2
 cp "$sbom" "$aside/sbom.cdx.json"
+cp requirements.lock "$aside"
 git rev-parse HEAD >"$aside/COMMIT"
 (
   cd "$aside"

@@ -105,7 +105,14 @@ def test_a_release_is_signed_and_whatever_is_changed_is_noticed(tmp_path: Path) 
     assert release("ada")[0] == 0
     assert release("ada")[0] == 1
     names = {path.name.partition("-")[0] for path in out.iterdir()}
-    assert names == {"policy_gateway", "sbom.cdx.json", "COMMIT", "SHA256SUMS", "SHA256SUMS.sig"}
+    assert names == {
+        "policy_gateway",
+        "sbom.cdx.json",
+        "requirements.lock",
+        "COMMIT",
+        "SHA256SUMS",
+        "SHA256SUMS.sig",
+    }
     assert _checked(out, tmp_path, "ada") == [0, 0, 0]
     assert _checked(out, tmp_path, "eve")[1] != 0
     [wheel] = out.glob("*.whl")
