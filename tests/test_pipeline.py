@@ -18,6 +18,8 @@ from sqlalchemy import Connection, event, select
 from gateway.edge import TokenBuckets
 from gateway.mcp.seals import Seals
 from gateway.refusals import REASONS, Refused
+from gateway.registry import pins
+from gateway.registry.pins import Findings
 from gateway.registry.stop_file import StopFile
 from gateway.store import tables
 from gateway.values import Action, Answer, Call, Decision, Fate, Forwarded, Pinned, Request, Risk
@@ -583,10 +585,42 @@ async def test_of_a_very_long_list_what_tells_most_is_stored_first(line: Line) -
     stored = select(tables.tools.c.name, tables.tools.c.pin)
     for most in (200, 302):
         await line.handle(a_request(b'{"jsonrpc":"2.0","id":1,"method":"tools/list"}'))
-        pins = dict(line.world.state.registry.read_now(lambda c: c.execute(stored).all()))
-        assert {TOOL, TOOL.upper()} < pins.keys()
-        assert len(pins.keys() & set(names)) == most
-        assert pins[TOOL] != "ACCEPTED"
+        kept = dict(line.world.state.registry.read_now(lambda c: c.execute(stored).all()))
+        assert {TOOL, TOOL.upper()} < kept.keys()
+        assert len(kept.keys() & set(names)) == most
+        assert kept[TOOL] != "ACCEPTED"
+
+
+async def test_a_list_of_what_cannot_be_stored_is_noted_once(
+    line: Line, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tools = [{"name": "a\0b", "inputSchema": {}, "description": "?"}]
+    notes = 0
+
+    async def relay(*_: object, **__: object) -> Forwarded:
+        listed = {"jsonrpc": "2.0", "id": 1, "result": {"tools": tools}}
+        return replace(JSON_ANSWER, body=orjson.dumps(listed))
+
+    def observe(*given: Any) -> Findings:
+        nonlocal notes
+        notes += 1
+        return observed(*given)
+
+    observed = pins.observe
+    monkeypatch.setattr(pins, "observe", observe)
+    monkeypatch.setattr(line.upstreams, "relay", relay)
+    asked = a_request(b'{"jsonrpc":"2.0","id":1,"method":"tools/list"}')
+    for _ in range(3):
+        await line.handle(asked)
+        await line.pipeline.relay.close()
+    assert notes == 1
+    tools.append({"name": TOOL, "inputSchema": {}, "description": "?"})
+    await line.handle(asked)
+    await line.pipeline.relay.close()
+    assert notes == 2
+    stored = select(tables.tools.c.name, tables.tools.c.pin)
+    kept = dict(line.world.state.registry.read_now(lambda c: c.execute(stored).all()))
+    assert kept[TOOL] == "CHANGED"
 
 
 # --- names that the upstream gave out ---

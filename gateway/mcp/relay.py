@@ -5,10 +5,12 @@ stored, so that the tool is refused from then on.
 """
 
 import asyncio
+import hashlib
 from collections.abc import Mapping
 from dataclasses import replace
 from functools import partial
 
+import orjson
 import structlog
 
 from gateway import answers
@@ -31,6 +33,8 @@ from gateway.values import Answer, Call, Caller, Era, Forwarded, Json, Request, 
 _MOST_NEWS = 200
 """Of one list that are stored, for meanwhile no call is admitted; the next list shows the rest."""
 
+_MOST_FRUITLESS = 1000
+
 _log = structlog.get_logger(__name__)
 
 
@@ -49,6 +53,8 @@ class Relay:
         self._screening = screening
         self._registry = registry
         self._observing: set[asyncio.Task[None]] = set()
+        self._fruitless: set[bytes] = set()
+        """Of unknown names that the registry did not take, which lists would bring it for ever."""
 
     async def pass_on(self, caller: Caller, request: Request, message: Message | None) -> Answer:
         """Send on and return the answer; ``message`` is None for GET and DELETE."""
@@ -159,15 +165,24 @@ class Relay:
         if news:
             if len(news) > _MOST_NEWS:
                 news = _most_telling(news, tools)[:_MOST_NEWS]
-            task = asyncio.create_task(self._observe(caller, news))
+            fingerprint = _fingerprint(caller, news)
+            if fingerprint in self._fruitless and all(d["name"] not in tools for d in news):
+                return
+            task = asyncio.create_task(self._observe(caller, news, fingerprint))
             self._observing.add(task)
             task.add_done_callback(self._observing.discard)
 
-    async def _observe(self, caller: Caller, definitions: list[Mapping[str, Json]]) -> None:
+    async def _observe(
+        self, caller: Caller, definitions: list[Mapping[str, Json]], fingerprint: bytes
+    ) -> None:
         by = Actor.gateway(caller.project.id)
         findings = await self._registry.change(
             by, lambda change: pins.observe(change, caller.server.id, definitions)
         )
+        if not findings.added and not findings.changed and not findings.suspects:
+            if len(self._fruitless) >= _MOST_FRUITLESS:
+                self._fruitless.clear()
+            self._fruitless.add(fingerprint)
         _log.warning(
             "a tool list shows what was not accepted",
             server=caller.server.id,
@@ -188,6 +203,11 @@ def _most_telling(
         return name not in tools, fold(name) not in folded
 
     return sorted(news, key=order)
+
+
+def _fingerprint(caller: Caller, definitions: list[Mapping[str, Json]]) -> bytes:
+    names = sorted(str(definition["name"]) for definition in definitions)
+    return hashlib.sha256(orjson.dumps([caller.server.id, names])).digest()
 
 
 def _is_accepted(tool: Tool, definition: Mapping[str, Json]) -> bool:
