@@ -19,7 +19,7 @@ from gateway.refusals import Refused
 from gateway.registry.grants import MAX_PENDING
 from gateway.registry.stop_file import StopFile
 from gateway.store import tables
-from gateway.values import Action, Approved, Permit, Risk
+from gateway.values import Action, Approved, BudgetId, Permit, Risk
 from tests.builders import World, a_state, a_verdict, an_approved
 
 pytestmark = pytest.mark.anyio
@@ -341,6 +341,9 @@ async def test_a_budget_is_never_over_held_by_100_parallel_calls(
     assert len(world.records(kind="decision")) == 100
     holds = {(hold.budget_id, hold.amount) for permit in passed for hold in permit.holds}
     assert holds == {(budget, 1)}
+    # What is held is seen by the look too, which then asks no person for what has no room.
+    window = world.budgets[0].window_at(world.state.clock.now())
+    assert world.state.ledger.get(BudgetId(budget), window) == (0, 30)
 
 
 async def test_a_call_refused_by_one_budget_holds_nothing_of_the_others(
@@ -359,6 +362,8 @@ async def test_a_budget_that_only_warns_lets_the_call_pass_and_says_so(
     first = await admission.admit(world.approved())
     second = await admission.admit(world.approved())
     assert (first.warnings, second.warnings) == ((), (budget,))
+    window = world.budgets[0].window_at(world.state.clock.now())
+    assert world.state.ledger.overrun(BudgetId(budget), window)
     assert world.window(budget) == (0, 2)
     assert [record.get("over") for record in world.records()] == [None, [budget]]
 
@@ -506,6 +511,13 @@ async def test_monitor_mode_lets_everything_pass_and_records_what_would_have_bee
         assert (record["enforced"], record["effect"]) == (False, "forward")
         assert record["over"] == [budget]
         assert record["anchor"] == "urgent"  # it would have been blocked
+    assert world.approvals() == []
+
+
+async def test_in_monitor_mode_a_budget_asks_nobody(world: World, admission: Admission) -> None:
+    budget = world.add_budget(0, "APPROVAL")
+    permit = await admission.admit(world.approved(enforced=False))
+    assert permit.warnings == (budget,)
     assert world.approvals() == []
 
 
