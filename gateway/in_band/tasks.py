@@ -299,7 +299,7 @@ class OwnTasks:
 
 def seal_request(keyring: Keyring, task_id: str, request: Request) -> bytes:
     """What of a request makes the call again: no credential, nothing of the connection."""
-    headers = to_upstream(request.headers)
+    headers = to_upstream(request.headers, Era.MODERN)  # whether they cross is asked again then
     headers += [header for header in request.headers if header[0] == b"x-agent-id"]
     kept = {
         "headers": [[name.decode("latin-1"), value.decode("latin-1")] for name, value in headers],

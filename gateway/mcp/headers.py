@@ -2,7 +2,6 @@
 
 from collections.abc import Iterable
 
-from gateway.mcp.routing import era_of
 from gateway.values import Era
 
 Header = tuple[bytes, bytes]
@@ -46,7 +45,7 @@ SINGLE = frozenset(
 _NOT_NAMED = frozenset({b"", b"close", b"keep-alive", b"upgrade", b"te"})
 
 
-def to_upstream(headers: Iterable[Header]) -> list[Header]:
+def to_upstream(headers: Iterable[Header], era: Era) -> list[Header]:
     """What of a caller's headers is sent on: the protocol's own, and trace context.
 
     Unknown `Mcp-Param-*` pass (2026-07-28, basic/transports, "Custom headers"); what `Connection`
@@ -55,21 +54,16 @@ def to_upstream(headers: Iterable[Header]) -> list[Header]:
     server might route by them.
     """
     kept: list[Header] = []
-    repeating: list[Header] = []
     named: set[bytes] = set()
-    era = Era.LEGACY
     for header in headers:
         name = header[0]
         if name in _TO_UPSTREAM:
             kept.append(header)
-            if name == b"mcp-protocol-version":
-                era = era_of(header[1].decode("latin-1"))
         elif name in _REPEATED or name.startswith(b"mcp-param-"):
-            repeating.append(header)
+            if era is Era.MODERN:
+                kept.append(header)
         elif name == b"connection":
             named |= {token.strip() for token in header[1].lower().split(b",")} - _NOT_NAMED
-    if era is Era.MODERN:
-        kept += repeating
     return [header for header in kept if header[0] not in named] if named else kept
 
 

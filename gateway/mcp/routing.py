@@ -52,14 +52,10 @@ class Routing:
 
     @property
     def era(self) -> Era:
-        return era_of(self.version)
-
-
-def era_of(version: str | None) -> Era:
-    """What the version header alone says; without one, legacy."""
-    if version is None or version < FIRST_MODERN or not _DATE.fullmatch(version):
-        return Era.LEGACY
-    return Era.MODERN
+        """What the version header alone says; without one, legacy."""
+        if self.version is None or self.version < FIRST_MODERN or not _DATE.fullmatch(self.version):
+            return Era.LEGACY
+        return Era.MODERN
 
 
 def read_routing_headers(headers: tuple[tuple[bytes, bytes], ...]) -> Routing:

@@ -263,7 +263,7 @@ class Upstreams:
         route = self.route(server)
         has_body = request.method == "POST"
         length = len(request.body) if has_body else None
-        headers = to_upstream(request.headers)
+        headers = to_upstream(request.headers, running.era)
         running.secrets = route.secrets
         credential: tuple[Header, ...] = ()
         if server.oauth is not None:
