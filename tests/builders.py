@@ -1,5 +1,6 @@
 """Values with defaults for the tests, and a real data directory with one of everything in it."""
 
+import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -8,6 +9,7 @@ from typing import Any, TypeVar
 
 import orjson
 from sqlalchemy import Connection, insert, update
+from sqlalchemy.pool import QueuePool
 
 from gateway.admission import Admission
 from gateway.cold.reading import ColdStore
@@ -394,7 +396,21 @@ def a_state(
         world = World(state)
         if new:
             world.change(_insert_one_of_each)
-        yield world
+        try:
+            yield world
+        finally:
+            _wait_for_readers(state)
+
+
+def _wait_for_readers(state: State) -> None:
+    """A cancelled task leaves its thread behind, and whatever that reads with would not be closed
+    after the engine."""
+    pool = state.reader.pool
+    assert isinstance(pool, QueuePool)
+    until = time.monotonic() + 60
+    while pool.checkedout():
+        assert time.monotonic() < until, "a reader is still at it"
+        time.sleep(0.005)
 
 
 def _insert_one_of_each(connection: Connection) -> None:

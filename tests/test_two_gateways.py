@@ -76,7 +76,7 @@ async def until(condition: Callable[[], bool]) -> None:
 
 
 async def ended(running: asyncio.Task[None]) -> None:
-    """Cancelled and gone, and with it the connection that its thread was reading with."""
+    """Cancelled and gone."""
     running.cancel()
     await asyncio.wait([running])
 
