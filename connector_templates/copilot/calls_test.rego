@@ -16,14 +16,16 @@ call(name, arguments) := with_params(name, arguments, {"internal_domains": ["cor
 with_params(name, arguments, params) := {"tool": {"name": name}, "arguments": arguments, "server": {"params": params}}
 
 # The policies that find something in a call.
-found(document) := {finding.policy_id | some findings in all_findings(document); some finding in findings}
+found(document) := policies if policies := _found with input as document
 
-all_findings(document) := listed if {
-	listed := [
-		read.findings, mail_write.findings, document_write.findings, teams_post.findings,
-		delete_or_unseen_recipient.findings, external_sharing.findings, admin_code_bulk.findings,
-	] with input as document
-}
+# One rule, for what the policies have in common is then worked out once a call: each reference that `with` stands
+# behind begins anew.
+_found := {finding.policy_id | some findings in _listed; some finding in findings}
+
+_listed := [
+	read.findings, mail_write.findings, document_write.findings, teams_post.findings,
+	delete_or_unseen_recipient.findings, external_sharing.findings, admin_code_bulk.findings,
+]
 
 # Whether one policy finds something in a call; the others are not asked, which would take most of the time.
 finds(policy_id, name, arguments) if {

@@ -18,12 +18,16 @@ with_params(name, arguments, params) := {"tool": {"name": name}, "arguments": ar
 # The policies that find something in a call.
 found(name, arguments) := found_in(call(name, arguments))
 
-found_in(document) := {finding.policy_id | some findings in listed; some finding in findings} if {
-	listed := [
-		read.findings, incident_write.findings, catalog_knowledge_write.findings, change_request.findings,
-		change_approval_and_workflow.findings, delete_block.findings, admin_script_bulk.findings,
-	] with input as document
-}
+found_in(document) := policies if policies := _found with input as document
+
+# One rule, for what the policies have in common is then worked out once a call: each reference that `with` stands
+# behind begins anew.
+_found := {finding.policy_id | some findings in _listed; some finding in findings}
+
+_listed := [
+	read.findings, incident_write.findings, catalog_knowledge_write.findings, change_request.findings,
+	change_approval_and_workflow.findings, delete_block.findings, admin_script_bulk.findings,
+]
 
 # Whether one policy finds something in a call; the others are not asked, which would take most of the time.
 finds(policy_id, name, arguments) if finds_in(policy_id, call(name, arguments))

@@ -126,10 +126,13 @@ def read_modules(tree: Tree) -> dict[str, Module]:
 
 def try_all(commands: Commands, archive: bytes, tree: Tree, rego: Path, since: Tree | None) -> None:
     """`prove` and `test` side by side. Raises `BundleFault`, `Dropped`."""
+    first, *others = suites(tree, since) or [frozenset()]
     with ThreadPoolExecutor(1) as pool:
-        testing = pool.submit(test, commands, tree, since)
+        testing = pool.submit(run_tests, commands, tree, first)
         try:
             prove(commands, archive, tree, rego)
+            for suite in others:  # beside the first, which takes the longest
+                run_tests(commands, tree, suite)
         except BundleFault:
             commands.close()
             raise
@@ -164,12 +167,13 @@ def prove(commands: Commands, archive: bytes, tree: Tree, rego: Path) -> None:
         raise BundleFault(complaint)
 
 
-def test(commands: Commands, tree: Tree, since: Tree | None) -> None:
-    """Run the tests that a change since another tree may have broken. Raises `BundleFault`.
+def suites(tree: Tree, since: Tree | None) -> list[Set[str]]:
+    """The files of each run of the tests that a change since another tree may have broken.
 
     Those are all of them when there is no other tree, or data or what all policies share has
     changed; else the tests of the changed policies, beside them, and of their importers. What is
     shared is tested by itself: a policy may well change what the router answers.
+    Raises `BundleFault`.
     """
     found = read_modules(tree)
     own = {name for name in found if _is_policy(name, tree)}
@@ -177,18 +181,24 @@ def test(commands: Commands, tree: Tree, since: Tree | None) -> None:
     everything = since is None or not all(
         _is_policy(n, tree) or _is_policy(n, since) for n in changed
     )
-    if everything:
-        _run_tests(commands, tree, found.keys() - own)
     if since is None or everything or len(changed) > _MOST_CHANGED:
         chosen = own & tree.tests.keys()
     else:
         chosen = _affected(changed, found, tree, since)
+    runs: list[Set[str]] = [found.keys() - own] if everything else []
     if chosen:
         shared_tests = tree.tests.keys() - own
-        _run_tests(commands, tree, modules.needed(chosen, found) - shared_tests)
+        runs.append(modules.needed(chosen, found) - shared_tests)
+    return runs
 
 
-def _run_tests(commands: Commands, tree: Tree, names: Set[str]) -> None:
+def run_tests(commands: Commands, tree: Tree, names: Set[str]) -> None:
+    """The tests among these files; without any, there is nothing to find out.
+
+    Raises `BundleFault`, `Dropped`.
+    """
+    if not names:
+        return
     done = _opa_test(commands, tree, names)
     if done.returncode == 0:
         return
