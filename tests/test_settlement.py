@@ -2,7 +2,8 @@
 
 import asyncio
 import threading
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
 from pathlib import Path
 
 import anyio
@@ -10,6 +11,7 @@ import orjson
 import pytest
 from sqlalchemy import Connection, event
 
+from gateway import settlement
 from gateway.database_place import Place
 from gateway.flows import Ended
 from gateway.refusals import Refused
@@ -139,6 +141,52 @@ async def test_only_a_risky_call_waits_for_the_disk(world: World, risk: Risk, wa
     assert len(world.records(kind="outcome")) == 1
 
 
+@asynccontextmanager
+async def a_busy_writer(world: World) -> AsyncIterator[None]:
+    reached, go_on = threading.Event(), threading.Event()
+
+    def hold_up(_: Connection) -> None:
+        reached.set()
+        go_on.wait()
+
+    holding = world.state.writer.change(hold_up)
+    try:
+        await anyio.to_thread.run_sync(reached.wait)
+        yield
+    finally:
+        go_on.set()
+        await holding
+
+
+async def test_calls_wait_for_the_disk_while_too_many_outcomes_do(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(settlement, "MAX_QUEUED", 2)
+    permits = [await admitted(world) for _ in range(4)]
+    settle = world.state.settlement.settle
+    async with a_busy_writer(world):
+        for permit in permits[:2]:
+            await asyncio.wait_for(settle(permit, an_outcome()), 10)
+        waiting = asyncio.ensure_future(settle(permits[2], an_outcome()))
+        done, _ = await asyncio.wait([waiting], timeout=0.2)
+        assert not done
+    await waiting
+    async with a_busy_writer(world):  # nothing waits any more
+        await asyncio.wait_for(settle(permits[3], an_outcome()), 10)
+    await world.state.settlement.written()
+    assert len(world.records(kind="outcome")) == 4
+
+
+async def test_a_call_whose_admission_is_in_doubt_gives_its_grant_back(world: World) -> None:
+    permit = await a_granted_call(world)
+    world.state.settlement.take_back(permit.call.id)
+    assert world.approvals() == [("APPROVED", permit.call.id)]
+    await world.state.settlement.retry()
+    assert world.approvals() == [("APPROVED", None)]
+    assert world.open_calls() == []
+    assert [record["fate"] for record in world.records(kind="outcome")] == ["not_forwarded"]
+
+
 async def test_log_only_keeps_the_result_and_all_others_only_commit_to_it(world: World) -> None:
     for action in (Action.LOG_ONLY, Action.ALLOW):
         await settled(world, await admitted(world, action), Fate.ANSWERED, result=b"the answer")
@@ -172,19 +220,19 @@ async def test_an_outcome_that_cannot_be_written_is_written_later(world: World, 
 
 async def test_a_gateway_that_ends_tries_once_more_what_could_not_be_written(world: World) -> None:
     permits = [await admitted(world) for _ in range(2)]
-    full = True
+    refused = 0
 
     def refuse(_: Connection) -> None:
-        nonlocal full
-        if full:
-            full = False
+        nonlocal refused
+        if refused < 3:  # both together, and each by itself
+            refused += 1
             raise OSError("no space left on device")
 
     event.listen(world.state.writer._engine, "commit", refuse)
     for permit in permits:
         await world.state.settlement.settle(permit, an_outcome())
     await world.state.settlement.finish()
-    assert not full
+    assert refused == 3
     assert world.open_calls() == []
     assert len(world.records(kind="outcome")) == 2
 
