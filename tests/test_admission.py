@@ -5,6 +5,7 @@ import re
 import threading
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,10 @@ from gateway.admission import Admission
 from gateway.clock import after
 from gateway.database_place import Place
 from gateway.refusals import Refused
+from gateway.registry import keys
+from gateway.registry.core import Actor
 from gateway.registry.grants import MAX_PENDING
+from gateway.registry.keys import NewKey
 from gateway.registry.stop_file import StopFile
 from gateway.store import tables
 from gateway.values import Action, Approved, BudgetId, Permit, Risk
@@ -493,6 +497,23 @@ async def test_an_agent_has_only_so_many_approvals_waiting(
     results = await together(world, admission, *asked)
     assert reasons(results) == ["approval_required"] * MAX_PENDING + ["rate_limited"]
     assert len(world.approvals()) == MAX_PENDING
+
+
+async def test_approvals_wait_for_an_agent_whichever_of_its_keys_asked(
+    world: World, admission: Admission
+) -> None:
+    new = NewKey(role="project", name="another", owner="Kim", agent_id="agt_1")
+    by = Actor.operator(world.caller.project.id)
+    _, secret = await world.state.registry.change(by, lambda change: keys.create(change, new))
+    other = world.state.directory.key_of(secret)
+    assert other is not None
+    callers = [world.caller, replace(world.caller, key=other)]
+    asked = [
+        world.approved(Action.REQUIRE_APPROVAL, caller=callers[n % 2], arguments={"object": str(n)})
+        for n in range(MAX_PENDING + 2)
+    ]
+    results = await together(world, admission, *asked)
+    assert reasons(results) == ["approval_required"] * MAX_PENDING + ["rate_limited"] * 2
 
 
 # --- monitor mode ---

@@ -79,6 +79,7 @@ async def test_only_a_call_that_surely_did_not_leave_gives_its_grant_back(
     permit = await a_granted_call(world)
     await settled(world, permit, fate)
     assert world.approvals() == [("APPROVED", permit.call.id if spent else None)]
+    assert world.rows("SELECT rounds FROM approvals") == [(0,)]
     if not spent:
         again = await admitted(world, Action.REQUIRE_APPROVAL)
         assert world.approvals() == [("APPROVED", again.call.id)]
