@@ -315,6 +315,8 @@ class EdgeProtocol(HttpToolsProtocol):
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
         self._arm()
+        if self._ending:
+            self.shutdown()
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._disarm()
@@ -329,6 +331,10 @@ class EdgeProtocol(HttpToolsProtocol):
             super().shutdown()
         else:
             self.loop.call_later(self.linger_seconds, super().shutdown)
+
+    def is_last(self) -> None:
+        """The gateway ends already, as this connection is made."""
+        self._ending = True
 
     def data_received(self, data: bytes) -> None:
         heads, in_head = self._heads, self._in_head

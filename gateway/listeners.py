@@ -1,5 +1,6 @@
 """The two sockets: one for agents and administrators, one for management."""
 
+import asyncio
 import hmac
 import secrets
 import socket
@@ -18,6 +19,8 @@ IDLE_SECONDS = 95
 """A connection that waits for its next request is kept longer than clients keep theirs (httpx 5 s,
 nginx 60, Go 90): whoever ends it first, a request on its way then must not meet the end."""
 _BACKLOG = 2048
+_MEETING_SECONDS = 1.0
+"""How long the end waits for the handshakes of those who came last."""
 
 
 class PortTaken(Exception):
@@ -85,6 +88,35 @@ class Listener(uvicorn.Server):
     async def run_until_told(self) -> None:
         """Serve until `should_exit` is set."""
         await self.serve(sockets=[self.socket])
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """As uvicorn's, but whoever has connected is answered, too.
+
+        Connections that the system has made and nobody has taken are reset when the socket closes,
+        and a request that was sent on one may have been made for all that its sender knows.
+        """
+        waiting = list(self._taken())
+        for server in self.servers:
+            server.close()
+        if meeting := [asyncio.ensure_future(self._meet(one)) for one in waiting]:
+            await asyncio.wait(meeting, timeout=_MEETING_SECONDS)
+        await super().shutdown(sockets)
+
+    def _taken(self) -> Iterator[socket.socket]:
+        with suppress(OSError):  # when there is no other
+            for _ in range(_BACKLOG):
+                yield self.socket.accept()[0]
+
+    async def _meet(self, connection: socket.socket) -> None:
+        connection.setblocking(False)
+        loop, tls = asyncio.get_running_loop(), self.config.ssl
+        with suppress(OSError):  # its client is gone, or speaks no TLS
+            await loop.connect_accepted_socket(self._last_protocol, connection, ssl=tls)
+
+    def _last_protocol(self) -> EdgeProtocol:
+        protocol = EdgeProtocol(self.config, self.server_state, self.lifespan.state)
+        protocol.is_last()
+        return protocol
 
 
 def address_of(sock: socket.socket) -> tuple[str, int]:

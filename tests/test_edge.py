@@ -1,9 +1,12 @@
 """The edge: hosts and origins over ASGI, heads on a real socket, buckets, forwarded addresses."""
 
 import asyncio
+import socket
+import ssl
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from ipaddress import ip_network
+from pathlib import Path
 
 import httpx
 import orjson
@@ -12,6 +15,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from gateway.edge import Edge, EdgeProtocol, HeldHead, TokenBuckets, client_ip
 from gateway.listeners import Listener, bind
+from tests.certificates import a_certificate
 from tests.serving import serving
 
 pytestmark = pytest.mark.anyio
@@ -451,6 +455,38 @@ async def test_a_call_that_comes_as_the_gateway_ends_is_answered_on_a_connection
         async with asyncio.timeout(30):
             assert await reader.read() == b""
         writer.close()
+
+
+@pytest.mark.parametrize("secure", [False, True])
+async def test_whoever_has_connected_as_the_gateway_ends_is_answered(
+    tmp_path: Path, secure: bool
+) -> None:
+    file = tmp_path / "gateway.pem"
+    pem, _ = a_certificate(file)
+    files = (file, file) if secure else (None, None)
+    trust = ssl.create_default_context(cadata=pem) if secure else None
+    name = "127.0.0.1" if secure else None
+
+    async def call(client: socket.socket) -> bytes:
+        reader, writer = await asyncio.open_connection(sock=client, ssl=trust, server_hostname=name)
+        writer.write(head(size=1) + b"a")
+        answer = await reader.readuntil(b'"body":1}')
+        writer.close()
+        return answer
+
+    with bind("127.0.0.1", 0, "GATEWAY_PORT") as sock:
+        listener = Listener(Edge(echo, hosts={"x"}, origins=()), sock, *files)
+        running = asyncio.create_task(listener.run_until_told())
+        while not listener.started:  # noqa: ASYNC110 - uvicorn sets no event
+            await asyncio.sleep(0.01)
+        # Connected by the system alone: the loop has no turn between this and the end.
+        client = socket.create_connection(sock.getsockname())
+        client.setblocking(False)
+        calling = asyncio.create_task(call(client))
+        await listener.shutdown([sock])
+        assert b"connection: close" in await calling
+        listener.should_exit = True
+        await running
 
 
 def test_an_idle_connection_outlasts_what_clients_keep_for_their_next_call() -> None:
