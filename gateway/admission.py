@@ -8,7 +8,7 @@ here of the database, because a stop, a revocation or a changed tool may have co
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any, NewType
 
 import orjson
@@ -346,7 +346,7 @@ def _is_open(found: tuple[int, str] | None, caller: Caller) -> bool:
 def _continuation(call: Call, approval_id: str, gone_on: str | None) -> Continuation:
     """What the call may go on under, should its tool ask for input."""
     if gone_on is not None and call.continues is not None:
-        return replace(call.continues, round=call.continues.round + 1)
+        return call.continues.next()
     return Continuation(approval_id, 0, of_a_round(call.params))
 
 

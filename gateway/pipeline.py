@@ -308,7 +308,7 @@ class Pipeline:
         try:
             permit = await self.admission.admit(approved)
         except CommitInDoubt:
-            self.settlement.take_back(approved.call.id)
+            self.settlement.take_back(approved.call)
             raise
         finally:
             self._took("admission", self.counters.admission, started)

@@ -26,7 +26,7 @@ from gateway.store.writer import Writer, WriterStopped
 from gateway.telemetry.logs import fault_text
 from gateway.trace.log import Log
 from gateway.trace.record import Draft, bounded
-from gateway.values import BudgetId, CallId, Fate, Permit, ProjectId
+from gateway.values import BudgetId, Call, CallId, Fate, Permit, ProjectId
 
 _log = structlog.get_logger(__name__)
 
@@ -48,7 +48,7 @@ class Settlement:
         self._grants = grants
         self._queued: set[asyncio.Future[Any]] = set()
         self._unwritten: list[_Settled] = []
-        self._in_doubt: list[CallId] = []
+        self._in_doubt: list[Call] = []
 
     async def settle(self, permit: Permit, outcome: Outcome) -> None:
         """Queue the outcome; for HIGH and CRITICAL calls return only once it is on disk.
@@ -61,11 +61,11 @@ class Settlement:
         if urgent and writing is not None:
             await asyncio.wait([writing])
 
-    def take_back(self, call_id: CallId) -> None:
+    def take_back(self, call: Call) -> None:
         """The commit of its admission is in doubt and it was not sent: with the next `retry` what
         it may hold is given back. Until then a crash leaves it charged, its outcome unknown.
         """
-        self._in_doubt.append(call_id)
+        self._in_doubt.append(call)
 
     async def retry(self) -> None:
         """Write what could not be written; until then it holds budgets. Call every few seconds."""
@@ -136,8 +136,8 @@ class Settlement:
             self._grants.give_back(connection, [permit.call.id for permit in returned])
             self._grants.go_back(connection, [permit.grant for permit in returned])
 
-    def _take_back(self, connection: Connection, calls: Sequence[CallId]) -> None:
-        of_them = open_calls.c.call_id.in_(calls)
+    def _take_back(self, connection: Connection, calls: Sequence[Call]) -> None:
+        of_them = open_calls.c.call_id.in_([call.id for call in calls])
         rows = connection.execute(select(open_calls).where(of_them)).all()
         if not rows:
             return
@@ -145,6 +145,16 @@ class Settlement:
         self._log.append(connection, drafts)
         self._charge(connection, _held_by(rows, charged=False))
         self._grants.give_back(connection, [CallId(row.call_id) for row in rows])
+        admitted_with = {row.call_id: row.approval_id for row in rows}
+        self._grants.go_back(
+            connection,
+            [
+                call.continues.next()
+                for call in calls
+                if call.continues is not None
+                and call.continues.approval_id == admitted_with.get(call.id)
+            ],
+        )
         connection.execute(open_calls.delete().where(of_them))
 
     def _charge(self, connection: Connection, holds: dict[tuple[str, str], list[int]]) -> None:

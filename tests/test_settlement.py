@@ -4,6 +4,7 @@ import asyncio
 import threading
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import anyio
@@ -20,8 +21,8 @@ from gateway.registry.core import Actor
 from gateway.registry.stops import NewStop
 from gateway.settlement import SettlingEvents
 from gateway.trace.record import commitment
-from gateway.values import Action, Fate, Permit, ProjectId, Risk
-from tests.builders import World, a_state, an_outcome
+from gateway.values import Action, Approved, Fate, Permit, ProjectId, Risk
+from tests.builders import World, a_state, an_approved, an_outcome
 
 pytestmark = pytest.mark.anyio
 
@@ -180,12 +181,49 @@ async def test_calls_wait_for_the_disk_while_too_many_outcomes_do(
 
 async def test_a_call_whose_admission_is_in_doubt_gives_its_grant_back(world: World) -> None:
     permit = await a_granted_call(world)
-    world.state.settlement.take_back(permit.call.id)
+    world.state.settlement.take_back(permit.call)
     assert world.approvals() == [("APPROVED", permit.call.id)]
     await world.state.settlement.retry()
     assert world.approvals() == [("APPROVED", None)]
     assert world.open_calls() == []
     assert [record["fate"] for record in world.records(kind="outcome")] == ["not_forwarded"]
+
+
+async def test_a_call_in_doubt_that_went_on_gives_its_round_back(world: World) -> None:
+    first = await a_granted_call(world)
+    await settled(world, first, Fate.ANSWERED)
+    assert first.grant is not None
+    went_on = await world.admission().admit(continued(world, first))
+    assert went_on.grant == first.grant.next()
+    world.state.settlement.take_back(went_on.call)
+    await world.state.settlement.retry()
+    assert world.rows("SELECT spent_by, rounds FROM approvals") == [(first.call.id, 0)]
+    again = await world.admission().admit(continued(world, first))
+    assert again.grant == first.grant.next()
+
+
+async def test_a_call_in_doubt_takes_no_round_of_another(world: World) -> None:
+    """It came to go on as another had, and was admitted by a grant of its own."""
+    first = await a_granted_call(world)
+    await settled(world, first, Fate.ANSWERED)
+    await world.admission().admit(continued(world, first))
+    with pytest.raises(Refused, match="approval_required"):
+        await world.admission().admit(continued(world, first))
+    ((second,),) = world.rows("SELECT id FROM approvals WHERE state = 'PENDING'")
+    await anyio.to_thread.run_sync(lambda: world.set("approvals", second, state="APPROVED"))
+    late = await world.admission().admit(continued(world, first))
+    world.state.settlement.take_back(late.call)
+    await world.state.settlement.retry()
+    found = world.rows("SELECT id, spent_by, rounds FROM approvals ORDER BY created_at")
+    assert found == [(found[0][0], first.call.id, 1), (second, None, 0)]
+
+
+def continued(world: World, permit: Permit) -> Approved:
+    """The next round of an approved call, as its client asks for it."""
+    decision = world.decision(Action.REQUIRE_APPROVAL)
+    call = replace(decision.call, continues=permit.grant)
+    pinned = replace(decision.pinned, cleared=replace(decision.pinned.cleared, call=call))
+    return an_approved(replace(decision, pinned=pinned), world.budgets)
 
 
 async def test_log_only_keeps_the_result_and_all_others_only_commit_to_it(world: World) -> None:

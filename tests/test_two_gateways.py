@@ -323,7 +323,7 @@ async def test_a_commit_in_doubt_forwards_nothing_and_is_settled_when_the_server
     await holding
     results = await asyncio.gather(cutting, admitting, return_exceptions=True)
     assert isinstance(results[1], CommitInDoubt)
-    world.state.settlement.take_back(approved.call.id)
+    world.state.settlement.take_back(approved.call)
     await world.state.settlement.retry()
     assert world.window(budget) == (0, 0)
     assert world.open_calls() == []
@@ -349,7 +349,7 @@ async def test_a_server_that_crashes_loses_nothing_and_is_used_again(tmp_path: P
                     try:
                         permit = await world.admission().admit(approved)
                     except CommitInDoubt:
-                        world.state.settlement.take_back(approved.call.id)
+                        world.state.settlement.take_back(approved.call)
                         told["in doubt"] += 1
                     except Refused as refused:
                         told[refused.reason] += 1
