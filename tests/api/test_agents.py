@@ -34,6 +34,7 @@ async def test_resuming_cuts_nothing_and_brings_nothing_back(world: World) -> No
         await client.post(f"agents/{agent}/pause")
         world.upstream.stops.clear()
         assert (await client.post(f"agents/{agent}/resume")).json()["state"] == "ACTIVE"
+        assert world.events()[-1] == "agent.resume"
         assert world.upstream.stops == []
         assert (await client.get(f"approvals/{approval}")).json()["status"] == "DENIED"
 

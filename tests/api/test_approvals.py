@@ -163,6 +163,7 @@ async def test_the_same_person_counts_once_towards_a_quorum(world: World) -> Non
         assert again.status_code == 409
         second = (await client.post(f"approvals/{approval}/approve", json={})).json()
         assert (second["status"], second["decided_by"]) == ("APPROVED", "Robin, Sam")
+    assert world.events()[-2:] == ["approval.voted", "approval.approved"]
 
 
 async def test_one_denial_ends_what_waits_for_a_quorum(world: World) -> None:

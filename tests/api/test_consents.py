@@ -111,6 +111,7 @@ async def test_a_consent_with_pkce_gives_a_token_and_the_server_is_approved_anew
         assert (shown["state"], shown["scope"]) == ("GRANTED", "mcp:tools")
         assert shown["expires_at"] > world.state.clock.now()
         assert (it.server.status, it.server.revision) == ("PENDING_APPROVAL", before.revision + 1)
+        assert world.events()[-2:] == ["server.consent_asked", "server.consented"]
         assert await it.tokens.header(it.server) == ((b"authorization", b"Bearer access-2"),)
         # Nothing but the code was redeemed: the token came with it.
         assert [form["grant_type"] for form in it.there.forms] == ["authorization_code"]
@@ -150,6 +151,7 @@ async def test_a_consent_that_is_withdrawn_is_shown_as_lost(world: World) -> Non
         with pytest.raises(NoToken, match="invalid_grant"):
             await it.tokens.header(it.server)
         assert (await it.state())["state"] == "LOST"
+        assert world.events()[-1] == "server.consent_lost"
         with pytest.raises(NoToken, match="no administrator has consented"):
             await it.tokens.header(it.server)
         it.there.withdrawn = False

@@ -68,6 +68,7 @@ async def test_a_stop_of_a_server_leaves_the_others(world: World) -> None:
             for name in ("crm", "erp")
         ]
         secret = world.key(server_ids=[ids[0]])[1]
+        world.key(server_ids=ids)
         approvals = [world.approval(secret, server_id=server_id) for server_id in ids]
         body = {"scope": "server", "target_id": ids[0], "reason": "leak"}
         raised = (await client.post("mcp/emergency-stop", json=body)).json()

@@ -49,6 +49,7 @@ async def test_an_override_is_live_at_a_click_and_gone_at_another(world: World) 
         elsewhere = f"mcp/servers/{servers[1]}/overrides/{made.json()['id']}"
         assert (await client.delete(elsewhere)).status_code == 404
         assert (await client.delete(f"{path}/{made.json()['id']}")).status_code == 204
+        assert world.events()[-1] == "override.removed"
         assert live(servers[0]) == []
         await client.post(path, json=override)
         assert (await client.delete(f"mcp/servers/{servers[0]}")).status_code == 204

@@ -239,6 +239,15 @@ async def test_a_rotated_key_ends_the_old_secret_at_once(world: World) -> None:
         assert (await client.post(f"keys/{key.id}/rotate")).status_code == 409
 
 
+async def test_a_key_takes_what_waits_for_it_along_when_it_is_revoked(world: World) -> None:
+    (key, asks), (_, other) = world.key(), world.key()
+    approvals = [world.approval(secret) for secret in (asks, other)]
+    async with world.client() as client:
+        await client.delete(f"keys/{key.id}")
+        states = [(await client.get(f"approvals/{one}")).json()["status"] for one in approvals]
+    assert states == ["DENIED", "PENDING"]
+
+
 async def test_the_last_admin_key_cannot_be_revoked(world: World) -> None:
     async with world.client() as client:
         items = (await client.get("keys")).json()["items"]

@@ -314,6 +314,8 @@ async def test_accepting_takes_exactly_what_was_shown(world: World) -> None:
         accepted = await client.post(accept, json=body)
         assert accepted.json()["pin"] == "ACCEPTED"
         assert accepted.json()["accepted_sha256"] == tool["definition_sha256"]
+    told = [event for event in world.events() if event.startswith("tool.")]
+    assert told == ["tool.pin_changed", "tool.accepted"]
 
 
 async def test_an_admins_view_of_the_risk_wins_and_is_recorded(world: World) -> None:

@@ -48,6 +48,7 @@ async def test_with_two_administrators_loosening_waits_and_tightening_does_not(
         rule = await _a_rule(first)
         assert (await first.patch(rule, json={"reason": "why"})).status_code == 200
         proposal = await _waits(await first.delete(rule))
+        assert world.events()[-1] == "proposal.made"
         assert (await first.get(rule)).status_code == 200
         [shown] = (await other.get("proposals")).json()["items"]
         assert (shown["id"], shown["kind"], shown["state"]) == (proposal, "rule.remove", "OPEN")
@@ -57,6 +58,7 @@ async def test_with_two_administrators_loosening_waits_and_tightening_does_not(
         done = await other.post(f"proposals/{proposal}/confirm", json=WORD)
         assert (done.status_code, done.json()["state"]) == (200, "CONFIRMED")
         assert done.json()["decided_by"] == "Sam"
+        assert set(world.events()[-2:]) == {"proposal.confirmed", "rule.removed"}
         assert (await first.get(rule)).status_code == 404
         again = await other.post(f"proposals/{proposal}/confirm", json=WORD)
         assert again.status_code == 409

@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import httpx
-from sqlalchemy import Row, insert
+import orjson
+from sqlalchemy import Row, insert, select
 from starlette.applications import Starlette
 
 from gateway.api.context import ApiContext, Readiness
@@ -147,6 +148,13 @@ class World:
         found = self.state.directory.key_of(secret)
         assert found is not None
         return found, secret
+
+    def events(self) -> list[str]:
+        """What was changed, in the order of the log."""
+        with self.state.reader.connect() as connection, connection.begin():
+            rows = connection.execute(select(tables.trace.c.body).order_by(tables.trace.c.idx))
+            bodies = [orjson.loads(row.body) for row in rows]
+        return [body["event"] for body in bodies if body["kind"] == "event"]
 
     def extension(self, **given: Any) -> tuple[Row[Any], str, bytes]:
         """Make an extension: its row, its key, its signing secret."""

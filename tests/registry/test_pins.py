@@ -122,6 +122,20 @@ def test_a_name_that_folds_to_another_makes_both_suspect(crm: Crm, twin: str) ->
     assert crm.pins() == {"query_records": "ACCEPTED", twin: "SUSPECT"}
 
 
+def test_a_name_that_folds_to_one_that_is_gone_is_suspect(crm: Crm) -> None:
+    """Whoever takes the place of a tool that people knew is not believed for its name."""
+    crm.scan()
+    assert crm.scan(a_tool("Query_Records")).suspects == ["Query_Records"]
+    assert crm.pins() == {"query_records": "GONE", "Query_Records": "SUSPECT"}
+
+
+def test_a_suspect_stays_one_when_its_twin_is_gone(crm: Crm) -> None:
+    crm.scan(a_tool(), a_tool("Query_Records"))
+    for _ in range(2):
+        crm.scan(a_tool())
+        assert crm.pins() == {"query_records": "SUSPECT", "Query_Records": "GONE"}
+
+
 def test_a_name_with_nul_stays_unknown_and_what_it_is_like_suspect(crm: Crm) -> None:
     twin, other = a_tool("query_records\x00"), a_tool("other\x00")
     assert crm.scan(a_tool(), twin, other).suspects == ["query_records"]
@@ -137,6 +151,8 @@ def test_a_name_with_nul_stays_unknown_and_what_it_is_like_suspect(crm: Crm) -> 
 def test_two_definitions_of_one_name_are_suspect(crm: Crm) -> None:
     crm.scan(a_tool(), a_tool(description="another"))
     assert crm.pin() == "SUSPECT"
+    crm.scan(a_tool())
+    assert crm.pin() == "SUSPECT"  # until somebody has looked
 
 
 def test_a_suspect_is_not_accepted_with_its_server(crm: Crm) -> None:

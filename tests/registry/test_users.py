@@ -64,6 +64,7 @@ async def test_wrong_passwords_lock_a_person_out_for_longer_and_longer(world: Wo
     for _ in range(FREE_FAILURES + 1):
         with pytest.raises(SignInRefused):
             await signs_in(world, password="wrong")
+    assert world.events()[-1] == "user.locked"
     lasted = []
     for _ in range(3):
         with pytest.raises(SignInRefused):  # the right one does not help now
