@@ -155,6 +155,17 @@ def test_two_definitions_of_one_name_are_suspect(crm: Crm) -> None:
     assert crm.pin() == "SUSPECT"  # until somebody has looked
 
 
+def test_two_definitions_are_suspect_though_a_twin_was_accepted_beside_them(crm: Crm) -> None:
+    twin = a_tool("Query_Records")
+    crm.scan(a_tool(), twin)
+    crm.accept("query_records")
+    crm.accept("Query_Records")
+    crm.scan(a_tool(), twin)
+    assert set(crm.pins().values()) == {"ACCEPTED"}
+    crm.scan(a_tool(), twin, a_tool(description="another"))
+    assert crm.pins() == {"query_records": "SUSPECT", "Query_Records": "ACCEPTED"}
+
+
 def test_a_suspect_is_not_accepted_with_its_server(crm: Crm) -> None:
     crm.scan(a_tool(), a_tool("a"), a_tool("A"), a_tool("b"))
     crm.change(lambda change: tools.accept_scanned(change, crm.id))
