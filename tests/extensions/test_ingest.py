@@ -68,6 +68,9 @@ async def test_each_action_has_its_status_and_its_record(
     assert decided["source"].startswith("ext_")
     assert (decided["attested"], decided["event"]) == (False, "e-1")
     assert decided["effect"] == ("forward" if status == 200 else "refuse")
+    [(counted, times)] = world.line.pipeline.counters.decisions.items()
+    why = {202: "approval_required", 403: "policy_denied"}.get(status, "admitted")
+    assert (counted, times) == ((action.value, why), 1)
     world.line.world.check_log()
 
 
