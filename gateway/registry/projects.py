@@ -33,37 +33,105 @@ def slug_of(name: str) -> str:
     return words if words[:1].isalpha() else f"p_{words}"[:48]
 
 
-PerMinute = Annotated[
-    int, Field(ge=1, le=10_000, description="A minute; without it there is no limit")
+_Repeats = Annotated[
+    int,
+    Field(
+        ge=1,
+        le=10_000,
+        description="Identical calls of an agent, a minute; without it there is no limit",
+    ),
+]
+_Refusals = Annotated[
+    int,
+    Field(
+        ge=1,
+        le=10_000,
+        description="Refused calls of an agent, a minute; without it there is no limit",
+    ),
+]
+_Enforcement = Annotated[
+    Literal["enforce", "monitor"],
+    Field(
+        description="`monitor` records what policies and budgets would refuse, and lets it go; "
+        "stops and pins bind always"
+    ),
+]
+_DefaultAction = Annotated[
+    Action, Field(description="What becomes of a call that no rule and no policy speaks of")
+]
+_KeyApprovers = Annotated[
+    bool, Field(description="Whether keys, too, decide approvals, and not only people who sign in")
 ]
 
 
 class NewProject(Input):
     name: Name
     slug: Annotated[str, AfterValidator(_slug)]
-    default_action: Action = Action.ALLOW
-    enforcement: Literal["enforce", "monitor"] = "enforce"
-    key_approvers: bool = False
+    default_action: _DefaultAction = Action.ALLOW
+    enforcement: _Enforcement = "enforce"
+    key_approvers: _KeyApprovers = False
 
 
 class ProjectPatch(Patch):
     name: Name = unsent()
-    enforcement: Literal["enforce", "monitor"] = unsent()
-    default_action: Action = unsent()
-    deny_style: Literal["error", "result"] = unsent()
-    on_tool_change: Literal["block", "alert"] = unsent()
-    unknown_tools: Literal["deny", "ask", "allow"] = unsent()
-    hide_denied_tools: bool = unsent()
-    weakening: Literal["allowed", "second_person", "forbidden"] | None = unsent()
-    key_approvers: bool = unsent()
-    approval_ttl_seconds: Annotated[int, Field(ge=60, le=7 * 86_400)] = unsent()
-    record_inputs: Literal["all", "log_only", "none"] = unsent()
+    enforcement: _Enforcement = unsent()
+    default_action: _DefaultAction = unsent()
+    deny_style: Annotated[
+        Literal["error", "result"],
+        Field(
+            description="How a refused call is answered: as a JSON-RPC error, or as the tool's "
+            "result with `isError`"
+        ),
+    ] = unsent()
+    on_tool_change: Annotated[
+        Literal["block", "alert"],
+        Field(
+            description="A tool whose definition changed is refused until somebody accepts it, "
+            "or only told of"
+        ),
+    ] = unsent()
+    unknown_tools: Annotated[
+        Literal["deny", "ask", "allow"],
+        Field(description="What becomes of a call to a tool that nobody has scanned"),
+    ] = unsent()
+    hide_denied_tools: Annotated[
+        bool, Field(description="Leave tools out of lists that their caller may surely not call")
+    ] = unsent()
+    weakening: Annotated[
+        Literal["allowed", "second_person", "forbidden"] | None,
+        Field(
+            description="Changes that make something milder; without a choice, a second person "
+            "confirms them once there are two administrators"
+        ),
+    ] = unsent()
+    key_approvers: _KeyApprovers = unsent()
+    approval_ttl_seconds: Annotated[
+        int,
+        Field(
+            ge=60,
+            le=7 * 86_400,
+            description="From the call that asked until it is too late, granted or not",
+        ),
+    ] = unsent()
+    record_inputs: Annotated[
+        Literal["all", "log_only", "none"],
+        Field(
+            description="Whose arguments are kept, encrypted, beside the record that commits to "
+            "them; without them a decision cannot be run again"
+        ),
+    ] = unsent()
     retention: Annotated[int, Field(ge=1, le=3650, description="Days that payloads are kept")] = (
         unsent()
     )
-    breaker_repeats: PerMinute | None = unsent()
-    breaker_refusals: PerMinute | None = unsent()
-    breaker_action: Literal["ask", "pause", "suspend"] = unsent()
+    breaker_repeats: _Repeats | None = unsent()
+    breaker_refusals: _Refusals | None = unsent()
+    breaker_action: Annotated[
+        Literal["ask", "pause", "suspend"],
+        Field(
+            description="What comes of an agent above one of those: each of its calls asks a "
+            "person, or it is put into that state"
+        ),
+    ] = unsent()
 
 
 def create_now(
