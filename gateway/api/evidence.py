@@ -71,10 +71,16 @@ class ProofsOut(Output):
 
 
 class EvidenceBody(Wanted, Input):
-    disclose: bool = False
-    leaves: bool = False
-    policies: bool = False
-    previous_sizes: _Sizes = ()
+    disclose: Annotated[
+        bool, Field(description="With what the records commit to: arguments, persons, reasons")
+    ] = False
+    leaves: Annotated[
+        bool, Field(description="With every leaf hash of the log, which proves it complete")
+    ] = False
+    policies: Annotated[bool, Field(description="With the bundles that decided")] = False
+    previous_sizes: Annotated[
+        _Sizes, Field(description="Sizes of earlier checkpoints; proved to be extended")
+    ] = ()
 
 
 class ExportQuery(Searched, Query):

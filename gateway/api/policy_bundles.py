@@ -50,8 +50,10 @@ class ReplayBody(Input):
         ],
         Field(min_length=1, max_length=200, description="Path to text; null takes a file away"),
     ]
-    hours: Annotated[float, Field(gt=0, le=24 * 90)] = 24 * 7
-    limit: Annotated[int, Field(ge=1, le=10_000)] = 10_000
+    hours: Annotated[
+        float, Field(gt=0, le=24 * 90, description="How far back calls are taken from")
+    ] = 24 * 7
+    limit: Annotated[int, Field(ge=1, le=10_000, description="Calls, the newest first")] = 10_000
 
 
 class ChangeOut(Output):

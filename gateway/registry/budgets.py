@@ -30,14 +30,24 @@ _TARGETS = {
 HISTORY_DAYS = 90
 Limit = Annotated[Amount, Field(description='Calls, or an amount for `cost`: 25 or "25.50"')]
 WarnAt = Annotated[int, Field(ge=1, le=100, description="Per cent of the limit")]
-OnExceed = Literal["BLOCK", "WARN", "APPROVAL"]
+OnExceed = Annotated[
+    Literal["BLOCK", "WARN", "APPROVAL"],
+    Field(description="Refuse, let go with the header X-Budget-Warning, or have a person approve"),
+]
 
 
 class NewBudget(Input):
     scope: Literal["project", "agent", "server", "tool"]
-    target_id: Id | None = None
-    dimension: Literal["requests", "cost"] = "requests"
-    window: Literal["minute", "hour", "day", "month"]
+    target_id: Annotated[
+        Id | None,
+        Field(description="The agent (or a key without one), server or tool; none for the project"),
+    ] = None
+    dimension: Annotated[
+        Literal["requests", "cost"], Field(description="Calls, or what their tools say they cost")
+    ] = "requests"
+    window: Annotated[
+        Literal["minute", "hour", "day", "month"], Field(description="Of UTC, from its beginning")
+    ]
     limit: Limit
     on_exceed: OnExceed = "BLOCK"
     warn_at: WarnAt = 80

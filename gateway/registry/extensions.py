@@ -53,7 +53,7 @@ class NewEntra(Input):
 class NewExtension(Input):
     name: Name
     type: Literal["salesforce", "copilot", "servicenow", "webhook", "custom"]
-    scopes: Annotated[list[Scope], Field(min_length=1)]
+    scopes: Annotated[list[Scope], Field(min_length=1, description="What its key may do")]
     server_id: Annotated[
         Id | None,
         Field(description="Whose policies decide; without it a server of the type is made"),
@@ -65,12 +65,18 @@ class NewExtension(Input):
         Literal["block", "by_risk"],
         Field(description="`by_risk` lets LOW and MEDIUM pass when nothing can decide"),
     ] = "block"
-    events_per_minute: Annotated[int, Field(ge=1, le=1_000_000)] = 12_000
-    require_signature: bool = False
+    events_per_minute: Annotated[
+        int, Field(ge=1, le=1_000_000, description="Above it 429 is answered")
+    ] = 12_000
+    require_signature: Annotated[
+        bool, Field(description="Refuse messages that are not signed; the key alone is not enough")
+    ] = False
     keep_chat_history: Annotated[
         bool, Field(description="Keep what people wrote, encrypted; else only its hash")
     ] = False
-    entra: NewEntra | None = None
+    entra: Annotated[
+        NewEntra | None, Field(description="Whose tokens its platform sends, where it sends such")
+    ] = None
 
 
 def create(change: Change, new: NewExtension) -> tuple[Row[Any], str, str]:

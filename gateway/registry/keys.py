@@ -42,7 +42,7 @@ class NewKey(Input):
     may_assert: Annotated[list[Name], Field(max_length=200)] = Field(
         default=[], description="Names of agents that a caller may put into X-Agent-Id"
     )
-    expires_at: Time | None = None
+    expires_at: Annotated[Time | None, Field(description="From then on it opens nothing")] = None
 
 
 def secret(role: Role) -> str:

@@ -51,11 +51,17 @@ Event = Literal[
 class NewNotification(Input):
     name: Name
     kind: Literal["webhook", "slack", "teams", "email"]
-    url: Url | None = None
-    address: Annotated[str, AfterValidator(_address)] | None = None
-    events: Annotated[list[Event], Field(min_length=1)] | None = None
-    """None: all of them, also those that come with a later version."""
-    allow_private_network: bool = False
+    url: Annotated[Url | None, Field(description="Of all kinds but email")] = None
+    address: Annotated[
+        Annotated[str, AfterValidator(_address)] | None, Field(description="Of email alone")
+    ] = None
+    events: Annotated[
+        Annotated[list[Event], Field(min_length=1)] | None,
+        Field(description="Without a choice all, also those of a later version"),
+    ] = None
+    allow_private_network: Annotated[
+        bool, Field(description="It may lie in one of the operator's private networks")
+    ] = False
 
     @model_validator(mode="after")
     def _one_target(self) -> Self:

@@ -1,8 +1,9 @@
 """Overrides: what alone loosens a template policy: on one server, with a reason, for a time."""
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Annotated, Any
 
+from pydantic import Field
 from sqlalchemy import Connection, Row, delete, insert, select
 
 from gateway.clock import after
@@ -15,7 +16,7 @@ from gateway.registry.loosening import override_loosens
 from gateway.registry.pages import Page
 from gateway.registry.weakening import Wish, govern
 from gateway.store import tables
-from gateway.trace.record import Field
+from gateway.trace.record import Field as Code
 from gateway.values import Action, Override, ServerId
 
 _o = tables.overrides.c
@@ -26,11 +27,11 @@ MAX_DAYS = 366
 
 
 class NewOverride(Input):
-    policy_id: Name
-    action: Action
-    agent_id: Id | None = None
+    policy_id: Annotated[Name, Field(description="One of the server's template")]
+    action: Annotated[Action, Field(description="What its findings say instead")]
+    agent_id: Annotated[Id | None, Field(description="For this agent alone")] = None
     reason: Reason
-    expires_at: Time
+    expires_at: Annotated[Time, Field(description="A year from now at the latest")]
 
 
 def create(change: Change, server_id: str, new: NewOverride) -> Row[Any]:
@@ -93,7 +94,7 @@ def listed(
     return pages.page(connection, query, _o.id, cursor, limit)
 
 
-def _codes(server_id: str, values: Mapping[str, Any]) -> dict[str, Field]:
+def _codes(server_id: str, values: Mapping[str, Any]) -> dict[str, Code]:
     return {
         "server": server_id,
         "policy": values["policy_id"],

@@ -34,28 +34,36 @@ Pattern = Annotated[
 ]
 
 
+_Action = Annotated[Action, Field(description="What becomes of the calls that it speaks of")]
+_AgentId = Annotated[Id, Field(description="For this agent alone")]
+_ServerId = Annotated[Id, Field(description="For this server alone")]
+_ToolId = Annotated[Id, Field(description="For this tool alone; its server is the tool's")]
+_MinRisk = Annotated[Risk, Field(description="For tools of this risk and above")]
+_Until = Annotated[Time, Field(description="From then on it speaks of nothing")]
+
+
 class NewRule(Input):
     """Without agent, server and tool it is the project's own default for every call."""
 
-    action: Action
-    agent_id: Id | None = None
-    server_id: Id | None = None
-    mcp_tool_id: Id | None = None
+    action: _Action
+    agent_id: _AgentId | None = None
+    server_id: _ServerId | None = None
+    mcp_tool_id: _ToolId | None = None
     tool_pattern: Pattern | None = None
-    min_risk: Risk | None = None
-    expires_at: Time | None = None
+    min_risk: _MinRisk | None = None
+    expires_at: _Until | None = None
     reason: Description = ""
     enabled: bool = True
 
 
 class RulePatch(Patch):
-    action: Action = unsent()
-    agent_id: Id | None = unsent()
-    server_id: Id | None = unsent()
-    mcp_tool_id: Id | None = unsent()
+    action: _Action = unsent()
+    agent_id: _AgentId | None = unsent()
+    server_id: _ServerId | None = unsent()
+    mcp_tool_id: _ToolId | None = unsent()
     tool_pattern: Pattern | None = unsent()
-    min_risk: Risk | None = unsent()
-    expires_at: Time | None = unsent()
+    min_risk: _MinRisk | None = unsent()
+    expires_at: _Until | None = unsent()
     reason: Description = unsent()
     enabled: bool = unsent()
 

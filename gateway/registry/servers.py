@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 from urllib.parse import SplitResult, urlsplit
 
-from pydantic import AfterValidator, JsonValue
+from pydantic import AfterValidator, Field, JsonValue
 from sqlalchemy import Connection, Row, delete, func, insert, or_, select, update
 
 from gateway.ids import new_id
@@ -49,41 +49,76 @@ def _slug(value: str) -> str:
     return value
 
 
-Slug = Annotated[str, AfterValidator(_slug)]
-Transport = Literal["streamable_http", "sse", "stdio"]
+Slug = Annotated[
+    str,
+    AfterValidator(_slug),
+    Field(description="Its name in Rego, for good; without it a free one is made from the name"),
+]
+Transport = Annotated[
+    Literal["streamable_http", "sse", "stdio"],
+    Field(description="`sse` is the transport of 2024-11-05; `stdio` goes with stdio:NAME"),
+]
+_Url = Annotated[
+    ServerUrl,
+    Field(description="Where it speaks MCP, or stdio:NAME of the operator's file of programs"),
+]
+_Trusted = Annotated[
+    Pem,
+    Field(
+        description="Certificates in PEM that sign the server's; without them those that the "
+        "system trusts"
+    ),
+]
+_Proxied = Annotated[bool, Field(description="Whether agents may call it through the gateway")]
+_Enforcement = Annotated[
+    Literal["enforce", "monitor"],
+    Field(
+        description="`monitor` records what policies and budgets would refuse, and lets it go; "
+        "without a choice, as the project has it"
+    ),
+]
+_Private = Annotated[
+    bool,
+    Field(description="It may lie in one of the operator's private networks"),
+]
 
 
 class NewServer(Input):
     name: Name
     slug: Slug | None = None
-    """Its name in Rego, for good; without it a free one is made from the name."""
-    server_url: ServerUrl
+    server_url: _Url
     transport: Transport = "streamable_http"
-    connector_type: Connector = "custom"
+    connector_type: Annotated[
+        Connector, Field(description="The template whose policies hold for it")
+    ] = "custom"
     description: Description = ""
     auth: Auth = NoAuth(type="none")
-    tls_ca: Pem | None = None
-    """The certificates that sign the server's; without them those that the system trusts."""
-    is_proxied: bool = True
-    enforcement: Literal["enforce", "monitor"] | None = None
-    allow_private_network: bool = False
+    tls_ca: _Trusted | None = None
+    is_proxied: _Proxied = True
+    enforcement: _Enforcement | None = None
+    allow_private_network: _Private = False
 
 
 class ServerPatch(Patch):
     """`slug` and `connector_type` cannot change: policies are routed by them."""
 
     name: Name = unsent()
-    server_url: ServerUrl = unsent()
+    server_url: _Url = unsent()
     transport: Transport = unsent()
     description: Description = unsent()
-    params: dict[str, JsonValue] = unsent()
-    """Members that are not sent stay; null gives one the template's default again."""
+    params: Annotated[
+        dict[str, JsonValue],
+        Field(description="Members that are not sent stay; null gives one its default again"),
+    ] = unsent()
     auth: Auth = unsent()
-    tls_ca: Pem | None = unsent()
-    is_proxied: bool = unsent()
-    enforcement: Literal["enforce", "monitor"] | None = unsent()
-    allow_private_network: bool = unsent()
-    status: Literal["PENDING_APPROVAL", "ACTIVE", "BLOCKED"] = unsent()
+    tls_ca: _Trusted | None = unsent()
+    is_proxied: _Proxied = unsent()
+    enforcement: _Enforcement | None = unsent()
+    allow_private_network: _Private = unsent()
+    status: Annotated[
+        Literal["PENDING_APPROVAL", "ACTIVE", "BLOCKED"],
+        Field(description="ACTIVE approves it, with the tools that a scan has found"),
+    ] = unsent()
 
 
 def slug_of(name: str) -> str:

@@ -1,7 +1,8 @@
 """The emergency stop: raised in one transaction, in force with its commit, lifted with a reason."""
 
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
+from pydantic import Field
 from sqlalchemy import ColumnElement, Connection, Row, insert, select, true, update
 
 from gateway.frozen import frozen
@@ -21,7 +22,9 @@ _s = tables.stops.c
 
 class NewStop(Input):
     scope: Literal["all", "server", "agent"]
-    target_id: Id | None = None
+    target_id: Annotated[Id | None, Field(description="The server or agent; none with `all`")] = (
+        None
+    )
     reason: Reason
 
 

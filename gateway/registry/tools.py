@@ -5,9 +5,10 @@ scan, makes a tool callable; `gateway.registry.pins` notices when it changes.
 """
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Annotated, Any
 
 import orjson
+from pydantic import Field
 from sqlalchemy import Connection, Row, select, update
 
 from gateway import amounts
@@ -38,15 +39,17 @@ class ToolCost(Input):
 
 
 class ToolPatch(Patch):
-    risk_override: Risk | None = unsent()
-    cost: ToolCost | None = unsent()
+    risk_override: Annotated[
+        Risk | None, Field(description="Your view of its risk; null: what was computed counts")
+    ] = unsent()
+    cost: Annotated[ToolCost | None, Field(description="Counted by budgets of cost")] = unsent()
     reason: Reason
 
 
 class Acceptance(Input):
     """The digest is the one that was shown: another definition is not accepted with it."""
 
-    definition_sha256: Sha256
+    definition_sha256: Annotated[Sha256, Field(description="Of the definition that was shown")]
     reason: Reason
 
 

@@ -89,3 +89,24 @@ async def test_only_the_management_listener_says_what_is_not_ready(world: World)
     async with httpx.AsyncClient(transport=transport, base_url="http://127.0.0.1") as client:
         answer = await client.get("readyz")
     assert (answer.status_code, answer.json()["checks"]) == (503, {"opa": "down"})
+
+
+OBVIOUS = {
+    *("arguments", "description", "enabled", "name", "owner", "password", "reason", "role"),
+    *("auth", "kind", "scope", "template", "tool", "type", "version"),
+    # As in the filters of the lists.
+    *("agent_id", "decision", "from", "risk", "server_id", "time_range", "to"),
+}
+
+
+def test_each_field_that_somebody_sends_says_what_it_is() -> None:
+    """Forms show it below the field, too."""
+    silent = {
+        f"{route.method} {route.path}: {name}"
+        for route in ROUTES
+        if route.body is not None and route.base == BASE and route.door is None
+        for name, schema in route.body.model_json_schema().get("properties", {}).items()
+        if name not in OBVIOUS
+        and not any("description" in one for one in (schema, *schema.get("anyOf", ())))
+    }
+    assert silent == set()
