@@ -229,7 +229,7 @@ def a_hold(budget_id: str, window: str, amount: int = 1) -> Hold:
 def an_outcome(fate: Fate = Fate.ANSWERED, **changes: Any) -> Outcome:
     usual = {Fate.ANSWERED: "ok", Fate.NOT_FORWARDED: "not_sent"}
     status = usual.get(fate, fate.value)
-    return replace(Outcome(fate, status, b"{}", 2, "", 5), **changes)  # type: ignore[arg-type]
+    return replace(Outcome(fate, status, b"{}", 2, duration_us=5), **changes)  # type: ignore[arg-type]
 
 
 # --- a data directory ---
