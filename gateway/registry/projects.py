@@ -33,21 +33,14 @@ def slug_of(name: str) -> str:
     return words if words[:1].isalpha() else f"p_{words}"[:48]
 
 
+_PerMinute = Annotated[int, Field(ge=1, le=10_000)]
 _Repeats = Annotated[
-    int,
-    Field(
-        ge=1,
-        le=10_000,
-        description="Identical calls of an agent, a minute; without it there is no limit",
-    ),
+    _PerMinute,
+    Field(description="Identical calls of an agent or key, a minute; without it any number"),
 ]
 _Refusals = Annotated[
-    int,
-    Field(
-        ge=1,
-        le=10_000,
-        description="Refused calls of an agent, a minute; without it there is no limit",
-    ),
+    _PerMinute,
+    Field(description="Refused calls of an agent or key, a minute; without it any number"),
 ]
 _Enforcement = Annotated[
     Literal["enforce", "monitor"],

@@ -14,6 +14,7 @@ pytestmark = pytest.mark.anyio
 
 EVENTS = {
     "POST /mcp/servers": "server.registered",
+    "POST /mcp/servers/from-template": "server.registered",
     "PATCH /mcp/servers/{id}": "server.changed",
     "DELETE /mcp/servers/{id}": "server.removed",
     "POST /mcp/servers/{id}/scan": "server.scanned",
@@ -48,8 +49,11 @@ EVENTS = {
     "DELETE /traces/{id}/payload": "payload.erased",
     "PATCH /projects/current": "project.changed",
 }
+OWN = {
+    "POST /mcp/servers/from-template": {"template": "salesforce"},
+    "PATCH /projects/current": {"name": "Two"},
+}
 ELSEWHERE = {
-    "POST /mcp/servers/from-template": "test_templates",
     "POST /mcp/servers/{id}/template-version": "test_templates",
     "POST /mcp/servers/{id}/consent": "test_consents",
     "POST /mcp/servers/{id}/overrides": "test_overrides",
@@ -72,8 +76,8 @@ def test_each_route_that_changes_something_has_its_event() -> None:
 
 def _body(name: str, route: Route) -> Any:
     noun = route.path.removeprefix("/mcp").split("/")[1]
-    if name == "PATCH /projects/current":
-        return {"name": "Two"}
+    if name in OWN:
+        return OWN[name]
     if "{" in route.path:
         return BODIES.get(name)
     made = dict(MAKE[noun][1])

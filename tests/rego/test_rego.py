@@ -9,6 +9,7 @@ import pytest
 from tests.rego.conftest import REGO, ROOT
 
 FOLDERS = ["rego", "connector_templates"]
+PAIRS = "tests/rego/pairs"
 SOURCES = [
     path
     for folder in FOLDERS
@@ -26,7 +27,7 @@ def run(opa: str, *arguments: str) -> str:
 
 
 def test_every_file_is_formatted(opa: str) -> None:
-    run(opa, "fmt", "--list", "--fail", *FOLDERS)
+    run(opa, "fmt", "--list", "--fail", *FOLDERS, PAIRS)
 
 
 @pytest.mark.parametrize("how", [FOLDERS, ["--bundle", "rego"]], ids=["files", "bundle"])
@@ -37,6 +38,11 @@ def test_every_file_passes_the_strict_check(opa: str, how: list[str]) -> None:
 def test_every_line_is_covered_by_a_test_that_passes(opa: str) -> None:
     whole = ["--fail-on-empty", "--coverage", "--threshold", "100", "--timeout", "60s"]
     run(opa, "test", *whole, *FOLDERS)
+
+
+def test_every_pair_of_what_the_templates_tests_ask_one_by_one(opa: str) -> None:
+    """Not among those tests themselves: an edited policy would wait for it."""
+    run(opa, "test", "--fail-on-empty", "--run", "pairs_test", "--timeout", "60s", *FOLDERS, PAIRS)
 
 
 def test_the_tests_pass_at_the_roots_of_a_bundle_too(opa: str) -> None:

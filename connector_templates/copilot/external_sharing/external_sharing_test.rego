@@ -53,14 +53,15 @@ test_mail_outside_is_denied_in_every_field_and_spelling if {
 		}
 	}
 	every place, address in outsiders {
-		name := senders[place % count(senders)]
-		shapes := [
-			graph("undisclosed", address), {"to": "ann@corp.example", "replyTo": address}, {"to": address},
-			{"message": json.marshal({"toRecipients": [{"emailAddress": {"address": address}}]})}, {"BCC": [address]},
-		]
-		denied(name, shapes[place % count(shapes)])
+		denied(senders[place % 4], outward(address)[place % 5])
 	}
 }
+
+# Shapes that a mail outside may have; the gateway's own tests ask about each sender, shape and address.
+outward(address) := [
+	graph("undisclosed", address), {"to": "ann@corp.example", "replyTo": address}, {"to": address}, {"BCC": [address]},
+	{"message": json.marshal({"toRecipients": [{"emailAddress": {"address": address}}]})},
+]
 
 test_mail_without_a_recipient_that_can_be_read_is_denied if {
 	every name in senders {

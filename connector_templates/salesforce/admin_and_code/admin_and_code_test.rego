@@ -42,17 +42,22 @@ written_by := [
 	["salesforce_dml_records", {"operation": "insert"}],
 ]
 
-# Each spelling by one tool, and each key by all of them: all together would take a reload's whole time.
+spellings := [
+	"User", "user", "USER", " User ", "Users", "Profile", "PermissionSet", "PermissionSetAssignment", "permissionsetassignment",
+	"Permission_Set_Assignment", "acme__User", "PermissionSetGroup", "ApexClass", "ApexTrigger", "NamedCredential",
+	"ConnectedApplication", "acme__PermissionSet",
+]
+
+object_keys := ["sobject-name", "sobject_name", "sObject", "objectName", "object", "SOBJECTNAME", "entity"]
+
+# Each spelling by one tool, and each key by all of them: all together would take a reload's whole time, and are asked
+# by the gateway's own tests.
 test_protected_objects_are_denied_however_spelled if {
-	every place, spelling in [
-		"User", "user", "USER", " User ", "Users", "Profile", "PermissionSet", "PermissionSetAssignment", "permissionsetassignment",
-		"Permission_Set_Assignment", "acme__User", "PermissionSetGroup", "ApexClass", "ApexTrigger", "NamedCredential",
-		"ConnectedApplication", "acme__PermissionSet",
-	] {
+	every place, spelling in spellings {
 		[name, arguments] := written_by[place % 4]
 		denied(name, object.union(arguments, {"sobject-name": spelling}))
 	}
-	every key in ["sobject-name", "sobject_name", "sObject", "objectName", "object", "SOBJECTNAME", "entity"] {
+	every key in object_keys {
 		every write in written_by {
 			denied(write[0], object.union(write[1], {key: "Permission_Set_Assignment"}))
 		}
