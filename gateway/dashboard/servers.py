@@ -28,7 +28,7 @@ _LABELS = {
     "server_url": "URL",
     "auth.type": "Credential",
     "tls_ca": "Certificate authority (PEM)",
-    "is_proxied": "Agents may call it through the gateway",
+    "is_proxied": "Offered to clients",
     "allow_private_network": "May lie in a private network",
 }
 

@@ -60,7 +60,8 @@ class NewNotification(Input):
         Field(description="Without a choice all, also those of a later version"),
     ] = None
     allow_private_network: Annotated[
-        bool, Field(description="It may lie in one of the operator's private networks")
+        bool,
+        Field(description="In one of those that the operator names in GATEWAY_PRIVATE_UPSTREAMS"),
     ] = False
 
     @model_validator(mode="after")

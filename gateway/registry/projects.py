@@ -113,9 +113,9 @@ class ProjectPatch(Patch):
             "them; without them a decision cannot be run again"
         ),
     ] = unsent()
-    retention: Annotated[int, Field(ge=1, le=3650, description="Days that payloads are kept")] = (
-        unsent()
-    )
+    retention: Annotated[
+        int, Field(ge=1, le=3650, description="Then arguments, reasons and results are erased")
+    ] = unsent()
     breaker_repeats: _Repeats | None = unsent()
     breaker_refusals: _Refusals | None = unsent()
     breaker_action: Annotated[

@@ -69,7 +69,12 @@ _Trusted = Annotated[
         "system trusts"
     ),
 ]
-_Proxied = Annotated[bool, Field(description="Whether agents may call it through the gateway")]
+_Proxied = Annotated[
+    bool,
+    Field(
+        description="Whether `gateway connect` offers it to clients; BLOCKED is what refuses calls"
+    ),
+]
 _Enforcement = Annotated[
     Literal["enforce", "monitor"],
     Field(
@@ -79,7 +84,7 @@ _Enforcement = Annotated[
 ]
 _Private = Annotated[
     bool,
-    Field(description="It may lie in one of the operator's private networks"),
+    Field(description="In one of those that the operator names in GATEWAY_PRIVATE_UPSTREAMS"),
 ]
 
 
@@ -89,7 +94,7 @@ class NewServer(Input):
     server_url: _Url
     transport: Transport = "streamable_http"
     connector_type: Annotated[
-        Connector, Field(description="The template whose policies hold for it")
+        Connector, Field(description="The template whose policies hold for it; `custom` has none")
     ] = "custom"
     description: Description = ""
     auth: Auth = NoAuth(type="none")
